@@ -1,0 +1,135 @@
+//! Compiles `vendor/shim` against the headers of the pinned llama.cpp and binds it.
+//! Without the feature `llama` there is nothing to do.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    #[cfg(feature = "llama")]
+    shim::build();
+}
+
+#[cfg(feature = "llama")]
+mod shim {
+    use std::path::{Path, PathBuf};
+    use std::{env, fs};
+
+    /// The same as in Cargo.toml: the shim uses headers that change between versions.
+    const PINNED: &str = "0.1.161";
+
+    pub(crate) fn build() {
+        println!("cargo:rerun-if-changed=vendor/shim");
+        let engine = Engine::find();
+        engine.check_version();
+        engine.warn_if_slow();
+        let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+        compile(&engine.include_dirs());
+        bind(&engine.include_dirs(), &out.join("shim.rs"));
+    }
+
+    /// What the build of `llama-cpp-sys-2` left behind.
+    struct Engine {
+        /// The CMake cache of its build.
+        cache: String,
+        /// The sources of llama.cpp.
+        source: PathBuf,
+    }
+
+    impl Engine {
+        fn find() -> Self {
+            let cmake = env::var_os("DEP_LLAMA_GGML_CMAKE_DIR").map_or_else(
+                || missing("llama-cpp-sys-2 did not say where it put ggml's CMake files"),
+                PathBuf::from,
+            );
+            let out = cmake.ancestors().find(|dir| dir.join("build/CMakeCache.txt").is_file());
+            let Some(out) = out else {
+                missing(&format!("there is no build/CMakeCache.txt above {}", cmake.display()))
+            };
+            let cache = fs::read_to_string(out.join("build/CMakeCache.txt"))
+                .unwrap_or_else(|error| missing(&format!("CMakeCache.txt: {error}")));
+            let source = cached(&cache, "llama.cpp_SOURCE_DIR").map_or_else(
+                || missing("CMakeCache.txt does not name llama.cpp_SOURCE_DIR"),
+                PathBuf::from,
+            );
+            Self { cache, source }
+        }
+
+        fn include_dirs(&self) -> Vec<PathBuf> {
+            let dirs: Vec<PathBuf> = ["include", "ggml/include", "src"]
+                .iter()
+                .map(|dir| self.source.join(dir))
+                .collect();
+            if !dirs[0].join("llama.h").is_file() || !dirs[2].join("llama-ext.h").is_file() {
+                missing(&format!("there are no headers below {}", self.source.display()));
+            }
+            dirs
+        }
+
+        fn check_version(&self) {
+            let manifest = self.source.join("../Cargo.toml");
+            let text = fs::read_to_string(&manifest).unwrap_or_default();
+            let version = text
+                .lines()
+                .find_map(|line| line.strip_prefix("version = "))
+                .map(|version| version.trim_matches('"'));
+            if let Some(version) = version.filter(|&version| version != PINNED) {
+                panic!(
+                    "moe-offload is written for llama-cpp-sys-2 {PINNED}, but {version} was built \
+                     ({}). Pin `llama-cpp-sys-2 = \"={PINNED}\"`, or follow docs/upgrading.md to \
+                     move the crate to another version.",
+                    manifest.display()
+                );
+            }
+        }
+
+        fn warn_if_slow(&self) {
+            if cached(&self.cache, "CMAKE_BUILD_TYPE") == Some("Debug") {
+                println!(
+                    "cargo:warning=llama.cpp was built in Debug, which is tens of times slower: \
+                     put LLAMA_LIB_PROFILE = \"Release\" under [env] in .cargo/config.toml, or \
+                     `debug = false` under [profile.dev.package.llama-cpp-sys-2]"
+                );
+            }
+        }
+    }
+
+    /// The value of `NAME:TYPE=value` in a CMake cache.
+    fn cached<'a>(cache: &'a str, name: &str) -> Option<&'a str> {
+        cache.lines().find_map(|line| {
+            let (key, value) = line.strip_prefix(name)?.split_once('=')?;
+            key.starts_with(':').then_some(value)
+        })
+    }
+
+    fn missing(what: &str) -> ! {
+        panic!(
+            "cannot find the headers of llama.cpp: {what}. The shim needs the sources that \
+             llama-cpp-sys-2 {PINNED} builds; run `cargo clean -p llama-cpp-sys-2` and build \
+             again, and do not use its feature `system-ggml`."
+        )
+    }
+
+    fn compile(include_dirs: &[PathBuf]) {
+        cc::Build::new()
+            .cpp(true)
+            .std("c++17")
+            .file("vendor/shim/shim.cpp")
+            .includes(include_dirs)
+            .warnings(false) // the engine's headers have their own
+            .compile("moe_offload_shim");
+    }
+
+    fn bind(include_dirs: &[PathBuf], into: &Path) {
+        let bindings = bindgen::Builder::default()
+            .header("vendor/shim/shim.h")
+            .clang_args(include_dirs.iter().map(|dir| format!("-I{}", dir.display())))
+            .allowlist_function("moe_.*")
+            .allowlist_type("moe_.*")
+            // The engine's own types come from llama-cpp-sys-2.
+            .allowlist_recursively(false)
+            .prepend_enum_name(false)
+            .generate()
+            .unwrap_or_else(|error| {
+                panic!("bindgen could not read vendor/shim/shim.h: {error}. Is libclang installed?")
+            });
+        bindings.write_to_file(into).expect("OUT_DIR is writable");
+    }
+}

@@ -1,0 +1,56 @@
+//! Serves this machine's CPU and memory as a device for another process. See `--help`.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use clap::Parser;
+use moe_offload::{Result, serve_rpc};
+
+/// Serves this machine's CPU and memory as a device, through llama.cpp's RPC backend.
+///
+/// Use it with `chat --rpc HOST:PORT`. There is no encryption and no authentication, and llama.cpp
+/// calls the protocol insecure: whoever reaches the address can misuse this process.
+#[derive(Parser)]
+struct Arguments {
+    /// Where to listen
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50052")]
+    listen: String,
+    /// Threads that compute
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Allow an address that other machines can reach: only in a network that you trust
+    #[arg(long)]
+    allow_remote: bool,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    if let Err(message) = check_address(&arguments) {
+        eprintln!("error: {message}");
+        std::process::exit(1);
+    }
+    if let Err(error) = serve(&arguments) {
+        eprintln!("error: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn check_address(arguments: &Arguments) -> Result<(), String> {
+    let listen = &arguments.listen;
+    let mut addresses: Vec<SocketAddr> = listen
+        .to_socket_addrs()
+        .map_err(|error| format!("`{listen}` is no address such as 127.0.0.1:50052: {error}"))?
+        .collect();
+    addresses.retain(|address| !address.ip().is_loopback());
+    if let Some(address) = addresses.first().filter(|_| !arguments.allow_remote) {
+        return Err(format!(
+            "{address} can be reached from other machines, and there is no authentication; \
+             give --allow-remote if every machine in that network is to be trusted"
+        ));
+    }
+    Ok(())
+}
+
+fn serve(arguments: &Arguments) -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    serve_rpc(&arguments.listen, arguments.threads.unwrap_or(cores))
+}

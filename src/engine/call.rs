@@ -1,0 +1,75 @@
+//! One call through the shim and what came of it.
+
+use std::ffi::{CStr, CString};
+
+use super::{ffi, logs};
+use crate::error::{Error, Result};
+
+/// Why a call through the shim failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    status: ffi::moe_status,
+    /// The exception's text, or else what the engine logged on this thread.
+    pub(super) reason: String,
+}
+
+impl Failure {
+    /// The build of the engine lacks what was asked for.
+    pub(super) fn is_missing(&self) -> bool {
+        self.status == ffi::MOE_MISSING
+    }
+
+    pub(super) fn into_error(self, operation: &'static str) -> Error {
+        Error::Engine { operation, reason: self.reason }
+    }
+}
+
+/// Calls the shim; `call` hands the message's address on to it.
+pub(super) fn guarded(
+    call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
+) -> Result<(), Failure> {
+    let mut message = ffi::moe_message { text: [0; 2048] };
+    let (status, logged) = logs::capture(|| call(&raw mut message));
+    if status == ffi::MOE_OK {
+        return Ok(());
+    }
+    // SAFETY: the shim ends the text with a NUL inside the array, and it is zeroed before.
+    let text = unsafe { CStr::from_ptr(message.text.as_ptr()) }.to_string_lossy();
+    let reason = if text.is_empty() { logged } else { text.into_owned() };
+    Err(Failure { status, reason })
+}
+
+/// Calls the shim for a table whose length only the engine knows. `fill` is given the rows, how many
+/// there are, where to put how many there should be, and the message.
+pub(super) fn table<T>(
+    empty: impl Fn() -> T,
+    fill: impl Fn(*mut T, usize, *mut usize, *mut ffi::moe_message) -> ffi::moe_status,
+) -> Result<Vec<T>, Failure> {
+    let mut rows: Vec<T> = Vec::new();
+    loop {
+        let mut count = 0;
+        guarded(|message| fill(rows.as_mut_ptr(), rows.len(), &raw mut count, message))?;
+        if count <= rows.len() {
+            rows.truncate(count);
+            return Ok(rows);
+        }
+        rows.resize_with(count, &empty);
+    }
+}
+
+/// The text as C wants it.
+pub(super) fn c_string(what: &'static str, text: &str) -> Result<CString> {
+    CString::new(text).map_err(|error| Error::NulByte { what, position: error.nul_position() })
+}
+
+/// A C string that lives as long as the process, copied.
+///
+/// # Safety
+/// `text` must be null or point to a NUL-terminated string.
+pub(super) unsafe fn copied(text: *const std::ffi::c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: by the caller's promise.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}

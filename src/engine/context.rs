@@ -1,0 +1,181 @@
+//! A context: the KV cache and the buffers to compute with.
+
+use std::ffi::c_void;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::call::{Failure, copied, guarded, table};
+use super::weights::Weights;
+use super::{Token, ffi};
+use crate::cancel::CancelHandle;
+use crate::error::{Error, Result};
+use crate::stats::DeviceMemory;
+
+/// Sizes and threads of a context.
+#[derive(Clone, Debug)]
+pub(crate) struct ContextSettings {
+    pub(crate) context_tokens: u32,
+    pub(crate) batch_tokens: u32,
+    pub(crate) micro_batch_tokens: u32,
+    pub(crate) threads: u32,
+}
+
+/// How a decode ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decoded {
+    Done,
+    /// The context is full.
+    NoRoom,
+    Cancelled,
+}
+
+/// A context over shared weights. Freed on drop, before it lets go of the weights.
+pub(crate) struct Context {
+    context: NonNull<ffi::llama_context>,
+    weights: Arc<Weights>,
+    /// What the engine's abort callback looks at; kept as long as the engine may.
+    cancel: Option<Arc<AtomicBool>>,
+    /// An exception or an assertion interrupted the engine in the middle of its work.
+    lost: bool,
+}
+
+// SAFETY: the engine binds a context to no thread; all use is through `&mut self`, or by reads
+// that change nothing. It is not `Sync`, since the pointer is not.
+unsafe impl Send for Context {}
+
+impl Context {
+    pub(crate) fn new(weights: Arc<Weights>, settings: &ContextSettings) -> Result<Self> {
+        // SAFETY: a plain function that returns default values.
+        let mut params = unsafe { ffi::llama_context_default_params() };
+        let threads = i32::try_from(settings.threads).unwrap_or(i32::MAX);
+        params.n_ctx = settings.context_tokens;
+        params.n_batch = settings.batch_tokens;
+        params.n_ubatch = settings.micro_batch_tokens.min(settings.batch_tokens);
+        params.n_threads = threads;
+        params.n_threads_batch = threads;
+        // Sliding-window layers keep their window, not the whole context.
+        params.swa_full = false;
+        let mut context = ptr::null_mut();
+        // SAFETY: the model is alive and stays so by the `Arc`; params live during the call.
+        guarded(|message| unsafe {
+            ffi::moe_context_new(weights.as_ptr(), &raw const params, &raw mut context, message)
+        })
+        .map_err(|failure| failure.into_error("create a context"))?;
+        let context = NonNull::new(context).ok_or_else(|| Error::Engine {
+            operation: "create a context",
+            reason: String::new(),
+        })?;
+        Ok(Self { context, weights, cancel: None, lost: false })
+    }
+
+    pub(super) fn as_ptr(&mut self) -> *mut ffi::llama_context {
+        self.context.as_ptr()
+    }
+
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// From now on computing stops when `cancel` is switched.
+    pub(crate) fn watch(&mut self, cancel: Option<&CancelHandle>) {
+        let flag = cancel.map(|cancel| Arc::clone(cancel.flag()));
+        let (callback, user) = match &flag {
+            Some(flag) => (Some(is_cancelled as _), Arc::as_ptr(flag).cast_mut().cast()),
+            None => (None, ptr::null_mut()),
+        };
+        // SAFETY: the context is alive and idle; the flag is kept in `self` until it is replaced
+        // here, so the engine never looks at a freed one.
+        unsafe { ffi::llama_set_abort_callback(self.as_ptr(), callback, user) };
+        self.cancel = flag;
+    }
+
+    /// Computes these tokens after those that are there.
+    pub(crate) fn decode(&mut self, tokens: &[Token]) -> Result<Decoded> {
+        let failed = |reason: String| Error::Engine { operation: "compute", reason };
+        let count = i32::try_from(tokens.len()).map_err(|_| failed("too many tokens".into()))?;
+        let mut result = 0;
+        let context = self.context.as_ptr();
+        // SAFETY: the context is alive and used by nobody else; the tokens live during the call.
+        self.run("compute", |message| unsafe {
+            ffi::moe_decode(context, tokens.as_ptr(), count, &raw mut result, message)
+        })?;
+        match result {
+            0 => Ok(Decoded::Done),
+            1 => Ok(Decoded::NoRoom),
+            2 => Ok(Decoded::Cancelled),
+            code => {
+                self.lost = code < -1;
+                Err(failed(format!("llama_decode returned {code}")))
+            }
+        }
+    }
+
+    /// Forgets all but the first `keep` tokens; returns how many are really left, which is none
+    /// where the model's memory cannot go back.
+    pub(crate) fn keep(&mut self, keep: usize) -> Result<usize> {
+        let wanted = i32::try_from(keep).unwrap_or(i32::MAX);
+        let mut kept = false;
+        let context = self.context.as_ptr();
+        // SAFETY: the context is alive and used by nobody else.
+        self.run("forget tokens", |message| unsafe {
+            ffi::moe_context_keep(context, wanted, &raw mut kept, message)
+        })?;
+        Ok(if kept { keep } else { 0 })
+    }
+
+    /// Runs a call that works on the context; after an exception nothing more will.
+    pub(super) fn run(
+        &mut self,
+        operation: &'static str,
+        call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
+    ) -> Result<()> {
+        if self.lost {
+            return Err(Error::ContextLost);
+        }
+        guarded(call).map_err(|failure: Failure| {
+            self.lost = true;
+            failure.into_error(operation)
+        })
+    }
+
+    /// What the engine has allocated, by device, the CPU last.
+    pub(crate) fn memory(&self) -> Result<Vec<DeviceMemory>> {
+        let empty = || ffi::moe_memory {
+            device: ptr::null(),
+            weights_bytes: 0,
+            context_bytes: 0,
+            compute_bytes: 0,
+        };
+        let context = self.context.as_ptr();
+        let rows = table(empty, |rows, capacity, count, message| {
+            // SAFETY: the context is alive; `table` gives as many rows as it says.
+            unsafe { ffi::moe_context_memory(context, rows, capacity, count, message) }
+        })
+        .map_err(|failure| failure.into_error("measure the memory"))?;
+        Ok(DeviceMemory::by_device(rows.iter().map(|row| DeviceMemory {
+            // SAFETY: the engine keeps devices and their names as long as the process.
+            name: unsafe { copied(row.device) },
+            weights_bytes: row.weights_bytes,
+            context_bytes: row.context_bytes,
+            compute_bytes: row.compute_bytes,
+        })))
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: the context was ours alone; its model is still alive, as the `Arc` is dropped
+        // after this.
+        let freed =
+            guarded(|message| unsafe { ffi::moe_context_free(self.context.as_ptr(), message) });
+        if let Err(failure) = freed {
+            tracing::error!(target: "llama.cpp", "freeing a context failed: {}", failure.reason);
+        }
+    }
+}
+
+unsafe extern "C" fn is_cancelled(flag: *mut c_void) -> bool {
+    // SAFETY: the flag is kept alive by the context that the engine asks for.
+    unsafe { &*flag.cast::<AtomicBool>() }.load(Ordering::Relaxed)
+}

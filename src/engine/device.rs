@@ -1,0 +1,175 @@
+//! The devices that the engine sees.
+
+use std::ptr;
+
+use super::backend;
+use super::call::{c_string, copied, guarded, table};
+use super::ffi;
+use crate::error::{Error, Result};
+use crate::plan::{CPU, Device};
+
+/// The engine's name of its RPC backend.
+const RPC: &str = "RPC";
+
+/// The devices that can hold layers: GPUs and what [`connect_rpc`] added, or integrated GPUs
+/// where there is nothing else. Empty on a machine that has only its CPU. A server that no longer
+/// answers is left out.
+///
+/// # Errors
+/// [`Error::Engine`] if a device does not answer.
+pub fn devices() -> Result<Vec<Device>> {
+    let rows = rows()?;
+    let of_kind =
+        |kind| rows.iter().filter(move |row| row.kind == kind && row.answers).map(Row::device);
+    let cards: Vec<Device> = of_kind(ffi::MOE_DEVICE_GPU).collect();
+    Ok(if cards.is_empty() { of_kind(ffi::MOE_DEVICE_INTEGRATED).collect() } else { cards })
+}
+
+/// The devices of this machine and those of the given RPC servers, which are connected first.
+pub(crate) fn devices_with(rpc_servers: &[String]) -> Result<Vec<Device>> {
+    for endpoint in rpc_servers {
+        connect_rpc(endpoint)?;
+    }
+    let mut devices = devices()?;
+    // The engine describes a server's devices by its endpoint.
+    devices.retain(|device| device.backend != RPC || rpc_servers.contains(&device.description));
+    Ok(devices)
+}
+
+/// Connects to the RPC server at `endpoint` (`host:port`), so that its devices appear among
+/// [`devices`]. Connecting again only sees whether it still answers.
+///
+/// llama.cpp calls its RPC backend experimental and insecure: no encryption, no authentication.
+/// Use it on this machine or in a network that you trust.
+///
+/// # Errors
+/// [`Error::RpcUnreachable`] if no server answers, [`Error::MissingBackend`] if the engine was
+/// built without RPC.
+pub fn connect_rpc(endpoint: &str) -> Result<()> {
+    backend::init()?;
+    let endpoint_c = c_string("the endpoint", endpoint)?;
+    // SAFETY: the string lives during the call; the engine copies it.
+    guarded(|message| unsafe { ffi::moe_rpc_connect(endpoint_c.as_ptr(), message) }).map_err(
+        |failure| {
+            if failure.is_missing() {
+                return missing_rpc();
+            }
+            Error::RpcUnreachable { endpoint: endpoint.to_owned(), reason: failure.reason }
+        },
+    )
+}
+
+/// Serves this machine's CPU and memory as a device at `endpoint` (`host:port`). Returns only with
+/// an error; the engine itself reports connections on standard output.
+///
+/// Whoever reaches the address can use this process: see [`connect_rpc`].
+///
+/// # Errors
+/// [`Error::Engine`] if the address cannot be listened at, [`Error::MissingBackend`] if the engine
+/// was built without RPC.
+pub fn serve_rpc(endpoint: &str, threads: usize) -> Result<()> {
+    backend::init()?;
+    let endpoint = c_string("the endpoint", endpoint)?;
+    // SAFETY: the string lives during the call, which returns only when the server has stopped.
+    guarded(|message| unsafe {
+        ffi::moe_rpc_serve(endpoint.as_ptr(), ptr::null(), threads, message)
+    })
+    .map_err(|failure| {
+        if failure.is_missing() { missing_rpc() } else { failure.into_error("serve over RPC") }
+    })
+}
+
+fn missing_rpc() -> Error {
+    Error::MissingBackend {
+        what: "RPC backend",
+        remedy: "put GGML_RPC = \"ON\" under [env] in .cargo/config.toml and build again",
+    }
+}
+
+/// A device with the engine's handle for it.
+pub(super) struct Row {
+    pub(super) handle: ffi::ggml_backend_dev_t,
+    name: String,
+    description: String,
+    backend: String,
+    answers: bool,
+    kind: ffi::moe_device_kind,
+    free_bytes: u64,
+    total_bytes: u64,
+}
+
+impl Row {
+    fn device(&self) -> Device {
+        let mut device = Device::new(&self.name);
+        device.description.clone_from(&self.description);
+        device.backend.clone_from(&self.backend);
+        // Some devices report nothing at all.
+        if self.total_bytes > 0 {
+            device.free_bytes = Some(self.free_bytes);
+            device.total_bytes = Some(self.total_bytes);
+        }
+        device
+    }
+}
+
+fn rows() -> Result<Vec<Row>> {
+    backend::init()?;
+    let empty = || ffi::moe_device {
+        handle: ptr::null_mut(),
+        name: ptr::null(),
+        description: ptr::null(),
+        backend: ptr::null(),
+        kind: ffi::MOE_DEVICE_CPU,
+        answers: false,
+        free_bytes: 0,
+        total_bytes: 0,
+    };
+    let rows = table(empty, |rows, capacity, count, message| {
+        // SAFETY: `table` gives as many rows as it says, and all lives during the call.
+        unsafe { ffi::moe_devices(rows, capacity, count, message) }
+    })
+    .map_err(|failure| failure.into_error("list the devices"))?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Row {
+            handle: row.handle,
+            // SAFETY: the engine keeps devices and their names as long as the process.
+            name: unsafe { copied(row.name) },
+            // SAFETY: likewise.
+            description: unsafe { copied(row.description) },
+            // SAFETY: likewise.
+            backend: unsafe { copied(row.backend) },
+            answers: row.answers,
+            kind: row.kind,
+            free_bytes: row.free_bytes,
+            total_bytes: row.total_bytes,
+        })
+        .collect())
+}
+
+/// The engine's handles of the devices of these names, in this order.
+pub(super) fn handles<'a>(
+    names: impl IntoIterator<Item = &'a str>,
+) -> Result<Vec<ffi::ggml_backend_dev_t>> {
+    let rows = rows()?;
+    names
+        .into_iter()
+        .map(|name| {
+            rows.iter().find(|row| row.name == name).map(|row| row.handle).ok_or_else(|| {
+                let devices = rows.iter().filter(|row| row.kind != ffi::MOE_DEVICE_CPU);
+                let known = devices.map(|row| row.name.clone()).collect();
+                Error::UnknownDevice { name: name.to_owned(), known }
+            })
+        })
+        .collect()
+}
+
+/// The buffer type of the device of this name, or of [`CPU`].
+pub(super) fn buffer_type(name: &str) -> Result<ffi::ggml_backend_buffer_type_t> {
+    let handle = if name == CPU { ptr::null_mut() } else { handles([name])?[0] };
+    let mut buffer_type = ptr::null_mut();
+    // SAFETY: the handle is null or the engine's own; the result is written during the call.
+    guarded(|message| unsafe { ffi::moe_buffer_type(handle, &raw mut buffer_type, message) })
+        .map_err(|failure| failure.into_error("find a device's memory"))?;
+    Ok(buffer_type)
+}

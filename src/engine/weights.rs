@@ -1,0 +1,324 @@
+//! A model's weights in the engine.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::ptr::{self, NonNull};
+
+use serde::{Deserialize, Serialize};
+
+use super::call::guarded;
+use super::overrides::OverrideArray;
+use super::{Token, backend, device, ffi};
+use crate::cancel::CancelHandle;
+use crate::error::{Error, Result};
+use crate::plan::{CPU, Plan};
+
+/// How the weights in CPU memory come from the file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum LoadMode {
+    /// Mapped where every device allows it: loads fast, and the system may drop and re-read pages.
+    #[default]
+    Auto,
+    /// Always mapped.
+    Mapped,
+    /// Read into memory: loads slower, allows repacked and pinned weights, which read prompts
+    /// faster.
+    Read,
+}
+
+impl LoadMode {
+    fn for_engine(self) -> ffi::llama_load_mode {
+        match self {
+            Self::Auto => ffi::LLAMA_LOAD_MODE_AUTO,
+            Self::Mapped => ffi::LLAMA_LOAD_MODE_MMAP,
+            Self::Read => ffi::LLAMA_LOAD_MODE_NONE,
+        }
+    }
+}
+
+/// How to load weights.
+#[derive(Default)]
+pub(crate) struct LoadSettings {
+    pub(crate) mode: LoadMode,
+    pub(crate) on_progress: Option<Box<dyn FnMut(f32) + Send>>,
+    pub(crate) cancel: Option<CancelHandle>,
+}
+
+/// Loaded weights with the arrays that the engine was given for them. Freed on drop; whoever uses
+/// them holds an `Arc`.
+pub(crate) struct Weights {
+    model: NonNull<ffi::llama_model>,
+    _overrides: OverrideArray,
+    _devices: Vec<ffi::ggml_backend_dev_t>,
+    _tensor_split: Vec<f32>,
+}
+
+// SAFETY: the engine does not change a model after loading, and frees it from any thread; the
+// arrays are never changed, and devices live as long as the process.
+unsafe impl Send for Weights {}
+// SAFETY: as above: all use through a shared reference only reads.
+unsafe impl Sync for Weights {}
+
+impl Weights {
+    /// Loads the file as the plan says.
+    pub(crate) fn load(path: &Path, plan: &Plan, settings: LoadSettings) -> Result<Self> {
+        backend::init()?;
+        let names = plan.devices().iter().map(|device| device.name.as_str());
+        let mut devices = device::handles(names.filter(|&name| name != CPU))?;
+        devices.push(ptr::null_mut());
+        let overrides = OverrideArray::new(&plan.overrides(), device::buffer_type)?;
+        let tensor_split = tensor_split(plan);
+        let mut progress = Progress::new(settings.on_progress, settings.cancel);
+        // SAFETY: a plain function that returns default values.
+        let mut params = unsafe { ffi::llama_model_default_params() };
+        params.devices = devices.as_mut_ptr();
+        params.tensor_buft_overrides = overrides.as_ptr();
+        params.tensor_split = tensor_split.as_ptr();
+        params.n_gpu_layers = if devices.len() == 1 { 0 } else { i32::MAX };
+        params.load_mode = settings.mode.for_engine();
+        params.progress_callback = Some(on_progress);
+        params.progress_callback_user_data = (&raw mut progress).cast();
+        let c_path = path_string(path)?;
+        let mut model = ptr::null_mut();
+        // SAFETY: path, params and what they point to live during the call; overrides, devices and
+        // split are then kept as long as the model. `progress` is used only during the call, on
+        // this thread.
+        let loaded = guarded(|message| unsafe {
+            ffi::moe_model_load(c_path.as_ptr(), &raw const params, &raw mut model, message)
+        });
+        progress.outcome()?;
+        loaded.map_err(|failure| Error::LoadFailed {
+            path: path.to_owned(),
+            reason: failure.reason,
+        })?;
+        let model = NonNull::new(model)
+            .ok_or_else(|| Error::LoadFailed { path: path.to_owned(), reason: String::new() })?;
+        Ok(Self { model, _overrides: overrides, _devices: devices, _tensor_split: tensor_split })
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut ffi::llama_model {
+        self.model.as_ptr()
+    }
+
+    pub(super) fn vocab(&self) -> *const ffi::llama_vocab {
+        // SAFETY: the model is alive; the vocabulary is part of it.
+        unsafe { ffi::llama_model_get_vocab(self.as_ptr()) }
+    }
+
+    /// Name, bytes and device of every tensor that the engine holds, copies included.
+    pub(crate) fn tensors(&self) -> Result<Vec<(String, u64, String)>> {
+        unsafe extern "C" fn visit(
+            name: *const c_char,
+            bytes: u64,
+            device: *const c_char,
+            user: *mut c_void,
+        ) {
+            // SAFETY: `user` is the vector below, used by nobody else during the call; the names
+            // are NUL-terminated. Nothing here panics but out of memory, which aborts.
+            unsafe {
+                let rows = &mut *user.cast::<Vec<(String, u64, String)>>();
+                let text = |text| CStr::from_ptr(text).to_string_lossy().into_owned();
+                rows.push((text(name), bytes, text(device)));
+            }
+        }
+        let mut rows: Vec<(String, u64, String)> = Vec::new();
+        // SAFETY: the model is alive; `rows` outlives the call, which alone uses it.
+        guarded(|message| unsafe {
+            ffi::moe_model_tensors(self.as_ptr(), Some(visit), (&raw mut rows).cast(), message)
+        })
+        .map_err(|failure| failure.into_error("list the tensors"))?;
+        Ok(rows)
+    }
+
+    /// The text as tokens; special tokens in it are recognised.
+    pub(crate) fn tokenize(&self, text: &str, add_special: bool) -> Result<Vec<Token>> {
+        let failed = |reason: &str| Error::Engine { operation: "tokenize", reason: reason.into() };
+        let length = i32::try_from(text.len()).map_err(|_| failed("the text is over 2 GiB"))?;
+        let mut tokens: Vec<Token> = vec![0; text.len() + 8];
+        for _ in 0..2 {
+            let capacity = i32::try_from(tokens.len()).unwrap_or(i32::MAX);
+            let mut result = 0;
+            // SAFETY: text and tokens have the lengths given and live during the call.
+            guarded(|message| unsafe {
+                ffi::moe_tokenize(
+                    self.vocab(),
+                    text.as_ptr().cast(),
+                    length,
+                    tokens.as_mut_ptr(),
+                    capacity,
+                    add_special,
+                    true,
+                    &raw mut result,
+                    message,
+                )
+            })
+            .map_err(|failure| failure.into_error("tokenize"))?;
+            if let Ok(count) = usize::try_from(result) {
+                tokens.truncate(count);
+                return Ok(tokens);
+            }
+            tokens.resize(result.unsigned_abs() as usize, 0);
+        }
+        Err(failed("the number of tokens changed"))
+    }
+
+    /// Appends the bytes of a token; a control token has none.
+    pub(crate) fn token_bytes(&self, token: Token, into: &mut Vec<u8>) -> Result<()> {
+        let mut buffer = [0_u8; 256];
+        let mut result = 0;
+        let mut piece = |buffer: &mut [u8]| {
+            let capacity = i32::try_from(buffer.len()).unwrap_or(i32::MAX);
+            // SAFETY: the buffer has the capacity given and lives during the call.
+            guarded(|message| unsafe {
+                ffi::moe_token_piece(
+                    self.vocab(),
+                    token,
+                    buffer.as_mut_ptr().cast(),
+                    capacity,
+                    false,
+                    &raw mut result,
+                    message,
+                )
+            })
+            .map_err(|failure| failure.into_error("turn a token into text"))?;
+            Ok::<i32, Error>(result)
+        };
+        let count = piece(&mut buffer)?;
+        if let Ok(count) = usize::try_from(count) {
+            into.extend_from_slice(buffer.get(..count).unwrap_or_default());
+            return Ok(());
+        }
+        let mut long = vec![0; count.unsigned_abs() as usize];
+        let count = usize::try_from(piece(&mut long)?).unwrap_or(0);
+        into.extend_from_slice(long.get(..count).unwrap_or_default());
+        Ok(())
+    }
+
+    /// Whether the token ends a text.
+    pub(crate) fn is_end(&self, token: Token) -> bool {
+        // SAFETY: the vocabulary is alive, and the engine checks the token's range.
+        unsafe { ffi::llama_vocab_is_eog(self.vocab(), token) }
+    }
+
+    /// Formats messages by the model's own template, if the engine knows it.
+    pub(crate) fn chat_prompt(&self, messages: &[(CString, CString)]) -> Result<String> {
+        // SAFETY: the model is alive; the text, if any, is part of it.
+        let template = unsafe { ffi::llama_model_chat_template(self.as_ptr(), ptr::null()) };
+        if template.is_null() {
+            return Err(Error::NoChatTemplate);
+        }
+        let pointers: Vec<ffi::llama_chat_message> = messages
+            .iter()
+            .map(|(role, content)| ffi::llama_chat_message {
+                role: role.as_ptr(),
+                content: content.as_ptr(),
+            })
+            .collect();
+        let text: usize = messages.iter().map(|(_, content)| content.as_bytes().len()).sum();
+        let mut buffer = vec![0_u8; text * 2 + 1024];
+        loop {
+            let capacity = i32::try_from(buffer.len()).unwrap_or(i32::MAX);
+            let mut result = 0;
+            // SAFETY: template, messages and buffer live during the call and have the lengths
+            // given.
+            guarded(|message| unsafe {
+                ffi::moe_chat_prompt(
+                    template,
+                    pointers.as_ptr(),
+                    pointers.len(),
+                    buffer.as_mut_ptr().cast(),
+                    capacity,
+                    &raw mut result,
+                    message,
+                )
+            })
+            .map_err(|failure| failure.into_error("apply the chat template"))?;
+            let length = usize::try_from(result).map_err(|_| Error::NoChatTemplate)?;
+            if length <= buffer.len() {
+                buffer.truncate(length);
+                return Ok(String::from_utf8_lossy(&buffer).into_owned());
+            }
+            buffer.resize(length, 0);
+        }
+    }
+}
+
+impl Drop for Weights {
+    fn drop(&mut self) {
+        // SAFETY: the model was ours alone, and whoever used it held an `Arc` of `self`.
+        let freed = guarded(|message| unsafe { ffi::moe_model_free(self.as_ptr(), message) });
+        if let Err(failure) = freed {
+            tracing::error!(target: "llama.cpp", "freeing a model failed: {}", failure.reason);
+        }
+    }
+}
+
+/// How many layers each device gets, as the proportions that the engine wants, for all the devices
+/// that it can have.
+fn tensor_split(plan: &Plan) -> Vec<f32> {
+    // SAFETY: a plain function that returns a constant.
+    let most = unsafe { ffi::llama_max_devices() };
+    let mut split = vec![0.0; most];
+    for (share, layers) in split.iter_mut().zip(plan.layer_split()) {
+        #[allow(clippy::cast_precision_loss)] // exact up to 2^24 layers
+        let exact = layers as f32;
+        *share = exact;
+    }
+    split
+}
+
+#[cfg(unix)]
+fn path_string(path: &Path) -> Result<CString> {
+    use std::os::unix::ffi::OsStrExt;
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|error| Error::NulByte { what: "the path", position: error.nul_position() })
+}
+
+#[cfg(not(unix))]
+fn path_string(path: &Path) -> Result<CString> {
+    super::call::c_string("the path", &path.to_string_lossy())
+}
+
+/// What the progress callback needs, and what it has to tell.
+struct Progress {
+    on_progress: Option<Box<dyn FnMut(f32) + Send>>,
+    cancel: Option<CancelHandle>,
+    stopped: Option<Error>,
+}
+
+impl Progress {
+    fn new(on_progress: Option<Box<dyn FnMut(f32) + Send>>, cancel: Option<CancelHandle>) -> Self {
+        Self { on_progress, cancel, stopped: None }
+    }
+
+    /// Whether loading shall go on.
+    fn report(&mut self, done: f32) -> bool {
+        if self.cancel.as_ref().is_some_and(CancelHandle::is_cancelled) {
+            self.stopped = Some(Error::Cancelled { operation: "loading" });
+        } else if let Some(on_progress) = &mut self.on_progress {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| on_progress(done))) {
+                let message = panic_message(panic.as_ref());
+                self.stopped = Some(Error::CallbackPanicked { callback: "progress", message });
+            }
+        }
+        self.stopped.is_none()
+    }
+
+    fn outcome(self) -> Result<()> {
+        self.stopped.map_or(Ok(()), Err)
+    }
+}
+
+unsafe extern "C" fn on_progress(done: f32, user: *mut c_void) -> bool {
+    // SAFETY: `user` is the `Progress` of `Weights::load`, which waits for the engine and does not
+    // touch it meanwhile; the engine reports from that one thread.
+    unsafe { &mut *user.cast::<Progress>() }.report(done)
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
+}

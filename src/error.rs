@@ -1,0 +1,431 @@
+//! The one error type of the crate.
+
+use std::path::PathBuf;
+
+use thiserror::Error as ThisError;
+
+use crate::gguf::GgmlType;
+
+/// Shorthand for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that can go wrong, with the cause, the value and what to do about it.
+#[derive(Debug, ThisError)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    #[error("cannot {action} `{}`: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The model path is a directory.
+    #[error("`{}` is a directory; name the .gguf file in it (of a split model, the first)", path.display())]
+    IsDirectory {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The file does not begin with `GGUF`.
+    #[error("`{}` is not a GGUF file: it begins with {magic:02x?}, not with `GGUF`", path.display())]
+    NotGguf {
+        /// The file.
+        path: PathBuf,
+        /// Its first four bytes.
+        magic: [u8; 4],
+    },
+    /// The file ends inside its header.
+    #[error("`{}` is truncated: {what} needs {needed_bytes} bytes at offset {offset}, but the file has {file_bytes}; copy or download it again", path.display())]
+    TruncatedGguf {
+        /// The file.
+        path: PathBuf,
+        /// What was being read.
+        what: &'static str,
+        /// Where, in bytes from the start.
+        offset: u64,
+        /// How many bytes it takes.
+        needed_bytes: u64,
+        /// The file's size.
+        file_bytes: u64,
+    },
+    /// A tensor's data reaches past the end of the file.
+    #[error("`{}` is truncated: tensor `{tensor}` ends at byte {needed_bytes}, but the file has {file_bytes}; copy or download it again", path.display())]
+    TensorOutsideFile {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Where its data ends.
+        needed_bytes: u64,
+        /// The file's size.
+        file_bytes: u64,
+    },
+    /// The header contradicts the format or itself.
+    #[error("`{}` is not a valid GGUF file, before byte {offset}: {fault}", path.display())]
+    InvalidGguf {
+        /// The file.
+        path: PathBuf,
+        /// How far the reader had come.
+        offset: u64,
+        /// What is wrong.
+        fault: GgufFault,
+    },
+    /// A later file of a split model was given.
+    #[error("`{}` is a later part of a split model; open the first: `{}`", path.display(), first.display())]
+    NotFirstShard {
+        /// The file given.
+        path: PathBuf,
+        /// The one to give.
+        first: PathBuf,
+    },
+    /// A file of a split model is not there.
+    #[error("part {number} of {count} is missing: put `{}` beside the first part", path.display())]
+    MissingShard {
+        /// Where it should be.
+        path: PathBuf,
+        /// Its number, counted from 1.
+        number: u32,
+        /// How many there are.
+        count: u32,
+    },
+    /// The files of a split model do not belong together.
+    #[error("`{}` does not fit the other parts of its model: {what} should be {expected}", path.display())]
+    ShardMismatch {
+        /// The file.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// What it should be.
+        expected: String,
+    },
+    /// The file lacks metadata that the plan depends on.
+    #[error("`{}` has no usable metadata `{key}`; convert the model again with a current converter", path.display())]
+    MissingMetadata {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+    },
+    /// The tensor table and the metadata contradict each other.
+    #[error("`{}` contradicts itself: tensor `{tensor}` belongs to layer {layer}, but `{key}` is {layers}", path.display())]
+    LayerOutOfRange {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its layer.
+        layer: u32,
+        /// The metadata key that counts layers.
+        key: String,
+        /// Its value.
+        layers: u32,
+    },
+    /// A policy about experts was applied to a model that has none.
+    #[error("`{}` ({architecture}) has no experts, so `{rule}` moves nothing; use the policy `none`, or a `regex:` rule", path.display())]
+    NoExperts {
+        /// The file.
+        path: PathBuf,
+        /// Its architecture.
+        architecture: String,
+        /// The rule.
+        rule: String,
+    },
+    /// The file stores one tensor per expert, as converters did before 2024.
+    #[error("`{}` stores every expert as a tensor of its own (`{tensor}`), which the engine no longer runs; convert the original model again with llama.cpp's convert_hf_to_gguf.py", path.display())]
+    LegacyExperts {
+        /// The file.
+        path: PathBuf,
+        /// The first such tensor.
+        tensor: String,
+    },
+    /// A policy's text does not parse.
+    #[error("`{text}` is not a policy: {fault}")]
+    InvalidPolicy {
+        /// The text, or the part of it that is wrong.
+        text: String,
+        /// What is wrong.
+        fault: PolicyFault,
+    },
+    /// A pattern is not a regular expression.
+    #[error("the pattern `{pattern}` does not parse: {source}")]
+    InvalidPattern {
+        /// The pattern.
+        pattern: String,
+        /// Where and why.
+        source: Box<regex::Error>,
+    },
+    /// A llama.cpp flag is unknown, or its value is missing or wrong.
+    #[error("llama.cpp flag `{flag}`: {fault}")]
+    InvalidFlag {
+        /// The flag.
+        flag: String,
+        /// What is wrong.
+        fault: FlagFault,
+    },
+    /// A rule matches no tensor of the file.
+    #[error("the rule `{rule}` matches no tensor of this file{}", near_misses(.near))]
+    NoMatch {
+        /// The rule.
+        rule: String,
+        /// Tensor names that come near, nearest first.
+        near: Vec<String>,
+    },
+    /// A rule counts more layers than there are.
+    #[error(
+        "`{rule}` asks for {requested} layers, but the model has {available} with experts; use `all-experts` or a number up to {available}"
+    )]
+    TooManyLayers {
+        /// The rule.
+        rule: String,
+        /// Layers asked for.
+        requested: u32,
+        /// Layers that have experts.
+        available: u32,
+    },
+    /// A rule names a layer that has no experts.
+    #[error("`{rule}` names layer {layer}, which has no experts; those with experts are {layers}")]
+    NotAnExpertLayer {
+        /// The rule.
+        rule: String,
+        /// The layer.
+        layer: u32,
+        /// The layers that have some, as ranges.
+        layers: String,
+    },
+    /// A device of that name is not there.
+    #[error("there is no device `{name}`; there {}", list_devices(.known))]
+    UnknownDevice {
+        /// The name.
+        name: String,
+        /// The devices that there are.
+        known: Vec<String>,
+    },
+    /// Two devices have the same name.
+    #[error("two devices are called `{name}`; give each its own name")]
+    DuplicateDevice {
+        /// The name.
+        name: String,
+    },
+    /// An option has a value that cannot be.
+    #[error("{option} is {value}, but must be {expected}")]
+    InvalidOption {
+        /// Which option.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A plan made for one file was used with another.
+    #[error("this plan was made for another model file than `{}`; plan again", path.display())]
+    ForeignPlan {
+        /// The file it was used with.
+        path: PathBuf,
+    },
+    /// The engine is built without something that was asked for.
+    #[error("this build of the engine has no {what}; {remedy}")]
+    MissingBackend {
+        /// What it lacks.
+        what: &'static str,
+        /// How to get it.
+        remedy: &'static str,
+    },
+    /// The server of an RPC device could not be reached.
+    #[error("no RPC server answers at `{endpoint}`{}; start one there (`cargo run --release --example rpc_server`), or mend the address", because(.reason))]
+    RpcUnreachable {
+        /// Host and port.
+        endpoint: String,
+        /// What the engine said.
+        reason: String,
+    },
+    /// The engine could not load the model.
+    #[error("the engine could not load `{}`{}", path.display(), because(.reason))]
+    LoadFailed {
+        /// The file.
+        path: PathBuf,
+        /// What the engine logged.
+        reason: String,
+    },
+    /// Loading, or generating, was cancelled.
+    #[error("{operation} was cancelled")]
+    Cancelled {
+        /// What was going on.
+        operation: &'static str,
+    },
+    /// The engine placed a tensor elsewhere than planned, or not at all.
+    #[error(
+        "the plan puts `{tensor}` on {planned}, but the engine put it on {actual}, probably because the device cannot compute with it; add the rule `regex:^{tensor}$={actual}` before the others"
+    )]
+    PlanBroken {
+        /// The tensor.
+        tensor: String,
+        /// Where the plan puts it.
+        planned: String,
+        /// Where it is.
+        actual: String,
+    },
+    /// An operation of the engine failed.
+    #[error("the engine could not {operation}{}", because(.reason))]
+    Engine {
+        /// What was tried.
+        operation: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// An earlier failure left the context in an unknown state.
+    #[error("an earlier failure left this model's context unusable; load the model again")]
+    ContextLost,
+    /// The prompt has no tokens.
+    #[error("the prompt is empty; there is nothing to continue")]
+    EmptyPrompt,
+    /// The prompt does not fit the context.
+    #[error(
+        "the prompt has {prompt_tokens} tokens, but the context holds {context_tokens} and one must be left for the answer; raise `context_tokens` or shorten the prompt"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens of the context.
+        context_tokens: usize,
+    },
+    /// The model has no chat template that the engine knows.
+    #[error(
+        "the model has no chat template that the engine knows; format the prompt yourself and use `generate`"
+    )]
+    NoChatTemplate,
+    /// Text holds a NUL byte, which the engine cannot take.
+    #[error("{what} holds a NUL byte at {position}, which the engine cannot take")]
+    NulByte {
+        /// Which text.
+        what: &'static str,
+        /// Where.
+        position: usize,
+    },
+    /// A callback of the caller panicked; the operation was stopped.
+    #[error("the {callback} callback panicked: {message}")]
+    CallbackPanicked {
+        /// Which callback.
+        callback: &'static str,
+        /// The panic's message.
+        message: String,
+    },
+}
+
+/// What is wrong with a GGUF header.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what each field is
+pub enum GgufFault {
+    #[error("it is big-endian; convert it with llama.cpp's gguf_convert_endian.py")]
+    BigEndian,
+    #[error("version {version} of the format is not supported, only 2 and 3")]
+    UnsupportedVersion { version: u32 },
+    #[error("{count} tensors, more than {max}")]
+    TooManyTensors { count: u64, max: u64 },
+    #[error("{count} metadata pairs, more than {max}")]
+    TooMuchMetadata { count: u64, max: u64 },
+    #[error("the header is larger than {max} bytes")]
+    HeaderTooLarge { max: u64 },
+    #[error("{what} has {bytes} bytes, more than {max}")]
+    StringTooLong { what: &'static str, bytes: u64, max: u64 },
+    #[error("{what} is not UTF-8")]
+    InvalidUtf8 { what: &'static str },
+    #[error("{what} is empty")]
+    EmptyName { what: &'static str },
+    #[error("the metadata key `{key}` occurs twice")]
+    DuplicateKey { key: String },
+    #[error("the metadata `{key}` has the unknown type {id}")]
+    UnknownValueType { key: String, id: u32 },
+    #[error("the array `{key}` claims {len} elements")]
+    ArrayTooLong { key: String, len: u64 },
+    #[error("general.alignment is {value}, not a power of two up to 1 GiB")]
+    BadAlignment { value: String },
+    #[error("the tensor name `{tensor}` occurs twice")]
+    DuplicateTensor { tensor: String },
+    #[error("tensor `{tensor}` has {dimensions} dimensions, more than 4")]
+    BadDimensions { tensor: String, dimensions: u32 },
+    #[error("tensor `{tensor}` has the type {id}, which the pinned engine does not know")]
+    UnknownTensorType { tensor: String, id: u32 },
+    #[error("tensor `{tensor}` of type {ggml_type} has the impossible shape {shape:?}")]
+    BadShape { tensor: String, shape: Vec<u64>, ggml_type: GgmlType },
+    #[error("tensor `{tensor}` starts at {data_offset}, not a multiple of {alignment}")]
+    Misaligned { tensor: String, data_offset: u64, alignment: u64 },
+    #[error("the data of tensors `{tensor}` and `{other}` overlap")]
+    Overlap { tensor: String, other: String },
+}
+
+/// What is wrong with a policy's text.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+pub enum PolicyFault {
+    /// The text, or a part between two semicolons, is empty.
+    #[error("there is an empty rule; write `none` for no offloading")]
+    Empty,
+    /// No policy has this name.
+    #[error(
+        "no such rule; there are none, all-experts, first-layers:N, last-layers:N, layers:0-3,7 and regex:PATTERN=DEVICE"
+    )]
+    UnknownRule,
+    /// A number of layers is missing or no positive number.
+    #[error("it needs a number of layers from 1 up, as in `first-layers:12`")]
+    BadLayerCount,
+    /// A set of layers does not parse.
+    #[error("it needs layer numbers and ranges, as in `layers:0-3,7`")]
+    BadLayerSet,
+    /// A regular expression comes without a device, or with an empty pattern.
+    #[error("it needs a pattern and a device, as in `regex:ffn_up_exps=cpu`")]
+    BadRegexRule,
+    /// A device name is empty or holds `;`, `=`, a comma or white space.
+    #[error("a device's name is not empty and holds no `;`, `=`, `,` or white space")]
+    BadDevice,
+    /// `none` stands in a list of rules.
+    #[error("`none` cannot be combined with other rules; leave it out")]
+    NoneInList,
+}
+
+/// What is wrong with a llama.cpp flag.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+pub enum FlagFault {
+    /// Not one of the flags that place tensors.
+    #[error("is not one of --cpu-moe, --n-cpu-moe N and -ot PATTERN=DEVICE")]
+    Unknown,
+    /// The value is missing.
+    #[error("needs a value")]
+    MissingValue,
+    /// Not a number of layers.
+    #[error("needs a number of layers from 0 to 65535, not `{value}`")]
+    BadNumber {
+        /// The value.
+        value: String,
+    },
+    /// Not of the form pattern=device.
+    #[error("needs PATTERN=DEVICE, not `{value}`")]
+    BadOverride {
+        /// The value.
+        value: String,
+    },
+}
+
+fn near_misses(near: &[String]) -> String {
+    if near.is_empty() {
+        "; list its tensors with the `plan` example".to_owned()
+    } else {
+        format!("; did you mean {}?", near.join(", "))
+    }
+}
+
+fn list_devices(known: &[String]) -> String {
+    match known {
+        [] => "is only the CPU".to_owned(),
+        [only] => format!("is {only}, and the cpu"),
+        several => format!("are {}, and the cpu", several.join(", ")),
+    }
+}
+
+fn because(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(": {reason}") }
+}

@@ -1,0 +1,321 @@
+//! The generation loop as an iterator of pieces of text.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::cancel::CancelHandle;
+use crate::engine::{Context, Decoded, Sampler, Token};
+use crate::error::{Error, Result};
+use crate::model::MoeModel;
+use crate::sampling::Sampling;
+use crate::text::{Output, TextBuffer};
+
+/// How long to generate, and how.
+///
+/// ```
+/// use moe_offload::{GenerateOptions, Sampling};
+/// let options = GenerateOptions::default()
+///     .max_tokens(64)
+///     .stop("\n\n")
+///     .sampling(Sampling::greedy());
+/// assert_eq!(options.stop, ["\n\n"]);
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct GenerateOptions {
+    /// Most tokens to generate. `None`: until the model ends the text or the context is full.
+    pub max_tokens: Option<u64>,
+    /// Texts that end the answer. They are not part of it, nor is any beginning of them.
+    pub stop: Vec<String>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Stops the generation from elsewhere, within one token.
+    pub cancel: Option<CancelHandle>,
+}
+
+impl GenerateOptions {
+    /// Sets [`max_tokens`](field@Self::max_tokens).
+    #[must_use]
+    pub fn max_tokens(self, max_tokens: u64) -> Self {
+        Self { max_tokens: Some(max_tokens), ..self }
+    }
+
+    /// Adds a stop string.
+    #[must_use]
+    pub fn stop(mut self, stop: impl Into<String>) -> Self {
+        self.stop.push(stop.into());
+        self
+    }
+
+    /// Sets [`sampling`](field@Self::sampling).
+    #[must_use]
+    pub fn sampling(self, sampling: Sampling) -> Self {
+        Self { sampling, ..self }
+    }
+
+    /// Lets `cancel` stop the generation.
+    #[must_use]
+    pub fn cancel(self, cancel: &CancelHandle) -> Self {
+        Self { cancel: Some(cancel.clone()), ..self }
+    }
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum StopReason {
+    /// The model ended the text.
+    EndOfText,
+    /// A stop string came up.
+    StopString,
+    /// `max_tokens` were generated.
+    MaxTokens,
+    /// The context is full; a larger `context_tokens` leaves more room.
+    ContextFull,
+}
+
+/// What was counted and timed of one generation.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Timing {
+    pub(crate) prompt_tokens: u64,
+    pub(crate) reused_tokens: u64,
+    pub(crate) generated_tokens: u64,
+    pub(crate) prefill: Duration,
+    /// From the call to the first token.
+    pub(crate) first_token: Option<Duration>,
+    /// From the first token to the latest.
+    pub(crate) decode: Duration,
+}
+
+/// The tokens whose KV state a context holds, kept true through every error.
+pub(crate) struct Cached {
+    tokens: Vec<Token>,
+    /// Most tokens it may hold.
+    capacity: usize,
+    /// Most tokens to compute at once.
+    batch: usize,
+}
+
+impl Cached {
+    pub(crate) fn new(capacity: u32, batch: u32) -> Self {
+        Self { tokens: Vec::new(), capacity: capacity as usize, batch: batch.max(1) as usize }
+    }
+
+    /// Goes back to what `prompt` begins with; returns how many tokens of it need not be computed.
+    fn rewind(&mut self, context: &mut Context, prompt: &[Token]) -> Result<usize> {
+        let common = std::iter::zip(&self.tokens, prompt).take_while(|(a, b)| a == b).count();
+        // The last token is always computed: its result chooses the next.
+        let kept = context.keep(common.min(prompt.len().saturating_sub(1)));
+        self.tokens.truncate(*kept.as_ref().unwrap_or(&0));
+        kept
+    }
+
+    fn append(
+        &mut self,
+        context: &mut Context,
+        tokens: &[Token],
+        cancel: Option<&CancelHandle>,
+    ) -> Result<()> {
+        for batch in tokens.chunks(self.batch) {
+            let decoded = if cancel.is_some_and(CancelHandle::is_cancelled) {
+                Ok(Decoded::Cancelled)
+            } else {
+                context.decode(batch)
+            };
+            match decoded {
+                Ok(Decoded::Done) => self.tokens.extend_from_slice(batch),
+                Ok(Decoded::Cancelled) => {
+                    self.restore(context)?;
+                    return Err(Error::Cancelled { operation: "generating" });
+                }
+                Ok(Decoded::NoRoom) => {
+                    self.restore(context)?;
+                    let reason = "the KV cache has no room".to_owned();
+                    return Err(Error::Engine { operation: "compute", reason });
+                }
+                Err(error) => {
+                    self.restore(context).ok();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// After an interruption the context may hold a part of a batch.
+    fn restore(&mut self, context: &mut Context) -> Result<()> {
+        let kept = context.keep(self.tokens.len())?;
+        self.tokens.truncate(kept);
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        self.tokens.len() >= self.capacity
+    }
+}
+
+/// A generation under way: an iterator of pieces of text, each whole characters.
+///
+/// It borrows the model; drop it to stop early. After the last piece, or an error, it is over.
+#[must_use = "a generation does nothing until it is iterated"]
+pub struct Generation<'m> {
+    model: &'m mut MoeModel,
+    sampler: Sampler,
+    text: TextBuffer,
+    max_tokens: u64,
+    cancel: Option<CancelHandle>,
+    started: Instant,
+    first_token: Option<Instant>,
+    /// The token that was chosen last and is not computed yet.
+    pending: Option<Token>,
+    stop_reason: Option<StopReason>,
+    over: bool,
+}
+
+impl std::fmt::Debug for Generation<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Generation").field("stop_reason", &self.stop_reason).finish_non_exhaustive()
+    }
+}
+
+impl<'m> Generation<'m> {
+    /// Reads the prompt, as far as the KV cache does not hold it already.
+    pub(crate) fn start(
+        model: &'m mut MoeModel,
+        prompt: &[Token],
+        options: &GenerateOptions,
+        started: Instant,
+    ) -> Result<Self> {
+        options.sampling.validate()?;
+        if prompt.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        let context_tokens = model.cached.capacity;
+        if prompt.len() >= context_tokens {
+            return Err(Error::PromptTooLong { prompt_tokens: prompt.len(), context_tokens });
+        }
+        let sampler = Sampler::new(&options.sampling, model.context.weights())?;
+        let cancel = options.cancel.clone();
+        model.context.watch(cancel.as_ref());
+        let prefill_started = Instant::now();
+        let reused = model.cached.rewind(&mut model.context, prompt)?;
+        model.timing = Timing {
+            prompt_tokens: prompt.len() as u64,
+            reused_tokens: reused as u64,
+            ..Timing::default()
+        };
+        model.cached.append(&mut model.context, &prompt[reused..], cancel.as_ref())?;
+        let mut generation = Self {
+            model,
+            sampler,
+            text: TextBuffer::new(&options.stop),
+            max_tokens: options.max_tokens.unwrap_or(u64::MAX),
+            cancel,
+            started,
+            first_token: None,
+            pending: None,
+            stop_reason: None,
+            over: options.max_tokens == Some(0),
+        };
+        if generation.over {
+            generation.stop_reason = Some(StopReason::MaxTokens);
+        }
+        generation.model.timing.prefill = prefill_started.elapsed();
+        Ok(generation)
+    }
+
+    /// Why it ended; `None` while it goes on, and after an error.
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.stop_reason
+    }
+
+    /// All that is left as one text.
+    ///
+    /// # Errors
+    /// As the iterator.
+    pub fn text(self) -> Result<String> {
+        self.collect()
+    }
+
+    /// Computes the pending token and chooses the next; `None` when the context is full.
+    fn next_token(&mut self) -> Result<Option<Token>> {
+        let model = &mut *self.model;
+        if let Some(token) = self.pending.take() {
+            if model.cached.is_full() {
+                return Ok(None);
+            }
+            model.cached.append(&mut model.context, &[token], self.cancel.as_ref())?;
+        }
+        let token = self.sampler.sample(&mut model.context)?;
+        self.clock();
+        Ok(Some(token))
+    }
+
+    fn clock(&mut self) {
+        let now = Instant::now();
+        let timing = &mut self.model.timing;
+        match self.first_token {
+            Some(first) => timing.decode = now - first,
+            None => {
+                self.first_token = Some(now);
+                timing.first_token = Some(now - self.started);
+                // A device may compute on after the call; the first token is when it was done.
+                timing.prefill = (now - self.started).max(timing.prefill);
+            }
+        }
+    }
+
+    /// The next piece of text, perhaps empty; `None` for the end.
+    fn step(&mut self) -> Result<Option<String>> {
+        let Some(token) = self.next_token()? else {
+            return Ok(self.end(StopReason::ContextFull));
+        };
+        if self.model.context.weights().is_end(token) {
+            return Ok(self.end(StopReason::EndOfText));
+        }
+        self.model.timing.generated_tokens += 1;
+        self.pending = Some(token);
+        self.model.context.weights().token_bytes(token, self.text.bytes())?;
+        match self.text.take() {
+            Output::Stopped(text) => {
+                self.over = true;
+                self.stop_reason = Some(StopReason::StopString);
+                Ok(Some(text))
+            }
+            Output::Text(text) if self.model.timing.generated_tokens >= self.max_tokens => {
+                let rest = self.end(StopReason::MaxTokens).unwrap_or_default();
+                Ok(Some(text + &rest))
+            }
+            Output::Text(text) => Ok(Some(text)),
+        }
+    }
+
+    fn end(&mut self, reason: StopReason) -> Option<String> {
+        self.over = true;
+        self.stop_reason = Some(reason);
+        Some(self.text.finish()).filter(|rest| !rest.is_empty())
+    }
+}
+
+impl Iterator for Generation<'_> {
+    type Item = Result<String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.over {
+            match self.step() {
+                Ok(Some(piece)) if piece.is_empty() => {}
+                Ok(Some(piece)) => return Some(Ok(piece)),
+                Ok(None) => {}
+                Err(error) => {
+                    self.over = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+}
+
+impl std::iter::FusedIterator for Generation<'_> {}

@@ -1,0 +1,94 @@
+//! A bounded little-endian reader that knows where it is.
+
+use std::io::{ErrorKind, Read};
+use std::path::Path;
+
+use crate::error::{Error, GgufFault, Result};
+
+/// Reads values from `source` and never past `file_bytes`.
+pub(super) struct Cursor<'a, R> {
+    source: R,
+    path: &'a Path,
+    offset: u64,
+    file_bytes: u64,
+}
+
+impl<'a, R: Read> Cursor<'a, R> {
+    pub(super) fn new(source: R, path: &'a Path, file_bytes: u64) -> Self {
+        Self { source, path, offset: 0, file_bytes }
+    }
+
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    pub(super) fn path(&self) -> &'a Path {
+        self.path
+    }
+
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    pub(super) fn fault(&self, fault: GgufFault) -> Error {
+        Error::InvalidGguf { path: self.path.to_owned(), offset: self.offset, fault }
+    }
+
+    pub(super) fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N]> {
+        let mut bytes = [0; N];
+        self.fill(&mut bytes, what)?;
+        Ok(bytes)
+    }
+
+    pub(super) fn u32(&mut self, what: &'static str) -> Result<u32> {
+        self.array(what).map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self, what: &'static str) -> Result<u64> {
+        self.array(what).map(u64::from_le_bytes)
+    }
+
+    /// Reads exactly `count` bytes onto the end of `into`. The file is known to hold them before
+    /// anything is allocated, so a lying length costs nothing.
+    pub(super) fn append(
+        &mut self,
+        count: u64,
+        into: &mut Vec<u8>,
+        what: &'static str,
+    ) -> Result<()> {
+        self.check(count, what)?;
+        let count = usize::try_from(count).map_err(|_| self.truncated(count, what))?;
+        let start = into.len();
+        into.resize(start + count, 0);
+        self.fill(&mut into[start..], what)
+    }
+
+    fn fill(&mut self, bytes: &mut [u8], what: &'static str) -> Result<()> {
+        let wanted = bytes.len() as u64;
+        self.check(wanted, what)?;
+        self.source.read_exact(bytes).map_err(|source| match source.kind() {
+            // The file shrank while it was read.
+            ErrorKind::UnexpectedEof => self.truncated(wanted, what),
+            _ => Error::Io { action: "read", path: self.path.to_owned(), source },
+        })?;
+        self.offset += wanted;
+        Ok(())
+    }
+
+    fn check(&self, wanted: u64, what: &'static str) -> Result<()> {
+        match self.offset.checked_add(wanted) {
+            Some(end) if end <= self.file_bytes => Ok(()),
+            _ => Err(self.truncated(wanted, what)),
+        }
+    }
+
+    fn truncated(&self, wanted: u64, what: &'static str) -> Error {
+        Error::TruncatedGguf {
+            path: self.path.to_owned(),
+            what,
+            offset: self.offset,
+            needed_bytes: wanted,
+            file_bytes: self.file_bytes,
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! The header of a GGUF model file as validated values.
+//!
+//! Only the header is read: metadata and the table of tensors. Everything in it is treated as
+//! hostile: each length is checked against the file's size and a named cap before memory is taken,
+//! arithmetic is checked, and tensors must lie aligned, inside the file and apart from each other.
+//!
+//! ```no_run
+//! # // needs a model file
+//! let gguf = moe_offload::GgufFile::open("gpt-oss-20b.gguf")?;
+//! println!("{} with {} tensors", gguf.architecture()?, gguf.tensors().len());
+//! # Ok::<(), moe_offload::Error>(())
+//! ```
+
+mod cursor;
+mod header;
+mod shards;
+mod types;
+mod value;
+mod writer;
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::File;
+use std::io::{BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use self::cursor::Cursor;
+use self::header::Header;
+pub use self::header::{
+    MAX_DIMENSIONS, MAX_HEADER_BYTES, MAX_KEY_BYTES, MAX_METADATA_PAIRS, MAX_NAME_BYTES,
+    MAX_TENSORS,
+};
+use self::shards::ShardName;
+pub use self::types::GgmlType;
+pub use self::value::{Array, Value};
+pub use self::writer::{GgufWriter, WriteTensor, WriteValue};
+use crate::error::{Error, GgufFault, Result};
+
+/// A tensor as the file's table describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TensorInfo {
+    /// The name, for example `blk.3.ffn_up_exps.weight`.
+    pub name: String,
+    /// Elements per dimension, the fastest first (ggml's order), one to four of them.
+    pub shape: Vec<u64>,
+    /// The element type.
+    pub ggml_type: GgmlType,
+    /// Bytes in the file.
+    pub bytes: u64,
+    /// Which of [`GgufFile::shards`] holds the data.
+    pub shard: usize,
+    /// Where the data starts in that shard, in bytes from the start of the file.
+    pub file_offset: u64,
+}
+
+/// One file of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Shard {
+    /// Where it lies.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub file_bytes: u64,
+    /// Bytes of its header, before the tensor data.
+    pub header_bytes: u64,
+}
+
+/// The header of a model, over all its files.
+#[derive(Clone, Debug)]
+pub struct GgufFile {
+    version: u32,
+    alignment: u64,
+    metadata: BTreeMap<String, Value>,
+    tensors: Vec<TensorInfo>,
+    shards: Vec<Shard>,
+}
+
+impl GgufFile {
+    /// Reads the header of the model at `path`; of a split model, give the first file, and the
+    /// headers of all files beside it are read.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::IsDirectory`], [`Error::NotGguf`], [`Error::TruncatedGguf`],
+    /// [`Error::InvalidGguf`] or [`Error::TensorOutsideFile`] for a file that is missing or broken;
+    /// [`Error::NotFirstShard`], [`Error::MissingShard`] or [`Error::ShardMismatch`] for a split
+    /// model.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let (header, shard) = open_one(path)?;
+        let mut gguf = Self {
+            version: header.version,
+            alignment: header.alignment,
+            metadata: header.metadata,
+            tensors: Vec::new(),
+            shards: Vec::new(),
+        };
+        gguf.add(shard, header.tensors);
+        gguf.open_siblings(path)?;
+        Ok(gguf)
+    }
+
+    /// Reads one header from any source of `file_bytes` bytes; errors name `path`. Split models
+    /// are not followed. For tests, fuzzing, and files inside other files.
+    ///
+    /// # Errors
+    /// As [`GgufFile::open`], without those about files and shards.
+    pub fn read(source: impl Read, file_bytes: u64, path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let header = Header::read(&mut Cursor::new(source, path, file_bytes))?;
+        let shard = Shard { path: path.to_owned(), file_bytes, header_bytes: header.header_bytes };
+        let mut gguf = Self {
+            version: header.version,
+            alignment: header.alignment,
+            metadata: header.metadata,
+            tensors: Vec::new(),
+            shards: Vec::new(),
+        };
+        gguf.add(shard, header.tensors);
+        Ok(gguf)
+    }
+
+    /// The first file of the model, the one to load.
+    pub fn path(&self) -> &Path {
+        &self.shards[0].path
+    }
+
+    /// All files of the model, in order.
+    pub fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    /// Version of the GGUF format: 2 or 3.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// Alignment of tensor data in bytes.
+    pub fn alignment(&self) -> u64 {
+        self.alignment
+    }
+
+    /// All tensors in file order.
+    pub fn tensors(&self) -> &[TensorInfo] {
+        &self.tensors
+    }
+
+    /// Bytes of all tensors together.
+    pub fn tensor_bytes(&self) -> u64 {
+        self.tensors.iter().map(|tensor| tensor.bytes).sum()
+    }
+
+    /// The metadata of the first file, by key.
+    pub fn metadata(&self) -> &BTreeMap<String, Value> {
+        &self.metadata
+    }
+
+    /// The model's architecture (`general.architecture`), for example `gpt-oss`.
+    ///
+    /// # Errors
+    /// [`Error::MissingMetadata`] if the file does not say.
+    pub fn architecture(&self) -> Result<&str> {
+        self.metadata
+            .get("general.architecture")
+            .and_then(Value::as_str)
+            .ok_or_else(|| self.missing("general.architecture"))
+    }
+
+    /// A value under the architecture's own prefix, for example `block_count` for
+    /// `gpt-oss.block_count`.
+    pub fn hyper_parameter(&self, key: &str) -> Option<&Value> {
+        let architecture = self.architecture().ok()?;
+        self.metadata.get(&format!("{architecture}.{key}"))
+    }
+
+    pub(crate) fn missing(&self, key: &str) -> Error {
+        Error::MissingMetadata { path: self.path().to_owned(), key: key.to_owned() }
+    }
+
+    fn add(&mut self, shard: Shard, entries: Vec<header::TensorEntry>) {
+        let index = self.shards.len();
+        self.shards.push(shard);
+        self.tensors.extend(entries.into_iter().map(|entry| TensorInfo {
+            name: entry.name,
+            shape: entry.shape,
+            ggml_type: entry.ggml_type,
+            bytes: entry.bytes,
+            shard: index,
+            file_offset: entry.file_offset,
+        }));
+    }
+
+    fn open_siblings(&mut self, path: &Path) -> Result<()> {
+        let count = self.metadata.get("split.count").and_then(Value::as_u64).unwrap_or(0);
+        if count <= 1 {
+            return Ok(());
+        }
+        let number = self.metadata.get("split.no").and_then(Value::as_u64).unwrap_or(0);
+        let name = ShardName::parse(path)
+            .filter(|name| u64::from(name.count) == count && u64::from(name.number) == number + 1)
+            .ok_or_else(|| Error::ShardMismatch {
+                path: path.to_owned(),
+                what: "the place among the shards in its name",
+                expected: format!("-{:05}-of-{count:05}.gguf", number.saturating_add(1)),
+            })?;
+        if number != 0 {
+            return Err(Error::NotFirstShard { path: path.to_owned(), first: name.path(path, 1) });
+        }
+        for number in 2..=name.count {
+            self.add_sibling(path, &name, number)?;
+        }
+        self.check_split(path)
+    }
+
+    fn add_sibling(&mut self, first: &Path, name: &ShardName, number: u32) -> Result<()> {
+        let path = name.path(first, number);
+        if !path.exists() {
+            return Err(Error::MissingShard { path, number, count: name.count });
+        }
+        let (header, shard) = open_one(&path)?;
+        for (key, expected) in [("split.no", number - 1), ("split.count", name.count)] {
+            let found = header.metadata.get(key).and_then(Value::as_u64);
+            if found != Some(u64::from(expected)) {
+                let expected = expected.to_string();
+                return Err(Error::ShardMismatch { path, what: key, expected });
+            }
+        }
+        self.add(shard, header.tensors);
+        Ok(())
+    }
+
+    fn check_split(&self, path: &Path) -> Result<()> {
+        let mut names = HashSet::with_capacity(self.tensors.len());
+        for tensor in &self.tensors {
+            if !names.insert(&tensor.name) {
+                let fault = GgufFault::DuplicateTensor { tensor: tensor.name.clone() };
+                let path = self.shards[tensor.shard].path.clone();
+                return Err(Error::InvalidGguf { path, offset: 0, fault });
+            }
+        }
+        let expected = self.metadata.get("split.tensors.count").and_then(Value::as_u64);
+        match expected {
+            Some(count) if count != self.tensors.len() as u64 => Err(Error::ShardMismatch {
+                path: path.to_owned(),
+                what: "split.tensors.count",
+                expected: self.tensors.len().to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn open_one(path: &Path) -> Result<(Header, Shard)> {
+    let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
+    let file = File::open(path).map_err(io("open"))?;
+    let attributes = file.metadata().map_err(io("inspect"))?;
+    if attributes.is_dir() {
+        return Err(Error::IsDirectory { path: path.to_owned() });
+    }
+    let file_bytes = attributes.len();
+    let mut cursor = Cursor::new(BufReader::with_capacity(1 << 18, file), path, file_bytes);
+    let header = Header::read(&mut cursor)?;
+    let header_bytes = header.header_bytes;
+    Ok((header, Shard { path: path.to_owned(), file_bytes, header_bytes }))
+}

@@ -1,0 +1,47 @@
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code)]
+
+#[cfg(feature = "llama")]
+mod cancel;
+#[cfg(feature = "llama")]
+mod chat;
+mod digits;
+#[cfg(feature = "llama")]
+mod engine;
+pub mod error;
+pub mod experts;
+#[cfg(feature = "llama")]
+mod generate;
+pub mod gguf;
+#[cfg(feature = "llama")]
+mod model;
+pub mod plan;
+pub mod policy;
+#[cfg(feature = "llama")]
+mod sampling;
+#[cfg(feature = "llama")]
+mod stats;
+#[cfg(test)]
+mod testing;
+#[cfg(feature = "llama")]
+mod text;
+
+#[cfg(feature = "llama")]
+pub use self::cancel::CancelHandle;
+#[cfg(feature = "llama")]
+pub use self::chat::{Message, Role};
+#[cfg(feature = "llama")]
+pub use self::engine::{LoadMode, connect_rpc, devices, serve_rpc};
+pub use self::error::{Error, Result};
+pub use self::experts::ExpertMap;
+#[cfg(feature = "llama")]
+pub use self::generate::{GenerateOptions, Generation, StopReason};
+pub use self::gguf::GgufFile;
+#[cfg(feature = "llama")]
+pub use self::model::{MoeModel, MoeModelBuilder};
+pub use self::plan::{ContextOptions, Device, Plan};
+pub use self::policy::OffloadPolicy;
+#[cfg(feature = "llama")]
+pub use self::sampling::Sampling;
+#[cfg(feature = "llama")]
+pub use self::stats::{DeviceMemory, Stats};

@@ -1,0 +1,306 @@
+//! [`MoeModel`]: a loaded model with its context, under a plan that was kept.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::cancel::CancelHandle;
+use crate::chat::Message;
+use crate::engine::{self, Context, ContextSettings, LoadMode, LoadSettings, Weights};
+use crate::error::{Error, Result};
+use crate::generate::{Cached, GenerateOptions, Generation, Timing};
+use crate::gguf::GgufFile;
+use crate::plan::{ContextOptions, Plan};
+use crate::policy::OffloadPolicy;
+use crate::stats::{DeviceMemory, Stats};
+
+/// A model with its weights where a [`Plan`] put them, its context and the generation loop.
+///
+/// It owns everything and has no lifetime. It can be sent to another thread; one generation runs
+/// at a time.
+pub struct MoeModel {
+    pub(crate) context: Context,
+    pub(crate) cached: Cached,
+    pub(crate) timing: Timing,
+    plan: Plan,
+    memory: Vec<DeviceMemory>,
+    load_seconds: f64,
+}
+
+impl std::fmt::Debug for MoeModel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MoeModel")
+            .field("model", self.plan.model())
+            .field("policy", self.plan.policy())
+            .finish_non_exhaustive()
+    }
+}
+
+impl MoeModel {
+    /// Describes a model to load; nothing happens before [`MoeModelBuilder::load`].
+    pub fn builder(path: impl Into<PathBuf>) -> MoeModelBuilder {
+        MoeModelBuilder {
+            path: path.into(),
+            policy: OffloadPolicy::None,
+            plan: None,
+            context: ContextOptions::default(),
+            rpc_servers: Vec::new(),
+            threads: None,
+            load: LoadSettings::default(),
+        }
+    }
+
+    /// Continues `prompt`, piece by piece. Special tokens written in it are recognised.
+    ///
+    /// What the prompt has in common with the last prompt and answer is not computed again.
+    ///
+    /// # Errors
+    /// [`Error::EmptyPrompt`], [`Error::PromptTooLong`], [`Error::InvalidOption`] for impossible
+    /// sampling, [`Error::Cancelled`], or what the engine reports.
+    pub fn generate(&mut self, prompt: &str, options: &GenerateOptions) -> Result<Generation<'_>> {
+        let started = Instant::now();
+        let tokens = self.context.weights().tokenize(prompt, true)?;
+        Generation::start(self, &tokens, options, started)
+    }
+
+    /// Answers the last of `messages`, formatted by the model's own chat template.
+    ///
+    /// # Errors
+    /// As [`MoeModel::generate`], and [`Error::NoChatTemplate`] if the engine knows no template
+    /// for the model.
+    pub fn chat(
+        &mut self,
+        messages: &[Message],
+        options: &GenerateOptions,
+    ) -> Result<Generation<'_>> {
+        let started = Instant::now();
+        let prompt = self.chat_prompt(messages)?;
+        // The template writes the beginning of the text itself where it wants one.
+        let tokens = self.context.weights().tokenize(&prompt, false)?;
+        Generation::start(self, &tokens, options, started)
+    }
+
+    /// The messages as the one text that the model was trained on, ready for its answer.
+    ///
+    /// # Errors
+    /// [`Error::NoChatTemplate`]; [`Error::NulByte`] for a message with a NUL byte.
+    pub fn chat_prompt(&self, messages: &[Message]) -> Result<String> {
+        let messages: Vec<(CString, CString)> = messages
+            .iter()
+            .map(|message| {
+                let text = |text: &str| {
+                    CString::new(text).map_err(|error| Error::NulByte {
+                        what: "a message",
+                        position: error.nul_position(),
+                    })
+                };
+                Ok((text(&message.role.to_string())?, text(&message.content)?))
+            })
+            .collect::<Result<_>>()?;
+        self.context.weights().chat_prompt(&messages)
+    }
+
+    /// How many tokens the text has for this model.
+    ///
+    /// # Errors
+    /// What the engine reports.
+    pub fn count_tokens(&self, text: &str) -> Result<usize> {
+        Ok(self.context.weights().tokenize(text, false)?.len())
+    }
+
+    /// The plan that the model was loaded by.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What the engine allocated on each device, the CPU last.
+    pub fn memory(&self) -> &[DeviceMemory] {
+        &self.memory
+    }
+
+    /// What was measured of the load and the last generation.
+    pub fn stats(&self) -> Stats {
+        let timing = &self.timing;
+        let rate = |tokens: u64, seconds: f64| {
+            #[allow(clippy::cast_precision_loss)] // token counts are small
+            let tokens = tokens as f64;
+            (tokens > 0.0 && seconds > 0.0).then(|| tokens / seconds)
+        };
+        let computed = timing.prompt_tokens - timing.reused_tokens;
+        Stats {
+            load_seconds: self.load_seconds,
+            prompt_tokens: timing.prompt_tokens,
+            reused_tokens: timing.reused_tokens,
+            generated_tokens: timing.generated_tokens,
+            first_token_seconds: timing.first_token.map(|time| time.as_secs_f64()),
+            prefill_tokens_per_second: rate(computed, timing.prefill.as_secs_f64()),
+            decode_tokens_per_second: rate(
+                timing.generated_tokens.saturating_sub(1),
+                timing.decode.as_secs_f64(),
+            ),
+            devices: self.memory.clone(),
+        }
+    }
+}
+
+/// Everything about a model to load. Setters never fail; [`load`](Self::load) checks it all.
+#[must_use = "nothing is loaded before `load`"]
+pub struct MoeModelBuilder {
+    path: PathBuf,
+    policy: OffloadPolicy,
+    plan: Option<Plan>,
+    context: ContextOptions,
+    rpc_servers: Vec<String>,
+    threads: Option<u32>,
+    load: LoadSettings,
+}
+
+impl std::fmt::Debug for MoeModelBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MoeModelBuilder")
+            .field("path", &self.path)
+            .field("policy", &self.policy)
+            .field("context", &self.context)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MoeModelBuilder {
+    /// Where the tensors go; without it everything goes to the devices there are.
+    pub fn policy(self, policy: OffloadPolicy) -> Self {
+        Self { policy, ..self }
+    }
+
+    /// Uses a plan made before, for instance one that was stored, instead of a policy. Its context
+    /// replaces what was set.
+    pub fn plan(self, plan: Plan) -> Self {
+        Self { plan: Some(plan), ..self }
+    }
+
+    /// Tokens of prompt and answer together that the context holds. Without it as many as the
+    /// model was trained for, at most 4096.
+    pub fn context_tokens(mut self, context_tokens: u32) -> Self {
+        self.context.context_tokens = Some(context_tokens);
+        self
+    }
+
+    /// Tokens computed at once while a prompt is read; 512 without it. More is faster where experts
+    /// are in CPU memory and a GPU computes, and takes more memory.
+    pub fn micro_batch_tokens(mut self, micro_batch_tokens: u32) -> Self {
+        self.context.micro_batch_tokens = micro_batch_tokens;
+        self.context.batch_tokens = self.context.batch_tokens.max(micro_batch_tokens);
+        self
+    }
+
+    /// Threads that compute on the CPU. Without it one core is left free, or half of them where
+    /// there are more than 8: the engine's threads wait for each other by spinning, so that a core
+    /// that is also used for something else slows all of them down.
+    pub fn threads(self, threads: u32) -> Self {
+        Self { threads: Some(threads), ..self }
+    }
+
+    /// Adds the devices of an RPC server (`host:port`); see
+    /// [`connect_rpc`](crate::connect_rpc).
+    pub fn rpc_server(mut self, endpoint: impl Into<String>) -> Self {
+        self.rpc_servers.push(endpoint.into());
+        self
+    }
+
+    /// How weights in CPU memory come from the file.
+    pub fn load_mode(mut self, mode: LoadMode) -> Self {
+        self.load.mode = mode;
+        self
+    }
+
+    /// Is told how much of the weights is loaded, from 0 to 1, on the thread that loads.
+    pub fn on_progress(mut self, on_progress: impl FnMut(f32) + Send + 'static) -> Self {
+        self.load.on_progress = Some(Box::new(on_progress));
+        self
+    }
+
+    /// Lets `cancel` stop the load.
+    pub fn cancel(mut self, cancel: &CancelHandle) -> Self {
+        self.load.cancel = Some(cancel.clone());
+        self
+    }
+
+    /// The plan by which [`load`](Self::load) would load: connects to the RPC servers and asks for
+    /// the devices, but loads nothing.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn make_plan(&self) -> Result<Plan> {
+        let gguf = GgufFile::open(&self.path)?;
+        self.plan_for(&gguf)
+    }
+
+    /// Plans, loads, and checks that every tensor is where the plan puts it.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the file, the policy or an option; [`Error::LoadFailed`] with the
+    /// engine's reason; [`Error::PlanBroken`] if the engine placed a tensor elsewhere;
+    /// [`Error::Cancelled`]. Nothing stays allocated after an error.
+    pub fn load(self) -> Result<MoeModel> {
+        let started = Instant::now();
+        let threads = self.threads.unwrap_or_else(default_threads);
+        if !(1..=512).contains(&threads) {
+            let (option, value) = ("threads", threads.to_string());
+            return Err(Error::InvalidOption { option, value, expected: "from 1 to 512" });
+        }
+        let gguf = GgufFile::open(&self.path)?;
+        let plan = self.plan_for(&gguf)?;
+        if !plan.is_for(&gguf) {
+            return Err(Error::ForeignPlan { path: self.path });
+        }
+        let weights = Weights::load(&self.path, &plan, self.load)?;
+        check_placement(&weights, &plan)?;
+        let settings = ContextSettings {
+            context_tokens: plan.context_tokens(),
+            batch_tokens: plan.context().batch_tokens,
+            micro_batch_tokens: plan.context().micro_batch_tokens,
+            threads,
+        };
+        let context = Context::new(Arc::new(weights), &settings)?;
+        Ok(MoeModel {
+            memory: context.memory()?,
+            context,
+            cached: Cached::new(settings.context_tokens, settings.batch_tokens),
+            timing: Timing::default(),
+            plan,
+            load_seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn plan_for(&self, gguf: &GgufFile) -> Result<Plan> {
+        let devices = engine::devices_with(&self.rpc_servers)?;
+        match &self.plan {
+            Some(plan) => Ok(plan.clone()),
+            None => self.policy.plan(gguf, &devices, &self.context),
+        }
+    }
+}
+
+/// Every tensor that the engine holds must be where the plan puts it, or a copy that it foresees.
+fn check_placement(weights: &Weights, plan: &Plan) -> Result<()> {
+    let placed = plan.tensors().iter().map(|p| (p.tensor.name.as_str(), p.device.as_str()));
+    let planned: HashMap<&str, &str> = placed.collect();
+    for (name, _, actual) in weights.tensors()? {
+        let Some(&planned) = planned.get(name.as_str()) else {
+            continue; // made by the engine, not from the file
+        };
+        let is_copy =
+            || plan.copies().iter().any(|copy| copy.name == name && copy.device == actual);
+        if actual != planned && !is_copy() {
+            return Err(Error::PlanBroken { tensor: name, planned: planned.to_owned(), actual });
+        }
+    }
+    Ok(())
+}
+
+fn default_threads() -> u32 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = if cores > 8 { cores / 2 } else { cores - 1 };
+    u32::try_from(threads.clamp(1, 64)).unwrap_or(1)
+}

@@ -1,0 +1,90 @@
+//! Numbers of bytes as people read and write them.
+
+use crate::error::{Error, Result};
+
+/// Bytes as people read them: `11.27 GiB`.
+pub(crate) fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    #[allow(clippy::cast_precision_loss)] // three digits are shown
+    let mut value = bytes as f64;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.2} {}", UNITS[unit]) }
+}
+
+/// Reads a number of bytes: `1048576`, `12GiB`, `1.5 GiB`, `12GB` (decimal) or `12G` (as `GiB`).
+///
+/// ```
+/// use moe_offload::plan::parse_bytes;
+/// assert_eq!(parse_bytes("12GiB")?, 12 << 30);
+/// assert_eq!(parse_bytes("1.5 kB")?, 1500);
+/// assert!(parse_bytes("a lot").is_err());
+/// # Ok::<(), moe_offload::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::InvalidOption`] for anything else, or more than 2^63 bytes.
+pub fn parse_bytes(text: &str) -> Result<u64> {
+    let bad = || Error::InvalidOption {
+        option: "a number of bytes",
+        value: format!("`{text}`"),
+        expected: "a number with a unit, such as 12GiB, 500MB or 1048576",
+    };
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" | "kib" => 1 << 10,
+        "m" | "mib" => 1 << 20,
+        "g" | "gib" => 1 << 30,
+        "t" | "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(bad()),
+    };
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(factor).filter(|&bytes| bytes <= 1 << 63).ok_or_else(bad);
+    }
+    let value: f64 = number.parse().map_err(|_| bad())?;
+    #[allow(clippy::cast_precision_loss)] // the factors are exact
+    let bytes = value * factor as f64;
+    if !(0.0..=9.2e18).contains(&bytes) {
+        return Err(bad());
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked above
+    Ok(bytes.round() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_as_written() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("1024", 1024),
+            ("12GiB", 12 << 30),
+            ("12 gib", 12 << 30),
+            ("12G", 12 << 30),
+            ("12GB", 12_000_000_000),
+            ("0.5MiB", 512 << 10),
+        ] {
+            assert_eq!(parse_bytes(text).unwrap(), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in ["", "GiB", "-1", "1e3", "12XB", "1.2.3G", "99999999999TiB", "٣", "NaN", "inf"]
+        {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! The context of a model as far as sizes depend on it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::gguf::{GgufFile, Value};
+
+/// Context tokens when nothing is asked for, or the model's own maximum if that is less.
+const DEFAULT_CONTEXT_TOKENS: u32 = 4096;
+/// The engine's positions are 32-bit and signed.
+const MAX_CONTEXT_TOKENS: u32 = i32::MAX as u32;
+
+/// Sizes of the context that a model is to run with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ContextOptions {
+    /// Tokens of prompt and answer together that the KV cache holds. `None`: as many as the model
+    /// was trained for, at most 4096.
+    pub context_tokens: Option<u32>,
+    /// Tokens handed to the engine at once while the prompt is read.
+    pub batch_tokens: u32,
+    /// Tokens computed at once while the prompt is read (llama.cpp's *ubatch*).
+    pub micro_batch_tokens: u32,
+}
+
+impl Default for ContextOptions {
+    fn default() -> Self {
+        Self { context_tokens: None, batch_tokens: 2048, micro_batch_tokens: 512 }
+    }
+}
+
+impl ContextOptions {
+    /// A context of so many tokens.
+    pub fn with_context_tokens(context_tokens: u32) -> Self {
+        Self { context_tokens: Some(context_tokens), ..Self::default() }
+    }
+
+    /// The same options with every open choice made for this file.
+    pub(super) fn resolve(&self, gguf: &GgufFile) -> Result<Self> {
+        let trained = gguf.hyper_parameter("context_length").and_then(Value::as_u64);
+        let trained = trained.and_then(|n| u32::try_from(n).ok()).filter(|&n| n > 0);
+        let tokens = self.context_tokens.unwrap_or_else(|| {
+            trained.unwrap_or(DEFAULT_CONTEXT_TOKENS).min(DEFAULT_CONTEXT_TOKENS)
+        });
+        let sizes = [
+            ("context_tokens", tokens),
+            ("batch_tokens", self.batch_tokens),
+            ("micro_batch_tokens", self.micro_batch_tokens),
+        ];
+        for (option, value) in sizes {
+            if value == 0 || value > MAX_CONTEXT_TOKENS {
+                let expected = "from 1 to 2147483647";
+                return Err(Error::InvalidOption { option, value: value.to_string(), expected });
+            }
+        }
+        Ok(Self { context_tokens: Some(tokens), ..self.clone() })
+    }
+}

@@ -1,0 +1,75 @@
+//! A plan as a table for people.
+
+use std::fmt;
+
+use super::Plan;
+use super::bytes::human_bytes;
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let model = &self.model;
+        writeln!(f, "policy   {}", self.policy)?;
+        write!(f, "model    {}, {}", model.architecture, plural(u64::from(model.layers), "layer"))?;
+        if model.expert_layers > 0 {
+            write!(f, " ({} with experts)", model.expert_layers)?;
+        }
+        if let (Some(experts), Some(active)) = (model.experts, model.active_experts) {
+            write!(f, ", {experts} experts, {active} used per token")?;
+        }
+        writeln!(f, ", {}", human_bytes(model.tensor_bytes))?;
+        writeln!(f, "context  {} tokens", self.context_tokens())?;
+        writeln!(f)?;
+        self.fmt_devices(f)?;
+        self.fmt_rules(f)
+    }
+}
+
+impl Plan {
+    fn fmt_devices(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.devices.iter().map(|d| d.name.chars().count()).max().unwrap_or(0).max(6);
+        writeln!(
+            f,
+            "{:width$}  {:>11}  {:>11}  {:>6}  {:>11}",
+            "device", "weights", "of experts", "layers", "free"
+        )?;
+        for device in &self.devices {
+            writeln!(
+                f,
+                "{:width$}  {:>11}  {:>11}  {:>6}  {:>11}",
+                device.name,
+                human_bytes(device.weights_bytes),
+                human_bytes(device.expert_bytes),
+                device.layers,
+                device.free_bytes.map_or_else(|| "-".to_owned(), human_bytes),
+            )?;
+        }
+        if self.devices.len() == 1 {
+            writeln!(f, "(no GPU or other device: everything stays in CPU memory)")?;
+        }
+        Ok(())
+    }
+
+    fn fmt_rules(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.rules.is_empty() {
+            return Ok(());
+        }
+        let longest = self.rules.iter().map(|rule| rule.text.chars().count()).max().unwrap_or(0);
+        let width = longest.clamp(4, 60);
+        writeln!(f)?;
+        writeln!(f, "{:width$}  {:>7}  {:>11}", "rule", "tensors", "bytes")?;
+        for rule in &self.rules {
+            writeln!(
+                f,
+                "{:width$}  {:>7}  {:>11}",
+                rule.text,
+                rule.matched_tensors,
+                human_bytes(rule.matched_bytes)
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn plural(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}

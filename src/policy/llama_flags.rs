@@ -1,0 +1,91 @@
+//! Reading llama.cpp's own command-line flags.
+
+use super::{OffloadPolicy, RegexRule, Target};
+use crate::digits;
+use crate::error::{Error, FlagFault, Result};
+
+/// The part of a name that llama.cpp's `--cpu-moe` and `--n-cpu-moe` look for.
+const EXPERTS: &str = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps";
+/// More blocks than any model has; keeps the pattern short.
+const MAX_BLOCKS: u32 = 65_535;
+
+impl OffloadPolicy {
+    /// The policy that llama.cpp's flags mean, in their order: `--cpu-moe` (`-cmoe`),
+    /// `--n-cpu-moe N` (`-ncmoe`) and `--override-tensor PATTERN=BUFFER,…` (`-ot`).
+    ///
+    /// `--n-cpu-moe` keeps llama.cpp's meaning: it counts *blocks* from the first of the file,
+    /// where [`OffloadPolicy::FirstLayers`] counts layers that have experts. Patterns are read with
+    /// Rust's regex syntax, which has no look-around. A flag's rule that matches nothing is an
+    /// error when planned, where llama.cpp says nothing.
+    ///
+    /// ```
+    /// use moe_offload::OffloadPolicy;
+    ///
+    /// let policy = OffloadPolicy::from_llama_flags(["-ot", "blk\\.0\\.=CPU", "--cpu-moe"])?;
+    /// assert_eq!(policy.to_string(), r"regex:blk\.0\.=cpu;all-experts");
+    /// # Ok::<(), moe_offload::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidFlag`] for another flag or a bad value, [`Error::InvalidPattern`] for a
+    /// pattern that is not Rust's.
+    pub fn from_llama_flags<S: AsRef<str>>(flags: impl IntoIterator<Item = S>) -> Result<Self> {
+        let mut policy = Self::None;
+        let mut flags = flags.into_iter();
+        while let Some(flag) = flags.next() {
+            let (flag, inline) = split_value(flag.as_ref());
+            let mut value = || {
+                inline
+                    .clone()
+                    .or_else(|| flags.next().map(|value| value.as_ref().to_owned()))
+                    .ok_or_else(|| invalid(&flag, FlagFault::MissingValue))
+            };
+            policy = policy.then(match flag.as_str() {
+                "--cpu-moe" | "-cmoe" if inline.is_none() => Self::AllExperts,
+                "--n-cpu-moe" | "-ncmoe" => first_blocks(&flag, &value()?)?,
+                "--override-tensor" | "-ot" => overrides(&flag, &value()?)?,
+                _ => return Err(invalid(&flag, FlagFault::Unknown)),
+            });
+        }
+        Ok(policy)
+    }
+}
+
+/// `--flag=value` for long flags; everything else is a flag alone.
+fn split_value(flag: &str) -> (String, Option<String>) {
+    match flag.split_once('=') {
+        Some((name, value)) if name.starts_with("--") => (name.to_owned(), Some(value.to_owned())),
+        _ => (flag.to_owned(), None),
+    }
+}
+
+fn first_blocks(flag: &str, value: &str) -> Result<OffloadPolicy> {
+    let count = value
+        .parse()
+        .ok()
+        .filter(|&n: &u32| n <= MAX_BLOCKS)
+        .ok_or_else(|| invalid(flag, FlagFault::BadNumber { value: value.to_owned() }))?;
+    let Some(last) = count.checked_sub(1) else {
+        return Ok(OffloadPolicy::None);
+    };
+    let pattern = format!(r"blk\.({}){EXPERTS}", digits::alternatives([(0, last)]));
+    RegexRule::new(&pattern, Target::Cpu).map(OffloadPolicy::Regex)
+}
+
+/// As llama.cpp does: split at commas, then at the first `=`.
+fn overrides(flag: &str, value: &str) -> Result<OffloadPolicy> {
+    let mut policy = OffloadPolicy::None;
+    for part in value.split(',') {
+        let bad = || invalid(flag, FlagFault::BadOverride { value: part.to_owned() });
+        let (pattern, device) = part.split_once('=').ok_or_else(bad)?;
+        if pattern.is_empty() || device.is_empty() {
+            return Err(bad());
+        }
+        policy = policy.then(OffloadPolicy::regex(pattern, device)?);
+    }
+    Ok(policy)
+}
+
+fn invalid(flag: &str, fault: FlagFault) -> Error {
+    Error::InvalidFlag { flag: flag.to_owned(), fault }
+}

@@ -1,0 +1,165 @@
+//! What a person means by offloading: [`OffloadPolicy`], as a value, as text and as data.
+//!
+//! | text | what stays in CPU memory |
+//! | --- | --- |
+//! | `none` | nothing but what the engine always keeps there |
+//! | `all-experts` | the experts of every layer |
+//! | `first-layers:12` | the experts of the first 12 layers *that have experts* |
+//! | `last-layers:8` | the experts of the last 8 layers that have experts |
+//! | `layers:0-3,7` | the experts of these layers, numbered as in the file |
+//! | `regex:PATTERN=DEVICE` | every tensor whose name the pattern finds, on that device |
+//!
+//! Rules are joined by `;` and the first that matches a tensor wins. Each of the expert rules may
+//! name another device than the CPU: `layers:0-7=RPC0`.
+
+mod layers;
+mod llama_flags;
+mod regex_rule;
+mod target;
+mod text;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::layers::LayerSet;
+pub use self::regex_rule::RegexRule;
+pub use self::target::{DeviceName, Target};
+use crate::error::{Error, PolicyFault, Result};
+
+/// Which tensors go where. See the [module](self) for the text form.
+///
+/// ```
+/// use moe_offload::OffloadPolicy;
+///
+/// let policy: OffloadPolicy = r"regex:blk\.0\..*_exps=gpu; all-experts".parse()?;
+/// assert_eq!(policy.rules().len(), 2);
+/// assert_eq!(policy.to_string(), r"regex:blk\.0\..*_exps=gpu;all-experts");
+/// assert_eq!(OffloadPolicy::FirstLayers(12).to_string(), "first-layers:12");
+/// # Ok::<(), moe_offload::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+#[non_exhaustive]
+pub enum OffloadPolicy {
+    /// No offloading: everything on the devices, as far as the engine allows. The baseline.
+    #[default]
+    None,
+    /// The experts of all layers to CPU memory.
+    AllExperts,
+    /// The experts of the first so many layers that have experts to CPU memory.
+    FirstLayers(u32),
+    /// The experts of the last so many layers that have experts to CPU memory.
+    LastLayers(u32),
+    /// The experts of these layers to CPU memory.
+    Layers(LayerSet),
+    /// Every tensor that a pattern finds to a device.
+    Regex(RegexRule),
+    /// One of the expert rules with another device than the CPU; see [`OffloadPolicy::on`].
+    On(Box<OffloadPolicy>, Target),
+    /// Several rules, of which the first that matches a tensor wins; see [`OffloadPolicy::then`].
+    FirstMatch(RuleList),
+}
+
+/// Two or more rules, none of them a list itself or [`OffloadPolicy::None`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RuleList(Vec<OffloadPolicy>);
+
+impl RuleList {
+    /// The rules in order.
+    pub fn rules(&self) -> &[OffloadPolicy] {
+        &self.0
+    }
+}
+
+impl OffloadPolicy {
+    /// Every tensor whose name `pattern` finds goes to `device` (`cpu`, `gpu` or a name). The
+    /// syntax is that of the `regex` crate; the pattern may match anywhere in the name.
+    ///
+    /// # Errors
+    /// [`Error::InvalidPattern`] or [`Error::InvalidPolicy`].
+    pub fn regex(pattern: &str, device: &str) -> Result<Self> {
+        RegexRule::new(pattern, device.parse()?).map(Self::Regex)
+    }
+
+    /// The same experts on another device than the CPU. A `regex` rule changes its device; `none`
+    /// stays `none`, and in a list each rule is redirected.
+    #[must_use]
+    pub fn on(self, target: Target) -> Self {
+        match self {
+            Self::None => Self::None,
+            Self::On(policy, _) => policy.on(target),
+            Self::Regex(rule) => Self::Regex(rule.with_target(target)),
+            Self::FirstMatch(list) => {
+                let rules = list.0.into_iter().map(|rule| rule.on(target.clone())).collect();
+                Self::FirstMatch(RuleList(rules))
+            }
+            experts if target == Target::Cpu => experts,
+            experts => Self::On(Box::new(experts), target),
+        }
+    }
+
+    /// This policy, then `next` for the tensors that no rule of this one matches.
+    ///
+    /// ```
+    /// use moe_offload::OffloadPolicy;
+    /// let policy = OffloadPolicy::regex("_down_exps", "gpu")?.then(OffloadPolicy::AllExperts);
+    /// assert_eq!(policy.to_string(), "regex:_down_exps=gpu;all-experts");
+    /// # Ok::<(), moe_offload::Error>(())
+    /// ```
+    #[must_use]
+    pub fn then(self, next: Self) -> Self {
+        let mut rules = self.into_rules();
+        rules.extend(next.into_rules());
+        Self::from_rules(rules)
+    }
+
+    /// The single rules in order; none for [`OffloadPolicy::None`].
+    pub fn rules(&self) -> &[Self] {
+        match self {
+            Self::None => &[],
+            Self::FirstMatch(list) => list.rules(),
+            single => std::slice::from_ref(single),
+        }
+    }
+
+    /// Where a single rule puts what it matches.
+    pub(crate) fn target(&self) -> Target {
+        match self {
+            Self::Regex(rule) => rule.target().clone(),
+            Self::On(_, target) => target.clone(),
+            _ => Target::Cpu,
+        }
+    }
+
+    fn into_rules(self) -> Vec<Self> {
+        match self {
+            Self::None => Vec::new(),
+            Self::FirstMatch(list) => list.0,
+            single => vec![single],
+        }
+    }
+
+    fn from_rules(mut rules: Vec<Self>) -> Self {
+        match rules.len() {
+            0 => Self::None,
+            1 => rules.remove(0),
+            _ => Self::FirstMatch(RuleList(rules)),
+        }
+    }
+
+    /// Checks what the type allows but no text says: zero layers, an empty set, a misplaced target.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let fault = match self {
+            Self::FirstLayers(0) | Self::LastLayers(0) => Some(PolicyFault::BadLayerCount),
+            Self::Layers(layers) if layers.is_empty() => Some(PolicyFault::BadLayerSet),
+            Self::On(experts, _) => match **experts {
+                Self::None | Self::Regex(_) | Self::On(..) | Self::FirstMatch(_) => {
+                    Some(PolicyFault::UnknownRule)
+                }
+                _ => return experts.validate(),
+            },
+            Self::FirstMatch(list) => return list.0.iter().try_for_each(Self::validate),
+            _ => None,
+        };
+        fault.map_or(Ok(()), |fault| Err(Error::InvalidPolicy { text: self.to_string(), fault }))
+    }
+}

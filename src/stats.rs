@@ -1,0 +1,111 @@
+//! What was measured of a model and its last generation.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{CPU, human_bytes};
+
+/// What the engine has allocated on one device, by its own account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DeviceMemory {
+    /// The device, or [`CPU`] for all memory of the host: mapped, allocated or pinned.
+    pub name: String,
+    /// Bytes of weights. For mapped files the engine counts whole stretches of the file, so that
+    /// the CPU's figure can be larger than the tensors in it.
+    pub weights_bytes: u64,
+    /// Bytes of the KV cache and other state.
+    pub context_bytes: u64,
+    /// Bytes of the buffers for intermediate results.
+    pub compute_bytes: u64,
+}
+
+impl DeviceMemory {
+    /// All three together.
+    pub fn total_bytes(&self) -> u64 {
+        self.weights_bytes + self.context_bytes + self.compute_bytes
+    }
+
+    /// Adds up rows of the same device; the CPU comes last and is always there.
+    pub(crate) fn by_device(rows: impl Iterator<Item = Self>) -> Vec<Self> {
+        let mut cpu =
+            Self { name: CPU.to_owned(), weights_bytes: 0, context_bytes: 0, compute_bytes: 0 };
+        let mut devices: Vec<Self> = Vec::new();
+        for row in rows {
+            let known = devices.iter().position(|device| device.name == row.name);
+            let sum = match known {
+                _ if row.name == CPU => &mut cpu,
+                Some(i) => &mut devices[i],
+                None => {
+                    devices.push(row);
+                    continue;
+                }
+            };
+            sum.weights_bytes += row.weights_bytes;
+            sum.context_bytes += row.context_bytes;
+            sum.compute_bytes += row.compute_bytes;
+        }
+        devices.sort_by(|a, b| a.name.cmp(&b.name));
+        devices.push(cpu);
+        devices
+    }
+}
+
+/// What was measured: the load, the last generation, and the memory now in use.
+///
+/// Token counts are the tokenizer's, times are a monotonic clock's. A rate is `None` until there
+/// is something to measure it on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Seconds from [`load`](crate::MoeModelBuilder::load) to a model that can generate.
+    pub load_seconds: f64,
+    /// Tokens of the last prompt.
+    pub prompt_tokens: u64,
+    /// How many of them were still in the KV cache and not computed again.
+    pub reused_tokens: u64,
+    /// Tokens generated, without the one that ends the text.
+    pub generated_tokens: u64,
+    /// Seconds from the call of `generate` to the first token.
+    pub first_token_seconds: Option<f64>,
+    /// Prompt tokens computed per second.
+    pub prefill_tokens_per_second: Option<f64>,
+    /// Tokens per second after the first.
+    pub decode_tokens_per_second: Option<f64>,
+    /// Memory by device.
+    pub devices: Vec<DeviceMemory>,
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rate = |rate: Option<f64>| match rate {
+            Some(rate) => format!("{rate:.1} tokens/s"),
+            None => "-".to_owned(),
+        };
+        let first = self.first_token_seconds.map_or("-".to_owned(), |s| format!("{s:.3} s"));
+        writeln!(f, "load {:.2} s, first token {first}", self.load_seconds)?;
+        writeln!(
+            f,
+            "prompt {} tokens ({} reused), prefill {}",
+            self.prompt_tokens,
+            self.reused_tokens,
+            rate(self.prefill_tokens_per_second)
+        )?;
+        let decode = rate(self.decode_tokens_per_second);
+        writeln!(f, "answer {} tokens, decode {decode}", self.generated_tokens)?;
+        let width = self.devices.iter().map(|d| d.name.chars().count()).max().unwrap_or(0).max(6);
+        write!(f, "{:width$}  {:>11}  {:>11}  {:>11}", "memory", "weights", "context", "compute")?;
+        for device in &self.devices {
+            write!(
+                f,
+                "\n{:width$}  {:>11}  {:>11}  {:>11}",
+                device.name,
+                human_bytes(device.weights_bytes),
+                human_bytes(device.context_bytes),
+                human_bytes(device.compute_bytes)
+            )?;
+        }
+        Ok(())
+    }
+}

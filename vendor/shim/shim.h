@@ -1,0 +1,130 @@
+// The whole boundary between Rust and llama.cpp, as far as llama.cpp may throw, abort or needs C++.
+//
+// Every function returns MOE_OK or an error and then fills `message`. None lets a C++ exception
+// out, and a failed assertion of the engine on the calling thread becomes MOE_EXCEPTION.
+// Pointers are borrowed for the call unless a comment says otherwise.
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "llama.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum moe_status {
+    MOE_OK        = 0,
+    MOE_FAILED    = 1, // the engine reported a failure
+    MOE_EXCEPTION = 2, // it threw, or an assertion failed; what it worked on is in an unknown state
+    MOE_MISSING   = 3, // this build of the engine lacks what was asked for
+} moe_status;
+
+typedef struct moe_message {
+    char text[2048]; // NUL-terminated
+} moe_message;
+
+// --- backends and devices ---
+
+// Loads the backends (from `backends_dir` if not NULL) and routes logs and assertions.
+// To be called once, before anything else. `log` must be callable from every thread for ever.
+moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_message * message);
+
+typedef enum moe_device_kind {
+    MOE_DEVICE_CPU         = 0,
+    MOE_DEVICE_GPU         = 1, // also RPC
+    MOE_DEVICE_INTEGRATED  = 2,
+    MOE_DEVICE_ACCELERATOR = 3,
+} moe_device_kind;
+
+typedef struct moe_device {
+    ggml_backend_dev_t handle; // lives as long as the process
+    const char *       name;   // likewise
+    const char *       description;
+    const char *       backend;
+    moe_device_kind    kind;
+    bool               answers; // false: a server that is gone; the memory is not known
+    uint64_t           free_bytes;
+    uint64_t           total_bytes;
+} moe_device;
+
+// Fills at most `capacity` rows; `count` is how many there are.
+moe_status moe_devices(moe_device * rows, size_t capacity, size_t * count, moe_message * message);
+
+// Connects to an RPC server and registers its devices; later calls only see whether it answers.
+moe_status moe_rpc_connect(const char * endpoint, moe_message * message);
+
+// Serves this machine's CPU; returns only on failure.
+moe_status moe_rpc_serve(const char * endpoint, const char * cache_dir, size_t threads, moe_message * message);
+
+// The buffer type of a device, or of the CPU if `device` is NULL.
+moe_status moe_buffer_type(ggml_backend_dev_t device, ggml_backend_buffer_type_t * buffer_type, moe_message * message);
+
+// --- model ---
+
+// `model` is the caller's, to be freed with moe_model_free. The arrays in `params` (devices,
+// overrides, tensor split) must outlive it.
+moe_status moe_model_load(const char * path, const struct llama_model_params * params, struct llama_model ** model, moe_message * message);
+moe_status moe_model_free(struct llama_model * model, moe_message * message);
+
+// Calls `visit` for every tensor the engine holds, copies included; `device` is "cpu" for host memory.
+typedef void (*moe_tensor_visitor)(const char * name, uint64_t bytes, const char * device, void * user);
+moe_status moe_model_tensors(const struct llama_model * model, moe_tensor_visitor visit, void * user, moe_message * message);
+
+// --- context ---
+
+// `context` is the caller's, to be freed before its model.
+moe_status moe_context_new(struct llama_model * model, const struct llama_context_params * params, struct llama_context ** context, moe_message * message);
+moe_status moe_context_free(struct llama_context * context, moe_message * message);
+
+typedef struct moe_memory {
+    const char * device; // "cpu" for host memory
+    uint64_t     weights_bytes;
+    uint64_t     context_bytes;
+    uint64_t     compute_bytes;
+} moe_memory;
+
+// One row per buffer type; several rows may name the same device.
+moe_status moe_context_memory(const struct llama_context * context, moe_memory * rows, size_t capacity, size_t * count, moe_message * message);
+
+// Computes `count` tokens after those that are there. `result` is that of llama_decode.
+moe_status moe_decode(struct llama_context * context, const llama_token * tokens, int32_t count, int32_t * result, moe_message * message);
+
+// Forgets all but the first `keep` tokens; `kept` is false if the memory can only be cleared, and then it was.
+moe_status moe_context_keep(struct llama_context * context, int32_t keep, bool * kept, moe_message * message);
+
+// --- text ---
+
+// Like llama_tokenize: `result` is the number of tokens, or minus it if `capacity` is too small.
+moe_status moe_tokenize(const struct llama_vocab * vocab, const char * text, int32_t length, llama_token * tokens, int32_t capacity, bool add_special, bool parse_special, int32_t * result, moe_message * message);
+
+// Like llama_token_to_piece; control tokens have no bytes unless `special`.
+moe_status moe_token_piece(const struct llama_vocab * vocab, llama_token token, char * buffer, int32_t capacity, bool special, int32_t * result, moe_message * message);
+
+// Like llama_chat_apply_template; `result` is negative if the template is not known.
+moe_status moe_chat_prompt(const char * chat_template, const struct llama_chat_message * messages, size_t count, char * buffer, int32_t capacity, int32_t * result, moe_message * message);
+
+// --- sampling ---
+
+typedef struct moe_sampling {
+    float    temperature; // 0: the likeliest token, the rest is ignored
+    int32_t  top_k;       // 0: off
+    float    top_p;       // 1: off
+    float    min_p;       // 0: off
+    float    repeat_penalty; // 1: off
+    int32_t  repeat_last;    // tokens that the penalty looks back
+    uint32_t seed;
+} moe_sampling;
+
+// `sampler` is the caller's.
+moe_status moe_sampler_new(const struct llama_vocab * vocab, const moe_sampling * sampling, struct llama_sampler ** sampler, moe_message * message);
+moe_status moe_sampler_free(struct llama_sampler * sampler, moe_message * message);
+
+// Picks a token from the last logits and remembers it.
+moe_status moe_sample(struct llama_sampler * sampler, struct llama_context * context, llama_token * token, moe_message * message);
+
+#ifdef __cplusplus
+}
+#endif

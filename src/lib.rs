@@ -21,7 +21,7 @@ pub mod policy;
 mod sampling;
 #[cfg(feature = "llama")]
 mod stats;
-#[cfg(test)]
+#[cfg(all(test, feature = "llama"))]
 mod testing;
 #[cfg(feature = "llama")]
 mod text;

@@ -16,13 +16,9 @@ const RPC: &str = "RPC";
 /// answers is left out.
 ///
 /// # Errors
-/// [`Error::Engine`] if a device does not answer.
+/// [`Error::Engine`] if the engine cannot start.
 pub fn devices() -> Result<Vec<Device>> {
-    let rows = rows()?;
-    let of_kind =
-        |kind| rows.iter().filter(move |row| row.kind == kind && row.answers).map(Row::device);
-    let cards: Vec<Device> = of_kind(ffi::MOE_DEVICE_GPU).collect();
-    Ok(if cards.is_empty() { of_kind(ffi::MOE_DEVICE_INTEGRATED).collect() } else { cards })
+    Ok(with_memory(&rows()?, |_| true))
 }
 
 /// The devices of this machine and those of the given RPC servers, which are connected first.
@@ -30,10 +26,18 @@ pub(crate) fn devices_with(rpc_servers: &[String]) -> Result<Vec<Device>> {
     for endpoint in rpc_servers {
         connect_rpc(endpoint)?;
     }
-    let mut devices = devices()?;
-    // The engine describes a server's devices by its endpoint.
-    devices.retain(|device| device.backend != RPC || rpc_servers.contains(&device.description));
-    Ok(devices)
+    // The engine describes a server's devices by its endpoint. Others are not even asked: a server
+    // that is busy with another client would be waited for.
+    Ok(with_memory(&rows()?, |row| row.backend != RPC || rpc_servers.contains(&row.description)))
+}
+
+fn with_memory(rows: &[Row], wanted: impl Fn(&Row) -> bool) -> Vec<Device> {
+    let of_kind = |kind| {
+        let rows = rows.iter().filter(|row| row.kind == kind && wanted(row));
+        rows.filter_map(Row::device).collect::<Vec<_>>()
+    };
+    let cards = of_kind(ffi::MOE_DEVICE_GPU);
+    if cards.is_empty() { of_kind(ffi::MOE_DEVICE_INTEGRATED) } else { cards }
 }
 
 /// Connects to the RPC server at `endpoint` (`host:port`), so that its devices appear among
@@ -92,23 +96,30 @@ pub(super) struct Row {
     name: String,
     description: String,
     backend: String,
-    answers: bool,
     kind: ffi::moe_device_kind,
-    free_bytes: u64,
-    total_bytes: u64,
 }
 
 impl Row {
-    fn device(&self) -> Device {
+    /// The device with its memory; `None` if it does not answer.
+    fn device(&self) -> Option<Device> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the handle is the engine's own and lives as long as the process.
+        guarded(|message| unsafe {
+            ffi::moe_device_memory(self.handle, &raw mut free, &raw mut total, message)
+        })
+        .inspect_err(|failure| {
+            tracing::warn!(target: "llama.cpp", "{} does not answer: {}", self.name, failure.reason);
+        })
+        .ok()?;
         let mut device = Device::new(&self.name);
         device.description.clone_from(&self.description);
         device.backend.clone_from(&self.backend);
         // Some devices report nothing at all.
-        if self.total_bytes > 0 {
-            device.free_bytes = Some(self.free_bytes);
-            device.total_bytes = Some(self.total_bytes);
+        if total > 0 {
+            device.free_bytes = Some(free);
+            device.total_bytes = Some(total);
         }
-        device
+        Some(device)
     }
 }
 
@@ -120,9 +131,6 @@ fn rows() -> Result<Vec<Row>> {
         description: ptr::null(),
         backend: ptr::null(),
         kind: ffi::MOE_DEVICE_CPU,
-        answers: false,
-        free_bytes: 0,
-        total_bytes: 0,
     };
     let rows = table(empty, |rows, capacity, count, message| {
         // SAFETY: `table` gives as many rows as it says, and all lives during the call.
@@ -139,10 +147,7 @@ fn rows() -> Result<Vec<Row>> {
             description: unsafe { copied(row.description) },
             // SAFETY: likewise.
             backend: unsafe { copied(row.backend) },
-            answers: row.answers,
             kind: row.kind,
-            free_bytes: row.free_bytes,
-            total_bytes: row.total_bytes,
         })
         .collect())
 }

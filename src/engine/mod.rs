@@ -26,3 +26,21 @@ pub(crate) use self::weights::{LoadSettings, Weights};
 
 /// A token's number in the model's vocabulary.
 pub(crate) type Token = ffi::llama_token;
+
+#[cfg(test)]
+mod tests {
+    use super::ffi;
+    use crate::gguf::GgmlType;
+
+    #[test]
+    fn tensor_types_have_the_engine_s_sizes() {
+        for id in 0..ffi::GGML_TYPE_COUNT {
+            // SAFETY: plain look-ups, valid for every type below the count.
+            let (elements, bytes) = unsafe { (ffi::ggml_blck_size(id), ffi::ggml_type_size(id)) };
+            let ours = GgmlType::from_id(id).map(|t| (t.block_elements(), t.block_bytes()));
+            let known = elements > 0 && bytes > 0;
+            let theirs = known.then(|| (elements.unsigned_abs(), bytes as u64));
+            assert_eq!(ours, theirs, "type {id}");
+        }
+    }
+}

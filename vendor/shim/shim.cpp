@@ -76,16 +76,6 @@ const char * device_name(ggml_backend_buffer_type_t buffer_type) {
     return ggml_backend_dev_name(device);
 }
 
-// Asking a server that is gone fails an assertion.
-bool ask_memory(ggml_backend_dev_t device, size_t * free, size_t * total) {
-    try {
-        ggml_backend_dev_memory(device, free, total);
-        return true;
-    } catch (const assertion_failed &) {
-        return false;
-    }
-}
-
 ggml_backend_reg_t rpc_registry() {
     return ggml_backend_reg_by_name("RPC");
 }
@@ -119,14 +109,22 @@ moe_status moe_devices(moe_device * rows, size_t capacity, size_t * count, moe_m
         *count = ggml_backend_dev_count();
         for (size_t i = 0; i < *count && i < capacity; i++) {
             ggml_backend_dev_t device = ggml_backend_dev_get(i);
-            size_t free = 0, total = 0;
-            const bool answers = ask_memory(device, &free, &total);
             ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(device);
             rows[i] = {
                 device, ggml_backend_dev_name(device), ggml_backend_dev_description(device),
-                reg == nullptr ? "" : ggml_backend_reg_name(reg), kind_of(device), answers, free, total,
+                reg == nullptr ? "" : ggml_backend_reg_name(reg), kind_of(device),
             };
         }
+        return MOE_OK;
+    });
+}
+
+moe_status moe_device_memory(ggml_backend_dev_t device, uint64_t * free_bytes, uint64_t * total_bytes, moe_message * message) {
+    return guarded(message, [&] {
+        size_t free = 0, total = 0;
+        ggml_backend_dev_memory(device, &free, &total);
+        *free_bytes  = free;
+        *total_bytes = total;
         return MOE_OK;
     });
 }
@@ -141,10 +139,9 @@ moe_status moe_rpc_connect(const char * endpoint, moe_message * message) {
         if (server == nullptr) {
             return fail(message, "");
         }
+        // A server that was registered before may be gone; then this throws.
         size_t free = 0, total = 0;
-        if (!ask_memory(ggml_backend_reg_dev_get(server, 0), &free, &total)) {
-            return fail(message, "it answered before, but no longer does");
-        }
+        ggml_backend_dev_memory(ggml_backend_reg_dev_get(server, 0), &free, &total);
         // Registering the same server twice would list its devices twice.
         for (size_t i = 0; i < ggml_backend_reg_count(); i++) {
             if (ggml_backend_reg_get(i) == server) {

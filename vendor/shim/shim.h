@@ -45,13 +45,13 @@ typedef struct moe_device {
     const char *       description;
     const char *       backend;
     moe_device_kind    kind;
-    bool               answers; // false: a server that is gone; the memory is not known
-    uint64_t           free_bytes;
-    uint64_t           total_bytes;
 } moe_device;
 
 // Fills at most `capacity` rows; `count` is how many there are.
 moe_status moe_devices(moe_device * rows, size_t capacity, size_t * count, moe_message * message);
+
+// Asks a device for its memory; fails for a server that is gone, waits for one that is busy.
+moe_status moe_device_memory(ggml_backend_dev_t device, uint64_t * free_bytes, uint64_t * total_bytes, moe_message * message);
 
 // Connects to an RPC server and registers its devices; later calls only see whether it answers.
 moe_status moe_rpc_connect(const char * endpoint, moe_message * message);

@@ -1,0 +1,374 @@
+//! With the engine: policies take effect on a second device, and generation does what it says.
+#![cfg(feature = "llama")]
+#![allow(missing_docs)]
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use moe_offload::{
+    CancelHandle, Error, GenerateOptions, LoadMode, Message, MoeModel, MoeModelBuilder,
+    OffloadPolicy, Plan, Sampling, StopReason,
+};
+use support::model_files::{Shape, demo};
+use support::process::Server;
+
+static_assertions::assert_impl_all!(MoeModel: Send);
+static_assertions::assert_impl_all!(CancelHandle: Send, Sync);
+
+/// One thread each, since several tests run at once.
+fn builder() -> MoeModelBuilder {
+    MoeModel::builder(demo()).threads(1).context_tokens(512)
+}
+
+fn greedy(max_tokens: u64) -> GenerateOptions {
+    GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(max_tokens)
+}
+
+fn ask(model: &mut MoeModel, question: &str, tokens: u64) -> String {
+    model.chat(&[Message::user(question)], &greedy(tokens)).unwrap().text().unwrap()
+}
+
+fn device_weights(model: &MoeModel, device: &str) -> u64 {
+    model.memory().iter().find(|memory| memory.name == device).map_or(0, |m| m.weights_bytes)
+}
+
+#[test]
+fn policies_move_exactly_the_experts_and_change_no_text() {
+    let server = Server::start();
+    let load = |policy: &str| {
+        builder().rpc_server(&server.endpoint).policy(policy.parse().unwrap()).load().unwrap()
+    };
+    let mut baseline = load("none");
+    let device = baseline.plan().devices()[0].name.clone();
+    assert!(device.starts_with("RPC"), "{device}");
+    let (full, experts) =
+        (device_weights(&baseline, &device), baseline.plan().model().expert_bytes);
+    assert_eq!(full, baseline.plan().devices()[0].weights_bytes);
+    let question = "How do I keep the first 4 layers on the CPU?";
+    let expected = ask(&mut baseline, question, 48);
+    assert!(expected.len() > 20, "{expected:?}");
+    drop(baseline);
+
+    let policies = [
+        ("all-experts", experts),
+        ("first-layers:2", experts / 2),
+        ("last-layers:2", experts / 2),
+        ("layers:0,3", experts / 2),
+        (r"regex:_down_exps\.=cpu", experts / 3),
+        ("layers:1;first-layers:2;layers:3", experts * 3 / 4),
+        (r"regex:blk\.1\.=gpu;all-experts", experts * 3 / 4),
+    ];
+    for (policy, moved) in policies {
+        let mut model = load(policy);
+        assert_eq!(device_weights(&model, &device), full - moved, "{policy}");
+        assert_eq!(model.plan().device(&device).unwrap().weights_bytes, full - moved, "{policy}");
+        assert_eq!(ask(&mut model, question, 48), expected, "{policy}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_device_s_own_memory_falls() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.gguf");
+    write_large(&path);
+    let used = |policy: &str| {
+        let server = Server::start();
+        let before = server.anonymous_bytes();
+        let model = MoeModel::builder(&path)
+            .rpc_server(&server.endpoint)
+            .policy(policy.parse().unwrap())
+            .threads(1)
+            .context_tokens(64)
+            .load()
+            .unwrap();
+        (server.anonymous_bytes() - before, model.plan().model().expert_bytes)
+    };
+    let (full, experts) = used("none");
+    let (without, _) = used("all-experts");
+    let (half, _) = used("first-layers:2");
+    assert!(experts > 40 << 20);
+    let tolerance = 12 << 20; // the server's receive buffer, as large as the largest tensor
+    assert!((full - without).abs_diff(experts) < tolerance, "{full} - {without}, {experts}");
+    assert!((full - half).abs_diff(experts / 2) < tolerance, "{full} - {half}, {experts}");
+}
+
+/// The demo model's tokenizer with experts of 51 MB.
+#[cfg(target_os = "linux")]
+fn write_large(path: &std::path::Path) {
+    use moe_offload::gguf::{GgufFile, GgufWriter, Value};
+    let gguf = GgufFile::open(demo()).unwrap();
+    let mut writer = GgufWriter::new();
+    for (key, value) in gguf.metadata() {
+        match value {
+            Value::Unsigned(n) => writer.set(key, u32::try_from(*n).unwrap()),
+            Value::Signed(n) => writer.set(key, i32::try_from(*n).unwrap()),
+            Value::Float(x) => writer.set(key, *x as f32),
+            Value::Bool(b) => writer.set(key, *b),
+            Value::String(text) => writer.set(key, text.as_str()),
+            Value::Array(array) => {
+                let texts: Vec<String> =
+                    array.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect();
+                let numbers: Vec<i32> = array
+                    .iter()
+                    .filter_map(|v| match v {
+                        Value::Signed(n) => i32::try_from(n).ok(),
+                        other => other.as_u64().and_then(|n| i32::try_from(n).ok()),
+                    })
+                    .collect();
+                if texts.is_empty() { writer.set(key, numbers) } else { writer.set(key, texts) }
+            }
+            other => panic!("{key}: {other:?}"),
+        };
+    }
+    let wide = 4096_u64;
+    writer.set("llama.expert_feed_forward_length", u32::try_from(wide).unwrap());
+    writer.set("llama.feed_forward_length", u32::try_from(wide).unwrap());
+    for tensor in gguf.tensors() {
+        let mut shape = tensor.shape.clone();
+        if tensor.name.contains("_exps") {
+            let at = usize::from(!tensor.name.contains("down"));
+            shape[at] = wide;
+        }
+        writer.tensor(&tensor.name, &shape, tensor.ggml_type);
+    }
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
+    let zeros = vec![0; 1 << 20];
+    writer
+        .write(&mut file, |tensor, out| {
+            let mut left = usize::try_from(tensor.bytes).unwrap();
+            while left > 0 {
+                let now = left.min(zeros.len());
+                out.write_all(&zeros[..now])?;
+                left -= now;
+            }
+            Ok(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_stored_plan_loads_again_and_a_foreign_one_is_refused() {
+    let server = Server::start();
+    let planned = builder()
+        .rpc_server(&server.endpoint)
+        .policy("first-layers:1".parse().unwrap())
+        .make_plan();
+    let json = serde_json::to_string(&planned.unwrap()).unwrap();
+    let plan: Plan = serde_json::from_str(&json).unwrap();
+    let model = builder().rpc_server(&server.endpoint).plan(plan.clone()).load().unwrap();
+    assert_eq!(model.plan(), &plan);
+
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("other.gguf");
+    let bytes = support::model_files::bytes_of(&Shape::default().writer());
+    std::fs::write(&other, bytes).unwrap();
+    let error = MoeModel::builder(&other).plan(plan.clone()).load().unwrap_err();
+    assert!(matches!(error, Error::ForeignPlan { .. }), "{error}");
+
+    drop((model, server));
+    let error = builder().plan(plan).load().unwrap_err();
+    assert!(!error.to_string().is_empty());
+}
+
+#[test]
+fn servers_that_are_not_there() {
+    let error = builder().rpc_server("127.0.0.1:9").load().unwrap_err();
+    assert!(matches!(error, Error::RpcUnreachable { .. }), "{error}");
+    let error = builder().rpc_server("nonsense").load().unwrap_err();
+    assert!(matches!(error, Error::RpcUnreachable { .. }), "{error}");
+
+    let mut server = Server::start();
+    drop(builder().rpc_server(&server.endpoint).load().unwrap());
+    server.kill();
+    let error = builder().rpc_server(&server.endpoint).load().unwrap_err();
+    assert!(matches!(error, Error::RpcUnreachable { .. }), "{error}");
+    assert_eq!(builder().load().unwrap().plan().devices().len(), 1, "the dead device is left out");
+}
+
+#[test]
+fn generation_stops_where_it_should() {
+    let mut model = builder().load().unwrap();
+    let whole = ask(&mut model, "Hello", 64);
+    assert_eq!(model.stats().generated_tokens, {
+        let tokens = model.count_tokens(&whole).unwrap() as u64;
+        assert!(tokens > 5);
+        tokens
+    });
+
+    let messages = [Message::user("Hello")];
+    let mut few = model.chat(&messages, &greedy(3)).unwrap();
+    let text: String = few.by_ref().map(Result::unwrap).collect();
+    assert_eq!(few.stop_reason(), Some(StopReason::MaxTokens));
+    assert!(whole.starts_with(&text) && text.len() < whole.len());
+    assert_eq!(model.stats().generated_tokens, 3);
+
+    let stop = whole.split_whitespace().nth(2).unwrap();
+    let mut stopped = model.chat(&messages, &greedy(64).stop(stop)).unwrap();
+    let text: String = stopped.by_ref().map(Result::unwrap).collect();
+    assert_eq!(stopped.stop_reason(), Some(StopReason::StopString));
+    assert_eq!(text, whole[..whole.find(stop).unwrap()]);
+
+    let mut none = model.chat(&messages, &greedy(0)).unwrap();
+    assert!(none.next().is_none());
+    assert_eq!(none.stop_reason(), Some(StopReason::MaxTokens));
+
+    let mut ended =
+        model.chat(&messages, &GenerateOptions::default().sampling(Sampling::greedy())).unwrap();
+    let text: String = ended.by_ref().map(Result::unwrap).collect();
+    assert_eq!(ended.stop_reason(), Some(StopReason::EndOfText));
+    assert!(text.starts_with(&whole) || whole == text);
+}
+
+#[test]
+fn a_full_context_ends_the_text_without_an_error() {
+    let mut model = MoeModel::builder(demo()).threads(1).context_tokens(32).load().unwrap();
+    let mut full = model
+        .generate("Hello, how are", &GenerateOptions::default().sampling(Sampling::greedy()))
+        .unwrap();
+    let mut pieces = 0;
+    for piece in &mut full {
+        piece.unwrap();
+        pieces += 1;
+    }
+    assert!(pieces > 0);
+    let reason = full.stop_reason();
+    let stats = model.stats();
+    let total = stats.prompt_tokens + stats.generated_tokens;
+    assert!(matches!(reason, Some(StopReason::ContextFull | StopReason::EndOfText)), "{reason:?}");
+    assert!(total <= 33, "{total} tokens in a context of 32, the last not computed");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_text() {
+    let mut model = builder().load().unwrap();
+    let mut say = |seed: u32| {
+        let options = GenerateOptions::default().max_tokens(40).sampling(
+            Sampling::default().temperature(3.0).min_p(0.0).top_p(1.0).top_k(0).seed(seed),
+        );
+        model.generate("Once upon a time", &options).unwrap().text().unwrap()
+    };
+    let first = say(1);
+    assert_eq!(say(1), first);
+    assert_ne!(say(2), first);
+}
+
+#[test]
+fn what_is_known_is_not_computed_again() {
+    let mut talk = vec![Message::user("What is an expert?")];
+    let mut model = builder().load().unwrap();
+    let answer = model.chat(&talk, &greedy(30)).unwrap().text().unwrap();
+    assert_eq!(model.stats().reused_tokens, 0);
+    talk.push(Message::assistant(answer));
+    talk.push(Message::user("Thanks"));
+    let reused = model.chat(&talk, &greedy(30)).unwrap().text().unwrap();
+    let stats = model.stats();
+    assert!(stats.reused_tokens > 30, "{stats:?}");
+    assert!(stats.reused_tokens < stats.prompt_tokens);
+    let fresh = builder().load().unwrap().chat(&talk, &greedy(30)).unwrap().text().unwrap();
+    assert_eq!(reused, fresh);
+    // Going back to another question drops what differs.
+    let other = ask(&mut model, "Who are you?", 30);
+    assert_eq!(other, ask(&mut builder().load().unwrap(), "Who are you?", 30));
+}
+
+#[test]
+fn cancelling_works_from_another_thread_and_the_model_goes_on() {
+    let mut model = builder().load().unwrap();
+    let cancel = CancelHandle::new();
+    let options = GenerateOptions::default().sampling(Sampling::greedy()).cancel(&cancel);
+    let mut generation = model.generate("Tell me a story", &options).unwrap();
+    assert!(generation.next().unwrap().is_ok());
+    std::thread::spawn(move || cancel.cancel()).join().unwrap();
+    let rest: Vec<_> = generation.collect();
+    assert!(matches!(rest.as_slice(), [Err(Error::Cancelled { .. })]), "{rest:?}");
+    let after = ask(&mut model, "Hello", 20);
+    assert_eq!(after, ask(&mut builder().load().unwrap(), "Hello", 20));
+}
+
+#[test]
+fn loading_reports_progress_and_can_be_cancelled() {
+    let (last, reports) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let (seen, count) = (last.clone(), reports.clone());
+    builder()
+        .on_progress(move |done| {
+            assert!((0.0..=1.0).contains(&done));
+            let previous = f32::from_bits(seen.swap(done.to_bits(), Ordering::Relaxed));
+            assert!(done >= previous);
+            count.fetch_add(1, Ordering::Relaxed);
+        })
+        .load()
+        .unwrap();
+    assert!((f32::from_bits(last.load(Ordering::Relaxed)) - 1.0).abs() < 1e-6);
+    assert!(reports.load(Ordering::Relaxed) > 2);
+
+    let cancel = CancelHandle::new();
+    cancel.cancel();
+    let error = builder().cancel(&cancel).load().unwrap_err();
+    assert!(matches!(error, Error::Cancelled { operation: "loading" }), "{error}");
+}
+
+#[test]
+fn a_panic_in_a_callback_is_an_error() {
+    let error = builder().on_progress(|_| panic!("on purpose")).load().unwrap_err();
+    assert!(
+        matches!(&error, Error::CallbackPanicked { callback: "progress", message } if message == "on purpose"),
+        "{error}"
+    );
+}
+
+#[test]
+fn bad_input_is_a_typed_error() {
+    let mut model = builder().load().unwrap();
+    let long = "word ".repeat(2000);
+    let error = model.generate(&long, &greedy(1)).unwrap_err();
+    assert!(matches!(error, Error::PromptTooLong { context_tokens: 512, .. }), "{error}");
+    assert!(matches!(model.generate("", &greedy(1)).unwrap_err(), Error::EmptyPrompt));
+    let nul = model.chat(&[Message::user("a\0b")], &greedy(1)).unwrap_err();
+    assert!(matches!(nul, Error::NulByte { position: 1, .. }), "{nul}");
+    for sampling in [
+        Sampling::default().temperature(f32::NAN),
+        Sampling::default().temperature(-1.0),
+        Sampling::default().top_p(0.0),
+        Sampling::default().min_p(2.0),
+        Sampling::default().repeat_penalty(0.0),
+    ] {
+        let error = model.generate("x", &greedy(1).sampling(sampling)).unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
+    }
+    for threads in [0, 1000] {
+        let error = builder().threads(threads).load().unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { option: "threads", .. }), "{error}");
+    }
+    let error = builder().context_tokens(0).load().unwrap_err();
+    assert!(matches!(error, Error::InvalidOption { option: "context_tokens", .. }), "{error}");
+    assert!(!ask(&mut model, "Hello", 5).is_empty(), "the model still works");
+}
+
+#[test]
+fn a_failed_load_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("no-vocabulary.gguf");
+    std::fs::write(&path, support::model_files::bytes_of(&Shape::default().writer())).unwrap();
+    let error = MoeModel::builder(&path).load().unwrap_err();
+    assert!(matches!(&error, Error::LoadFailed { reason, .. } if !reason.is_empty()), "{error}");
+}
+
+#[test]
+fn load_modes_change_no_text() {
+    let mut mapped = builder().load_mode(LoadMode::Mapped).load().unwrap();
+    let mut read = builder().load_mode(LoadMode::Read).load().unwrap();
+    assert_eq!(ask(&mut mapped, "Hello", 20), ask(&mut read, "Hello", 20));
+}
+
+#[test]
+fn a_model_works_on_another_thread() {
+    let model = builder().policy(OffloadPolicy::AllExperts).load().unwrap();
+    let text = std::thread::spawn(move || {
+        let mut model = model;
+        ask(&mut model, "Hello", 10)
+    });
+    assert!(!text.join().unwrap().is_empty());
+}

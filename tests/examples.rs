@@ -1,0 +1,165 @@
+//! The examples as a person runs them.
+#![cfg(feature = "llama")]
+#![allow(missing_docs)]
+
+mod support;
+
+use std::process::Output;
+
+use serde_json::Value;
+use support::model_files::{Shape, bytes_of, demo};
+use support::process::{Server, run};
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// The program failed as it should: status 1, one line on standard error, nothing else.
+fn refused(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    let message = text(&output.stderr).to_owned();
+    assert_eq!(message.trim_end().lines().count(), 1, "{message}");
+    assert!(message.starts_with("error: "), "{message}");
+    message
+}
+
+#[test]
+fn chat_prints_the_text_and_then_its_statistics() {
+    let output = run(
+        "chat",
+        &[
+            "--policy",
+            "all-experts",
+            "--prompt",
+            "Hello",
+            "--max-tokens",
+            "32",
+            "--temperature",
+            "0",
+            "--threads",
+            "1",
+            "--stats",
+            "json",
+        ],
+    );
+    assert!(output.status.success(), "{output:?}");
+    let lines: Vec<&str> = text(&output.stdout).lines().collect();
+    let stats: Value = serde_json::from_str(lines.last().unwrap()).unwrap();
+    assert!(lines[0].len() > 10, "{lines:?}");
+    for key in [
+        "load_seconds",
+        "first_token_seconds",
+        "prefill_tokens_per_second",
+        "decode_tokens_per_second",
+    ] {
+        assert!(stats[key].as_f64().unwrap() > 0.0, "{key}: {stats}");
+    }
+    assert!(stats["prompt_tokens"].as_u64().unwrap() >= 3);
+    assert!((5..=32).contains(&stats["generated_tokens"].as_u64().unwrap()));
+    let cpu = &stats["devices"][0];
+    for key in ["weights_bytes", "context_bytes", "compute_bytes"] {
+        assert!(cpu[key].as_u64().unwrap() > 0, "{key}: {stats}");
+    }
+}
+
+#[test]
+fn chat_answers_what_a_newcomer_asks() {
+    let output = run(
+        "chat",
+        &["--prompt", "What does this crate do?", "--temperature", "0", "--threads", "1"],
+    );
+    let answer = text(&output.stdout);
+    assert!(answer.contains("expert") && answer.contains("memory"), "{answer}");
+    assert!(text(&output.stderr).contains("policy   all-experts"), "{output:?}");
+}
+
+#[test]
+fn chat_uses_a_server() {
+    let server = Server::start();
+    let output = run(
+        "chat",
+        &[
+            "--rpc",
+            &server.endpoint,
+            "--prompt",
+            "Hello",
+            "--max-tokens",
+            "4",
+            "--threads",
+            "1",
+            "--policy",
+            "layers:1-2",
+            "--stats",
+            "json",
+        ],
+    );
+    let stats: Value = serde_json::from_str(text(&output.stdout).lines().last().unwrap()).unwrap();
+    assert_eq!(stats["devices"][0]["name"], "RPC0", "{output:?}");
+    assert!(stats["devices"][0]["weights_bytes"].as_u64().unwrap() > 1_000_000);
+}
+
+#[test]
+fn plan_lists_every_tensor() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let writer = Shape { dense: 1, biases: true, ..Shape::default() }.writer();
+    std::fs::write(&path, bytes_of(&writer)).unwrap();
+    let path = path.to_str().unwrap();
+    let output = run("plan", &["--model", path, "--policy", "first-layers:1", "--json"]);
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tensors = plan["tensors"].as_array().unwrap();
+    assert_eq!(tensors.len(), writer.tensors().len());
+    for device in plan["devices"].as_array().unwrap() {
+        let here = tensors.iter().filter(|tensor| tensor["device"] == device["name"]);
+        let bytes: u64 = here.map(|tensor| tensor["bytes"].as_u64().unwrap()).sum();
+        assert_eq!(device["weights_bytes"].as_u64(), Some(bytes), "{device}");
+    }
+    assert_eq!(plan["devices"][0]["name"], "gpu");
+    let named =
+        run("plan", &["--model", path, "--device", "A=1GiB", "--device", "B=1GiB", "--json"]);
+    let plan: Value = serde_json::from_slice(&named.stdout).unwrap();
+    let names: Vec<&str> =
+        plan["devices"].as_array().unwrap().iter().map(|d| d["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["A", "B", "cpu"]);
+}
+
+#[test]
+fn bad_input_is_one_clear_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(at(name), bytes).unwrap();
+    let moe = bytes_of(&Shape::default().writer());
+    write("moe.gguf", &moe);
+    write("cut.gguf", &moe[..moe.len() / 2]);
+    write("text.gguf", b"this is no model");
+    write("dense.gguf", &bytes_of(&Shape { experts: 0, ..Shape::default() }.writer()));
+    let demo = demo().to_str().unwrap().to_owned();
+    let cases: &[(&str, &[&str], &str)] = &[
+        (&at("none.gguf"), &[], "cannot open"),
+        (folder.path().to_str().unwrap(), &[], "is a directory"),
+        (&at("cut.gguf"), &[], "is truncated"),
+        (&at("text.gguf"), &[], "is not a GGUF file"),
+        (&at("dense.gguf"), &["--policy", "all-experts"], "has no experts"),
+        (&demo, &["--policy", "regex:nothing_like_it=cpu"], "matches no tensor"),
+        (&demo, &["--policy", "first-layers:99"], "asks for 99 layers"),
+        (&demo, &["--policy", "all-experts=CUDA7"], "there is no device `CUDA7`"),
+        (&demo, &["--context", "0"], "context_tokens is 0"),
+    ];
+    for program in ["plan", "chat"] {
+        for (model, arguments, expected) in cases {
+            let mut all = vec!["--model", model];
+            all.extend_from_slice(arguments);
+            if program == "chat" {
+                all.extend(["--prompt", "x"]);
+            }
+            let message = refused(&run(program, &all));
+            assert!(message.contains(expected), "{program}: {message}");
+        }
+    }
+    // What the command line itself refuses has status 2, as is usual.
+    let pattern = run("plan", &["--model", &demo, "--policy", "regex:(=cpu"]);
+    assert!(text(&pattern.stderr).contains("does not parse"), "{pattern:?}");
+    let remote = run("rpc_server", &["--listen", "0.0.0.0:50999"]);
+    assert!(refused(&remote).contains("--allow-remote"));
+}

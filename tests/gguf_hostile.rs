@@ -1,0 +1,240 @@
+//! Files that are broken, one by one: each gets its own error, none a panic.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::path::Path;
+
+use moe_offload::gguf::{GgmlType, GgufWriter, MAX_TENSORS};
+use moe_offload::{Error, GgufFile, error::GgufFault};
+use proptest::prelude::*;
+use support::model_files::{Shape, bytes_of, read};
+
+/// A header written field by field, so that any field can be wrong.
+struct Raw(Vec<u8>);
+
+impl Raw {
+    fn new(tensors: u64, pairs: u64) -> Self {
+        Self(b"GGUF".to_vec()).u32(3).u64(tensors).u64(pairs)
+    }
+
+    fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self
+    }
+
+    fn u32(self, value: u32) -> Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    fn u64(self, value: u64) -> Self {
+        self.bytes(&value.to_le_bytes())
+    }
+
+    fn text(self, text: &[u8]) -> Self {
+        self.u64(text.len() as u64).bytes(text)
+    }
+
+    fn tensor(self, name: &str, shape: &[u64], ggml_type: u32, offset: u64) -> Self {
+        let raw = self.text(name.as_bytes()).u32(u32::try_from(shape.len()).unwrap());
+        let raw = shape.iter().fold(raw, |raw, &dimension| raw.u64(dimension));
+        raw.u32(ggml_type).u64(offset)
+    }
+
+    /// The data section: padding and so many zeros.
+    fn data(mut self, bytes: usize) -> Self {
+        self.0.resize(self.0.len().next_multiple_of(32) + bytes, 0);
+        self
+    }
+
+    fn fault(self) -> GgufFault {
+        match read(&self.0) {
+            Err(Error::InvalidGguf { fault, .. }) => fault,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn error(self) -> Error {
+        read(&self.0).unwrap_err()
+    }
+}
+
+#[test]
+fn a_plain_header_reads() {
+    let raw = Raw::new(1, 1).text(b"a").u32(4).u32(7).tensor("t", &[8], 0, 0).data(32);
+    let gguf = read(&raw.0).unwrap();
+    assert_eq!(gguf.metadata()["a"].as_u64(), Some(7));
+    assert_eq!((gguf.tensors()[0].bytes, gguf.tensors()[0].file_offset % 32), (32, 0));
+}
+
+#[test]
+fn magic_and_version() {
+    assert!(
+        matches!(read(b"GGML1234").unwrap_err(), Error::NotGguf { magic, .. } if &magic == b"GGML")
+    );
+    assert_eq!(
+        Raw(b"GGUF".to_vec()).u32(1).data(64).fault(),
+        GgufFault::UnsupportedVersion { version: 1 }
+    );
+    assert_eq!(
+        Raw(b"GGUF".to_vec()).u32(0).data(64).fault(),
+        GgufFault::UnsupportedVersion { version: 0 }
+    );
+    assert_eq!(
+        Raw(b"GGUF".to_vec()).u32(3_u32.swap_bytes()).data(64).fault(),
+        GgufFault::BigEndian
+    );
+}
+
+#[test]
+fn counts_beyond_the_caps() {
+    let too_many = Raw::new(u64::MAX, 0).fault();
+    assert_eq!(too_many, GgufFault::TooManyTensors { count: u64::MAX, max: MAX_TENSORS });
+    assert!(matches!(Raw::new(0, u64::MAX).fault(), GgufFault::TooMuchMetadata { .. }));
+}
+
+#[test]
+fn lengths_that_lie() {
+    assert!(matches!(Raw::new(0, 1).u64(u64::MAX).fault(), GgufFault::StringTooLong { .. }));
+    let error = Raw::new(0, 1).u64(60_000).error();
+    assert!(matches!(error, Error::TruncatedGguf { needed_bytes: 60_000, .. }), "{error}");
+    let array = Raw::new(0, 1).text(b"a").u32(9).u32(4);
+    assert!(matches!(array.u64(u64::MAX).fault(), GgufFault::ArrayTooLong { .. }));
+    let array = Raw::new(0, 1).text(b"a").u32(9).u32(4).u64(1 << 20);
+    assert!(matches!(array.error(), Error::TruncatedGguf { .. }));
+    let texts = Raw::new(0, 1).text(b"a").u32(9).u32(8).u64(u64::MAX).text(b"x");
+    assert!(matches!(texts.error(), Error::TruncatedGguf { .. }));
+}
+
+#[test]
+fn metadata_faults() {
+    let invalid_utf8 = Raw::new(0, 1).text(b"\xFF\xFE").u32(4).u32(0);
+    assert!(matches!(invalid_utf8.fault(), GgufFault::InvalidUtf8 { .. }));
+    assert!(matches!(Raw::new(0, 1).text(b"").u32(4).u32(0).fault(), GgufFault::EmptyName { .. }));
+    let twice = Raw::new(0, 2).text(b"a").u32(4).u32(0).text(b"a").u32(4).u32(0);
+    assert_eq!(twice.fault(), GgufFault::DuplicateKey { key: "a".into() });
+    let unknown = GgufFault::UnknownValueType { key: "a".into(), id: 77 };
+    assert_eq!(Raw::new(0, 1).text(b"a").u32(77).fault(), unknown);
+    let array_of_arrays = Raw::new(0, 1).text(b"a").u32(9).u32(9).u64(1);
+    assert!(matches!(array_of_arrays.fault(), GgufFault::UnknownValueType { id: 9, .. }));
+    let alignment = |n| Raw::new(0, 1).text(b"general.alignment").u32(4).u32(n).fault();
+    assert!(matches!(alignment(0), GgufFault::BadAlignment { .. }));
+    assert!(matches!(alignment(48), GgufFault::BadAlignment { .. }));
+}
+
+#[test]
+fn tensor_faults() {
+    let one = || Raw::new(1, 0);
+    let fault = |raw: Raw| raw.data(64).fault();
+    assert!(matches!(fault(one().tensor("", &[8], 0, 0)), GgufFault::EmptyName { .. }));
+    let long = "x".repeat(64);
+    assert!(matches!(fault(one().tensor(&long, &[8], 0, 0)), GgufFault::StringTooLong { .. }));
+    let five = one().tensor("t", &[1, 1, 1, 1, 1], 0, 0);
+    assert!(matches!(fault(five), GgufFault::BadDimensions { dimensions: 5, .. }));
+    let unknown = one().tensor("t", &[8], 4, 0);
+    assert!(matches!(fault(unknown), GgufFault::UnknownTensorType { id: 4, .. }));
+    for shape in [&[0][..], &[u64::MAX, 2], &[1 << 40, 1 << 40], &[i64::MAX as u64 + 1]] {
+        let raw = one().tensor("t", shape, 0, 0);
+        assert!(matches!(fault(raw), GgufFault::BadShape { .. }), "{shape:?}");
+    }
+    let partial_block = one().tensor("t", &[33], GgmlType::Q8_0.id(), 0);
+    assert!(matches!(fault(partial_block), GgufFault::BadShape { .. }));
+    assert!(matches!(fault(one().tensor("t", &[8], 0, 4)), GgufFault::Misaligned { .. }));
+    let twice = Raw::new(2, 0).tensor("t", &[8], 0, 0).tensor("t", &[8], 0, 32);
+    assert!(matches!(fault(twice), GgufFault::DuplicateTensor { .. }));
+    let overlap = Raw::new(2, 0).tensor("a", &[16], 0, 0).tensor("b", &[8], 0, 32);
+    assert!(matches!(fault(overlap), GgufFault::Overlap { .. }));
+}
+
+#[test]
+fn data_outside_the_file() {
+    for (elements, offset) in [(8, 1 << 40), (1 << 30, 0), (8, u64::MAX - 31)] {
+        let error = Raw::new(1, 0).tensor("t", &[elements], 0, offset).data(32).error();
+        assert!(matches!(error, Error::TensorOutsideFile { .. }), "{error}");
+    }
+}
+
+#[test]
+fn every_truncation_of_a_real_header_is_an_error() {
+    let bytes = bytes_of(&Shape::default().writer());
+    let whole = read(&bytes).unwrap();
+    let used =
+        whole.tensors().iter().map(|tensor| tensor.file_offset + tensor.bytes).max().unwrap();
+    for length in 0..usize::try_from(used).unwrap() {
+        let error = read(&bytes[..length]).unwrap_err();
+        let expected =
+            matches!(error, Error::TruncatedGguf { .. } | Error::TensorOutsideFile { .. });
+        assert!(expected, "{length}: {error}");
+    }
+}
+
+#[test]
+fn paths_that_are_no_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = GgufFile::open(folder.path().join("none.gguf")).unwrap_err();
+    assert!(matches!(&missing, Error::Io { action: "open", .. }));
+    assert!(missing.to_string().contains("none.gguf"), "{missing}");
+    assert!(matches!(GgufFile::open(folder.path()).unwrap_err(), Error::IsDirectory { .. }));
+}
+
+fn write(path: &Path, writer: &GgufWriter) {
+    std::fs::write(path, bytes_of(writer)).unwrap();
+}
+
+#[test]
+fn shards_are_one_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = Shape::default().writer();
+    let part = |number: usize| folder.path().join(format!("m-{number:05}-of-00003.gguf"));
+    for (i, shard) in whole.split(3).iter().enumerate() {
+        write(&part(i + 1), shard);
+    }
+    let gguf = GgufFile::open(part(1)).unwrap();
+    assert_eq!(gguf.shards().len(), 3);
+    assert_eq!(gguf.tensor_bytes(), whole.tensor_bytes());
+    let names = |tensors: &mut dyn Iterator<Item = String>| tensors.collect::<Vec<_>>();
+    assert_eq!(
+        names(&mut gguf.tensors().iter().map(|tensor| tensor.name.clone())),
+        names(&mut whole.tensors().iter().map(|tensor| tensor.name.clone()))
+    );
+
+    let error = GgufFile::open(part(2)).unwrap_err();
+    assert!(matches!(error, Error::NotFirstShard { first, .. } if first == part(1)));
+    std::fs::copy(part(3), part(2)).unwrap();
+    let error = GgufFile::open(part(1)).unwrap_err();
+    assert!(matches!(error, Error::ShardMismatch { what: "split.no", .. }), "{error}");
+    std::fs::remove_file(part(2)).unwrap();
+    let error = GgufFile::open(part(1)).unwrap_err();
+    assert!(
+        matches!(&error, Error::MissingShard { number: 2, count: 3, path } if *path == part(2))
+    );
+    let renamed = folder.path().join("renamed.gguf");
+    std::fs::copy(part(1), &renamed).unwrap();
+    assert!(matches!(GgufFile::open(renamed).unwrap_err(), Error::ShardMismatch { .. }));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn mutations_never_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut bytes = bytes_of(&Shape { biases: true, shared: true, ..Shape::default() }.writer());
+        let header = 3000.min(bytes.len());
+        for (at, value) in changes {
+            bytes[at.index(header)] = value;
+        }
+        if let Some(cut) = cut {
+            let length = cut.index(bytes.len());
+            bytes.truncate(length);
+        }
+        if let Ok(gguf) = read(&bytes) {
+            // What is accepted lies inside the file.
+            for tensor in gguf.tensors() {
+                prop_assert!(tensor.file_offset + tensor.bytes <= bytes.len() as u64);
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! What a policy makes of a file: places, bytes, rules, patterns, errors.
+#![allow(missing_docs)]
+
+mod support;
+
+use std::collections::BTreeMap;
+
+use moe_offload::plan::CPU;
+use moe_offload::{ContextOptions, Device, Error, ExpertMap, OffloadPolicy, Plan};
+use proptest::prelude::*;
+use regex::Regex;
+use support::model_files::Shape;
+
+fn plan(shape: &Shape, policy: &str, devices: &[&str]) -> Result<Plan, Error> {
+    let devices: Vec<Device> = devices.iter().map(|name| Device::new(*name)).collect();
+    let policy: OffloadPolicy = policy.parse().unwrap();
+    policy.plan(&shape.open(), &devices, &ContextOptions::default())
+}
+
+fn deepseek() -> Shape {
+    Shape { layers: 6, dense: 1, shared: true, biases: true, ..Shape::default() }
+}
+
+/// Layers whose experts are on the CPU.
+fn offloaded(plan: &Plan) -> Vec<u32> {
+    let mut layers: Vec<u32> = plan
+        .tensors()
+        .iter()
+        .filter(|placement| placement.tensor.kind.is_expert() && placement.device == CPU)
+        .filter_map(|placement| placement.tensor.layer)
+        .collect();
+    layers.dedup();
+    layers
+}
+
+#[test]
+fn counts_are_of_layers_with_experts() {
+    let shape = deepseek();
+    assert_eq!(offloaded(&plan(&shape, "none", &["gpu"]).unwrap()), [0_u32; 0]);
+    assert_eq!(offloaded(&plan(&shape, "all-experts", &["gpu"]).unwrap()), [1, 2, 3, 4, 5]);
+    assert_eq!(offloaded(&plan(&shape, "first-layers:2", &["gpu"]).unwrap()), [1, 2]);
+    assert_eq!(offloaded(&plan(&shape, "last-layers:2", &["gpu"]).unwrap()), [4, 5]);
+    assert_eq!(offloaded(&plan(&shape, "layers:0-2,5", &["gpu"]).unwrap()), [1, 2, 5]);
+}
+
+#[test]
+fn llama_flags_count_blocks() {
+    let gguf = deepseek().open();
+    let policy = OffloadPolicy::from_llama_flags(["--n-cpu-moe", "3"]).unwrap();
+    let plan = policy.plan(&gguf, &[Device::new("gpu")], &ContextOptions::default()).unwrap();
+    assert_eq!(offloaded(&plan), [1, 2]);
+    let all = OffloadPolicy::from_llama_flags(["-ncmoe", "999"]).unwrap();
+    let plan = all.plan(&gguf, &[Device::new("gpu")], &ContextOptions::default()).unwrap();
+    assert_eq!(offloaded(&plan), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn all_experts_takes_what_llama_cpp_takes() {
+    let llama_cpp = Regex::new(r"\.ffn_(up|down|gate|gate_up)_(ch|)exps").unwrap();
+    for shape in [deepseek(), Shape { fused: true, biases: true, ..deepseek() }] {
+        let plan = plan(&shape, "all-experts", &["gpu"]).unwrap();
+        for placement in plan.tensors() {
+            let expert = llama_cpp.is_match(&placement.tensor.name);
+            assert_eq!(placement.tensor.kind.is_expert(), expert, "{placement:?}");
+            let on_cpu = expert || placement.tensor.name == "token_embd.weight";
+            assert_eq!(placement.device == CPU, on_cpu, "{placement:?}");
+        }
+    }
+}
+
+#[test]
+fn the_first_rule_that_matches_wins() {
+    let plan = plan(&deepseek(), r"regex:blk\.2\..*_up_exps=gpu;all-experts", &["gpu"]).unwrap();
+    let of =
+        |name: &str| plan.tensors().iter().find(|p| p.tensor.name == name).unwrap().device.clone();
+    assert_eq!(of("blk.2.ffn_up_exps.weight"), "gpu");
+    assert_eq!(of("blk.2.ffn_up_exps.bias"), "gpu");
+    assert_eq!(of("blk.2.ffn_down_exps.weight"), CPU);
+    let matched: Vec<u64> = plan.rules().iter().map(|rule| rule.matched_tensors).collect();
+    assert_eq!(matched, [2, 28]);
+}
+
+#[test]
+fn a_rule_may_name_its_device() {
+    let plan = plan(&deepseek(), "layers:5=b;all-experts=A", &["a", "b"]).unwrap();
+    let device =
+        |name: &str| plan.tensors().iter().find(|p| p.tensor.name == name).unwrap().device.clone();
+    assert_eq!(device("blk.5.ffn_up_exps.weight"), "b");
+    assert_eq!(device("blk.1.ffn_up_exps.weight"), "a");
+    assert_eq!(device("blk.4.ffn_up_exps.weight"), "a");
+    assert_eq!((device("blk.0.attn_q.weight"), device("output.weight")), ("a".into(), "b".into()));
+}
+
+#[test]
+fn without_devices_all_is_on_the_cpu() {
+    let plan = plan(&deepseek(), "first-layers:2", &[]).unwrap();
+    assert!(plan.tensors().iter().all(|placement| placement.device == CPU));
+    assert!(plan.overrides().is_empty());
+    assert_eq!(plan.devices().len(), 1);
+}
+
+#[test]
+fn a_tied_embedding_is_counted_on_both_sides() {
+    let shape = Shape { tied: true, rope_factors: true, ..deepseek() };
+    let tied = plan(&shape, "none", &["a", "b"]).unwrap();
+    let copies: Vec<(&str, &str)> =
+        tied.copies().iter().map(|copy| (copy.name.as_str(), copy.device.as_str())).collect();
+    assert_eq!(copies, [("token_embd.weight", "b"), ("rope_freqs.weight", "b")]);
+    let total: u64 = tied.devices().iter().map(|device| device.weights_bytes).sum();
+    let copied: u64 = tied.copies().iter().map(|copy| copy.bytes).sum();
+    assert_eq!(total, tied.model().tensor_bytes + copied);
+    // A rule that takes the embedding takes it for both uses.
+    let moved = plan(&shape, "regex:token_embd=gpu", &["gpu"]).unwrap();
+    assert!(moved.copies().is_empty());
+    assert_eq!(moved.device(CPU).unwrap().weights_bytes, 0);
+}
+
+#[test]
+fn errors_name_cause_and_remedy() {
+    let error = |shape: &Shape, policy: &str| plan(shape, policy, &["CUDA0"]).unwrap_err();
+    let dense = Shape { experts: 0, ..Shape::default() };
+    assert!(matches!(error(&dense, "all-experts"), Error::NoExperts { .. }));
+    assert!(plan(&dense, "regex:ffn_up=cpu", &["CUDA0"]).is_ok());
+
+    let too_many = error(&deepseek(), "first-layers:6");
+    assert!(matches!(too_many, Error::TooManyLayers { requested: 6, available: 5, .. }));
+    let beyond = error(&deepseek(), "layers:2,6-9");
+    assert!(matches!(beyond, Error::NotAnExpertLayer { layer: 6, .. }), "{beyond}");
+    let only_dense = error(&deepseek(), "layers:0");
+    assert!(
+        matches!(&only_dense, Error::NotAnExpertLayer { layer: 0, layers, .. } if layers == "1-5")
+    );
+
+    let near = error(&deepseek(), "regex:ffn_up_expz=cpu").to_string();
+    assert!(near.contains("did you mean `blk.1.ffn_up_exps.weight`"), "{near}");
+    let far = error(&deepseek(), "regex:zzzz=cpu");
+    assert!(matches!(&far, Error::NoMatch { near, .. } if near.is_empty()), "{far}");
+
+    let device = error(&deepseek(), "all-experts=CUDA1");
+    assert_eq!(device.to_string(), "there is no device `CUDA1`; there is CUDA0, and the cpu");
+    let gpu = plan(&deepseek(), "regex:.=gpu", &[]).unwrap_err();
+    assert_eq!(gpu.to_string(), "there is no device `gpu`; there is only the CPU");
+    let twice = plan(&deepseek(), "none", &["a", "A"]).unwrap_err();
+    assert!(matches!(twice, Error::DuplicateDevice { .. }));
+    for tokens in [0, u32::MAX] {
+        let context = ContextOptions::with_context_tokens(tokens);
+        let error = OffloadPolicy::None.plan(&deepseek().open(), &[], &context).unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { option: "context_tokens", .. }));
+    }
+}
+
+#[test]
+fn values_that_no_text_makes_are_refused() {
+    let gguf = deepseek().open();
+    let nothing = OffloadPolicy::Layers(std::iter::empty().collect());
+    for policy in [OffloadPolicy::FirstLayers(0), OffloadPolicy::LastLayers(0), nothing] {
+        let error = policy.plan(&gguf, &[], &ContextOptions::default()).unwrap_err();
+        assert!(matches!(error, Error::InvalidPolicy { .. }), "{error}");
+    }
+}
+
+#[test]
+fn files_that_contradict_themselves() {
+    let mut writer = Shape::default().writer();
+    writer.set("deepseek2.block_count", 3_u32);
+    let gguf = support::model_files::read(&support::model_files::bytes_of(&writer)).unwrap();
+    let error = ExpertMap::new(&gguf).unwrap_err();
+    assert!(matches!(error, Error::LayerOutOfRange { layer: 3, layers: 3, .. }), "{error}");
+
+    let mut legacy = Shape { layers: 1, ..Shape::default() }.writer();
+    legacy.tensor("blk.0.ffn_up.3.weight", &[64, 64], moe_offload::gguf::GgmlType::F32);
+    let gguf = support::model_files::read(&support::model_files::bytes_of(&legacy)).unwrap();
+    let error = ExpertMap::new(&gguf).unwrap_err();
+    assert!(error.to_string().contains("convert"), "{error}");
+
+    let empty = moe_offload::gguf::GgufWriter::new();
+    let gguf = support::model_files::read(&support::model_files::bytes_of(&empty)).unwrap();
+    assert!(matches!(ExpertMap::new(&gguf).unwrap_err(), Error::MissingMetadata { .. }));
+}
+
+#[test]
+fn a_plan_is_for_one_file() {
+    let plan = plan(&deepseek(), "all-experts", &["gpu"]).unwrap();
+    assert!(plan.is_for(&deepseek().open()));
+    assert!(!plan.is_for(&Shape { layers: 5, ..deepseek() }.open()));
+}
+
+#[test]
+fn plans_serialise() {
+    let plan = plan(&deepseek(), "first-layers:2", &["gpu"]).unwrap();
+    let json = serde_json::to_value(&plan).unwrap();
+    let first = &json["tensors"][1];
+    assert_eq!(first["name"], "blk.0.attn_q.weight");
+    assert_eq!((&first["layer"], &first["device"]), (&0.into(), &"gpu".into()));
+    assert_eq!(json["rules"][0]["text"], "first-layers:2");
+    assert_eq!(json["rules"][0]["matched_tensors"], 12);
+    assert_eq!(json["devices"][1]["name"], "cpu");
+    let back: Plan = serde_json::from_value(json).unwrap();
+    assert_eq!(back, plan);
+}
+
+#[test]
+fn plans_print_as_tables() {
+    insta::assert_snapshot!(plan(&deepseek(), "first-layers:2", &["CUDA0"]).unwrap());
+    insta::assert_snapshot!(plan(&deepseek(), "none", &[]).unwrap());
+}
+
+/// Applies the override array as the engine does: the first pattern that is found.
+fn apply(plan: &Plan) -> BTreeMap<String, Option<String>> {
+    let overrides: Vec<(Regex, String)> = plan
+        .overrides()
+        .into_iter()
+        .map(|entry| (Regex::new(&entry.pattern).unwrap(), entry.device))
+        .collect();
+    let find = |name: &str| {
+        overrides.iter().find(|(regex, _)| regex.is_match(name)).map(|(_, device)| device.clone())
+    };
+    plan.tensors().iter().map(|p| (p.tensor.name.clone(), find(&p.tensor.name))).collect()
+}
+
+fn any_rule() -> impl Strategy<Value = String> {
+    let device = || prop::sample::select(vec!["", "=gpu", "=a", "=b"]);
+    prop_oneof![
+        (1_u32..12, device()).prop_map(|(n, device)| format!("first-layers:{n}{device}")),
+        (1_u32..12, device()).prop_map(|(n, device)| format!("last-layers:{n}{device}")),
+        (0_u32..12, device()).prop_map(|(n, device)| format!("layers:{n}{device}")),
+        Just("all-experts".to_owned()),
+        (
+            r"blk\\\.[0-9]{1,2}\\\.|ffn_(up|down)_exps|attn|output|weight|bias",
+            prop::sample::select(vec!["cpu", "gpu", "a", "b"])
+        )
+            .prop_map(|(pattern, device)| format!("regex:{pattern}={device}")),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    #[test]
+    fn overrides_do_exactly_what_the_plan_says(
+        layers in 1_u32..40,
+        dense in 0_u32..3,
+        biases: bool,
+        fused: bool,
+        rules in prop::collection::vec(any_rule(), 0..4),
+    ) {
+        let shape = Shape { layers, dense, biases, fused, ..Shape::default() };
+        let text = if rules.is_empty() { "none".to_owned() } else { rules.join(";") };
+        let baseline = match plan(&shape, "none", &["a", "b"]) {
+            Ok(plan) => plan,
+            Err(error) => return Err(TestCaseError::fail(error.to_string())),
+        };
+        let Ok(plan) = plan(&shape, &text, &["a", "b"]) else { return Ok(()) };
+        let found = apply(&plan);
+        for (placement, own) in std::iter::zip(plan.tensors(), baseline.tensors()) {
+            let engine = found[&placement.tensor.name].as_ref().unwrap_or(&own.device);
+            prop_assert_eq!(engine, &placement.device, "{}", placement.tensor.name);
+        }
+        let placed: u64 = plan.devices().iter().map(|device| device.weights_bytes).sum();
+        prop_assert_eq!(placed, plan.model().tensor_bytes);
+        prop_assert!(plan.overrides().len() <= 12, "{:?}", plan.overrides());
+    }
+}

@@ -1,0 +1,168 @@
+//! The text form of policies, their serialised form, and llama.cpp's flags.
+#![allow(missing_docs)]
+
+use moe_offload::error::{FlagFault, PolicyFault};
+use moe_offload::policy::{LayerSet, Target};
+use moe_offload::{Error, OffloadPolicy};
+use proptest::prelude::*;
+
+fn parse(text: &str) -> Result<OffloadPolicy, Error> {
+    text.parse()
+}
+
+fn fault(text: &str) -> PolicyFault {
+    match parse(text) {
+        Err(Error::InvalidPolicy { fault, .. }) => fault,
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
+#[test]
+fn every_form_parses_and_prints() {
+    for text in [
+        "none",
+        "all-experts",
+        "first-layers:12",
+        "last-layers:8",
+        "layers:0-3,7",
+        "layers:0-7=RPC0",
+        "all-experts=gpu",
+        r"regex:blk\.(0|1)\.ffn_.*_exps=CUDA1",
+        "regex:a=b=c=cpu",
+        r"regex:a\;b=cpu;all-experts",
+        "first-layers:2;regex:.=gpu;last-layers:1=RPC1",
+    ] {
+        assert_eq!(parse(text).unwrap().to_string(), text);
+    }
+}
+
+#[test]
+fn what_means_the_same_reads_as_the_same() {
+    assert_eq!(parse(" all-experts = CPU ").unwrap(), OffloadPolicy::AllExperts);
+    assert_eq!(parse("layers:3,2,1-2,7").unwrap(), parse("layers:1-3,7").unwrap());
+    let spaced = parse("first-layers: 2 ; all-experts").unwrap();
+    assert_eq!(spaced, OffloadPolicy::FirstLayers(2).then(OffloadPolicy::AllExperts));
+    assert_eq!(OffloadPolicy::None.then(OffloadPolicy::AllExperts), OffloadPolicy::AllExperts);
+}
+
+#[test]
+fn faults_are_told_apart() {
+    assert_eq!(fault(""), PolicyFault::Empty);
+    assert_eq!(fault("all-experts;"), PolicyFault::Empty);
+    assert_eq!(fault("experts"), PolicyFault::UnknownRule);
+    assert_eq!(fault("ALL-EXPERTS"), PolicyFault::UnknownRule);
+    assert_eq!(fault("none=cpu"), PolicyFault::UnknownRule);
+    assert_eq!(fault("all-experts:3"), PolicyFault::UnknownRule);
+    for text in [
+        "first-layers",
+        "first-layers:",
+        "first-layers:0",
+        "last-layers:-1",
+        "last-layers:x",
+        "first-layers:99999999999",
+    ] {
+        assert_eq!(fault(text), PolicyFault::BadLayerCount, "{text}");
+    }
+    for text in ["layers", "layers:", "layers:3-1", "layers:a", "layers:1,,2", "layers:+1"] {
+        assert_eq!(fault(text), PolicyFault::BadLayerSet, "{text}");
+    }
+    assert_eq!(fault("regex:abc"), PolicyFault::BadRegexRule);
+    assert_eq!(fault("regex:=cpu"), PolicyFault::BadRegexRule);
+    assert_eq!(fault("regex:abc="), PolicyFault::BadDevice);
+    assert_eq!(fault("all-experts=a b"), PolicyFault::BadDevice);
+    assert_eq!(fault("none;all-experts"), PolicyFault::NoneInList);
+    assert!(
+        matches!(parse("regex:(=cpu"), Err(Error::InvalidPattern { pattern, .. }) if pattern == "(")
+    );
+    assert!(matches!(parse("regex:a{1000}{1000}{1000}=cpu"), Err(Error::InvalidPattern { .. })));
+}
+
+#[test]
+fn serde_uses_the_text() {
+    let policy = parse("first-layers:2;all-experts=gpu").unwrap();
+    let json = serde_json::to_string(&policy).unwrap();
+    assert_eq!(json, "\"first-layers:2;all-experts=gpu\"");
+    assert_eq!(serde_json::from_str::<OffloadPolicy>(&json).unwrap(), policy);
+    let error = serde_json::from_str::<OffloadPolicy>("\"first\"").unwrap_err();
+    assert!(error.to_string().contains("no such rule"), "{error}");
+}
+
+#[test]
+fn llama_flags_keep_their_meaning() {
+    let read = |flags: &[&str]| OffloadPolicy::from_llama_flags(flags).unwrap().to_string();
+    assert_eq!(read(&[]), "none");
+    assert_eq!(read(&["--cpu-moe"]), "all-experts");
+    assert_eq!(read(&["-cmoe"]), "all-experts");
+    assert_eq!(read(&["--n-cpu-moe", "0"]), "none");
+    assert_eq!(
+        read(&["-ncmoe", "12"]),
+        r"regex:blk\.([0-9]|1[0-1])\.ffn_(up|down|gate|gate_up)_(ch|)exps=cpu"
+    );
+    assert_eq!(
+        read(&["-ot", "attn=CPU,exps=CUDA0", "--override-tensor=x=RPC0[127.0.0.1:1]"]),
+        "regex:attn=cpu;regex:exps=CUDA0;regex:x=RPC0[127.0.0.1:1]"
+    );
+}
+
+#[test]
+fn llama_flags_that_are_wrong() {
+    let fault = |flags: &[&str]| match OffloadPolicy::from_llama_flags(flags) {
+        Err(Error::InvalidFlag { fault, .. }) => fault,
+        other => panic!("{flags:?}: {other:?}"),
+    };
+    assert_eq!(fault(&["--ngl", "3"]), FlagFault::Unknown);
+    assert_eq!(fault(&["--n-cpu-moe"]), FlagFault::MissingValue);
+    assert_eq!(fault(&["-ncmoe", "-1"]), FlagFault::BadNumber { value: "-1".into() });
+    assert_eq!(fault(&["-ncmoe", "70000"]), FlagFault::BadNumber { value: "70000".into() });
+    assert_eq!(fault(&["-ot", "abc"]), FlagFault::BadOverride { value: "abc".into() });
+    let look_ahead = OffloadPolicy::from_llama_flags(["-ot", "(?!x)=CPU"]).unwrap_err();
+    assert!(matches!(look_ahead, Error::InvalidPattern { .. }));
+}
+
+#[test]
+fn a_number_near_the_largest_is_cheap() {
+    let layers: LayerSet = "0-4294967295".parse().unwrap();
+    assert!(layers.contains(u32::MAX));
+    assert_eq!(layers.to_string(), "0-4294967295");
+}
+
+fn any_target() -> impl Strategy<Value = Target> {
+    "cpu|gpu|[A-Z]{1,5}[0-9]?(\\[[a-z.0-9:]{1,9}\\])?".prop_map(|text| text.parse().unwrap())
+}
+
+fn any_rule() -> impl Strategy<Value = OffloadPolicy> {
+    let experts = prop_oneof![
+        Just(OffloadPolicy::AllExperts),
+        (1_u32..1000).prop_map(OffloadPolicy::FirstLayers),
+        (1_u32..1000).prop_map(OffloadPolicy::LastLayers),
+        prop::collection::btree_set(0_u32..100, 1..10)
+            .prop_map(|layers| OffloadPolicy::Layers(layers.into_iter().collect())),
+    ];
+    let pattern = r"[a-zé;= \\.|*\[\]()^$]{1,12}";
+    let regex = (pattern, any_target()).prop_filter_map("parses", |(pattern, target)| {
+        OffloadPolicy::regex(&pattern, &target.to_string()).ok()
+    });
+    prop_oneof![
+        experts.clone(),
+        (experts, any_target()).prop_map(|(experts, target)| experts.on(target)),
+        regex
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn text_and_value_are_one(rules in prop::collection::vec(any_rule(), 0..5)) {
+        let policy = rules.into_iter().fold(OffloadPolicy::None, OffloadPolicy::then);
+        let text = policy.to_string();
+        prop_assert_eq!(text.parse::<OffloadPolicy>().unwrap(), policy, "{}", text);
+    }
+
+    #[test]
+    fn no_text_panics(text in r"(none|all-experts|first-layers|layers|regex|[:;=,\\0-9a-z \[\]-]|\PC){0,12}") {
+        if let Ok(policy) = text.parse::<OffloadPolicy>() {
+            prop_assert_eq!(policy.to_string().parse::<OffloadPolicy>().unwrap(), policy);
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! What several test files need.
+#![allow(dead_code, missing_docs, unreachable_pub)] // each test file uses a part of it
+
+pub mod model_files;
+#[cfg(feature = "llama")]
+pub mod process;

@@ -1,0 +1,73 @@
+//! The examples as processes, above all the RPC server that serves as a second device.
+
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// An example's program, built beside this test.
+pub fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.ancestors().nth(2).unwrap();
+    let path = profile.join("examples").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    assert!(path.exists(), "{} is not built: run `cargo build --examples` first", path.display());
+    path
+}
+
+pub fn run(name: &str, arguments: &[&str]) -> Output {
+    let mut command = Command::new(example(name));
+    command.args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// An RPC server in a process of its own, ended when dropped.
+pub struct Server {
+    process: Child,
+    pub endpoint: String,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        // Free the moment it is asked; nothing else here listens.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let endpoint = format!("127.0.0.1:{port}");
+        // The engine lets children inherit its sockets. A server that holds another server's
+        // connection open would keep that one busy for ever, so they are closed first.
+        let close = "for fd in /proc/self/fd/*; do n=${fd##*/}; \
+            if [ $n -gt 2 ]; then eval \"exec $n>&-\"; fi; done; exec \"$0\" \"$@\"";
+        let process = Command::new("bash")
+            .args(["-c", close])
+            .arg(example("rpc_server"))
+            .args(["--listen", &endpoint, "--threads", "1"])
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut server = Self { process, endpoint };
+        let started = Instant::now();
+        while TcpStream::connect(&server.endpoint).is_err() {
+            assert!(server.process.try_wait().unwrap().is_none(), "the server ended");
+            assert!(started.elapsed() < Duration::from_secs(20), "the server does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    /// The process's memory that belongs to no file, in bytes.
+    #[cfg(target_os = "linux")]
+    pub fn anonymous_bytes(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    pub fn kill(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}

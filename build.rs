@@ -27,7 +27,7 @@ mod shim {
 
     /// What the build of `llama-cpp-sys-2` left behind.
     struct Engine {
-        /// The CMake cache of its build.
+        /// The cache that `cmake` left.
         cache: String,
         /// The sources of llama.cpp.
         source: PathBuf,
@@ -91,7 +91,7 @@ mod shim {
         }
     }
 
-    /// The value of `NAME:TYPE=value` in a CMake cache.
+    /// The value of `NAME:TYPE=value` in a cache of `cmake`.
     fn cached<'a>(cache: &'a str, name: &str) -> Option<&'a str> {
         cache.lines().find_map(|line| {
             let (key, value) = line.strip_prefix(name)?.split_once('=')?;

@@ -85,9 +85,10 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
     let bar = ProgressBar::new(1000);
     bar.set_style(ProgressStyle::with_template("loading  {bar:40} {percent} %").expect("is valid"));
     let progress = bar.clone();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // from 0 to 1000
     let mut builder = MoeModel::builder(&arguments.model)
         .policy(arguments.policy.clone())
-        .on_progress(move |done| progress.set_position((f64::from(done) * 1000.0) as u64));
+        .on_progress(move |done| progress.set_position((done * 1000.0) as u64));
     if let Some(tokens) = arguments.context {
         builder = builder.context_tokens(tokens);
     }

@@ -17,7 +17,7 @@ fn cover(mut first: u64, last: u64, parts: &mut Vec<String>) {
         // The largest block 10^k that starts here, stays inside and keeps the number of digits.
         let mut block = 1_u64;
         while first > 0
-            && first % (block * 10) == 0
+            && first.is_multiple_of(block * 10)
             && first + block * 10 - 1 <= last
             && first.ilog10() == (first + block * 10 - 1).ilog10()
         {

@@ -248,22 +248,19 @@ impl<'m> Generation<'m> {
             }
             model.cached.append(&mut model.context, &[token], self.cancel.as_ref())?;
         }
-        let token = self.sampler.sample(&mut model.context)?;
-        self.clock();
-        Ok(Some(token))
+        self.sampler.sample(&mut model.context).map(Some)
     }
 
     fn clock(&mut self) {
         let now = Instant::now();
         let timing = &mut self.model.timing;
-        match self.first_token {
-            Some(first) => timing.decode = now - first,
-            None => {
-                self.first_token = Some(now);
-                timing.first_token = Some(now - self.started);
-                // A device may compute on after the call; the first token is when it was done.
-                timing.prefill = (now - self.started).max(timing.prefill);
-            }
+        if let Some(first) = self.first_token {
+            timing.decode = now - first;
+        } else {
+            self.first_token = Some(now);
+            timing.first_token = Some(now - self.started);
+            // A device may compute on after the call; the first token is when it was done.
+            timing.prefill = (now - self.started).max(timing.prefill);
         }
     }
 
@@ -275,6 +272,7 @@ impl<'m> Generation<'m> {
         if self.model.context.weights().is_end(token) {
             return Ok(self.end(StopReason::EndOfText));
         }
+        self.clock();
         self.model.timing.generated_tokens += 1;
         self.pending = Some(token);
         self.model.context.weights().token_bytes(token, self.text.bytes())?;

@@ -1,4 +1,8 @@
-#![doc = include_str!("../README.md")]
+#![cfg_attr(feature = "llama", doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(feature = "llama"),
+    doc = "The pure half of `moe-offload`: headers, policies and plans, without the engine."
+)]
 #![deny(unsafe_code)]
 
 #[cfg(feature = "llama")]
@@ -21,6 +25,7 @@ pub mod policy;
 mod sampling;
 #[cfg(feature = "llama")]
 mod stats;
+pub mod synth;
 #[cfg(all(test, feature = "llama"))]
 mod testing;
 #[cfg(feature = "llama")]

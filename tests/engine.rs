@@ -105,6 +105,7 @@ fn write_large(path: &std::path::Path) {
         match value {
             Value::Unsigned(n) => writer.set(key, u32::try_from(*n).unwrap()),
             Value::Signed(n) => writer.set(key, i32::try_from(*n).unwrap()),
+            #[allow(clippy::cast_possible_truncation)] // it was an f32 in the file
             Value::Float(x) => writer.set(key, *x as f32),
             Value::Bool(b) => writer.set(key, *b),
             Value::String(text) => writer.set(key, text.as_str()),

@@ -1,6 +1,7 @@
 //! One call through the shim and what came of it.
 
 use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
 
 use super::{ffi, logs};
 use crate::error::{Error, Result};
@@ -28,13 +29,15 @@ impl Failure {
 pub(super) fn guarded(
     call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
 ) -> Result<(), Failure> {
-    let mut message = ffi::moe_message { text: [0; 2048] };
-    let (status, logged) = logs::capture(|| call(&raw mut message));
+    // Not zeroed: this runs several times per token.
+    let mut message = MaybeUninit::<ffi::moe_message>::uninit();
+    let (status, logged) = logs::capture(|| call(message.as_mut_ptr()));
     if status == ffi::MOE_OK {
         return Ok(());
     }
-    // SAFETY: the shim ends the text with a NUL inside the array, and it is zeroed before.
-    let text = unsafe { CStr::from_ptr(message.text.as_ptr()) }.to_string_lossy();
+    // SAFETY: before anything else the shim writes an empty text, later perhaps a longer one, always
+    // with its NUL inside the array; only what is before the NUL is read.
+    let text = unsafe { CStr::from_ptr(message.as_ptr().cast()) }.to_string_lossy();
     let reason = if text.is_empty() { logged } else { text.into_owned() };
     Err(Failure { status, reason })
 }

@@ -32,7 +32,7 @@ pub(crate) enum Decoded {
 
 /// A context over shared weights. Freed on drop, before it lets go of the weights.
 pub(crate) struct Context {
-    context: NonNull<ffi::llama_context>,
+    raw: NonNull<ffi::llama_context>,
     weights: Arc<Weights>,
     /// What the engine's abort callback looks at; kept as long as the engine may.
     cancel: Option<Arc<AtomicBool>>,
@@ -66,11 +66,11 @@ impl Context {
             operation: "create a context",
             reason: String::new(),
         })?;
-        Ok(Self { context, weights, cancel: None, lost: false })
+        Ok(Self { raw: context, weights, cancel: None, lost: false })
     }
 
     pub(super) fn as_ptr(&mut self) -> *mut ffi::llama_context {
-        self.context.as_ptr()
+        self.raw.as_ptr()
     }
 
     pub(crate) fn weights(&self) -> &Weights {
@@ -95,7 +95,7 @@ impl Context {
         let failed = |reason: String| Error::Engine { operation: "compute", reason };
         let count = i32::try_from(tokens.len()).map_err(|_| failed("too many tokens".into()))?;
         let mut result = 0;
-        let context = self.context.as_ptr();
+        let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; the tokens live during the call.
         self.run("compute", |message| unsafe {
             ffi::moe_decode(context, tokens.as_ptr(), count, &raw mut result, message)
@@ -116,7 +116,7 @@ impl Context {
     pub(crate) fn keep(&mut self, keep: usize) -> Result<usize> {
         let wanted = i32::try_from(keep).unwrap_or(i32::MAX);
         let mut kept = false;
-        let context = self.context.as_ptr();
+        let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else.
         self.run("forget tokens", |message| unsafe {
             ffi::moe_context_keep(context, wanted, &raw mut kept, message)
@@ -147,7 +147,7 @@ impl Context {
             context_bytes: 0,
             compute_bytes: 0,
         };
-        let context = self.context.as_ptr();
+        let context = self.raw.as_ptr();
         let rows = table(empty, |rows, capacity, count, message| {
             // SAFETY: the context is alive; `table` gives as many rows as it says.
             unsafe { ffi::moe_context_memory(context, rows, capacity, count, message) }
@@ -167,8 +167,7 @@ impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: the context was ours alone; its model is still alive, as the `Arc` is dropped
         // after this.
-        let freed =
-            guarded(|message| unsafe { ffi::moe_context_free(self.context.as_ptr(), message) });
+        let freed = guarded(|message| unsafe { ffi::moe_context_free(self.raw.as_ptr(), message) });
         if let Err(failure) = freed {
             tracing::error!(target: "llama.cpp", "freeing a context failed: {}", failure.reason);
         }

@@ -74,6 +74,7 @@ mod tests {
         }
     }
 
+    #[allow(clippy::unnecessary_wraps)] // stands in for a look-up that can fail
     fn fake_buffer_type(name: &str) -> Result<ggml_backend_buffer_type_t> {
         Ok(ptr::without_provenance_mut(name.len()))
     }

@@ -284,25 +284,25 @@ fn path_string(path: &Path) -> Result<CString> {
 
 /// What the progress callback needs, and what it has to tell.
 struct Progress {
-    on_progress: Option<Box<dyn FnMut(f32) + Send>>,
+    callback: Option<Box<dyn FnMut(f32) + Send>>,
     cancel: Option<CancelHandle>,
     stopped: Option<Error>,
 }
 
 impl Progress {
-    fn new(on_progress: Option<Box<dyn FnMut(f32) + Send>>, cancel: Option<CancelHandle>) -> Self {
-        Self { on_progress, cancel, stopped: None }
+    fn new(callback: Option<Box<dyn FnMut(f32) + Send>>, cancel: Option<CancelHandle>) -> Self {
+        Self { callback, cancel, stopped: None }
     }
 
     /// Whether loading shall go on.
     fn report(&mut self, done: f32) -> bool {
         if self.cancel.as_ref().is_some_and(CancelHandle::is_cancelled) {
             self.stopped = Some(Error::Cancelled { operation: "loading" });
-        } else if let Some(on_progress) = &mut self.on_progress {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| on_progress(done))) {
-                let message = panic_message(panic.as_ref());
-                self.stopped = Some(Error::CallbackPanicked { callback: "progress", message });
-            }
+        } else if let Some(callback) = &mut self.callback
+            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(done)))
+        {
+            let message = panic_message(panic.as_ref());
+            self.stopped = Some(Error::CallbackPanicked { callback: "progress", message });
         }
         self.stopped.is_none()
     }

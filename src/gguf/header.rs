@@ -39,7 +39,7 @@ pub(super) struct Header {
     pub(super) metadata: BTreeMap<String, Value>,
     pub(super) tensors: Vec<TensorEntry>,
     /// Bytes before the tensor data, without padding.
-    pub(super) header_bytes: u64,
+    pub(super) bytes: u64,
 }
 
 impl Header {
@@ -67,10 +67,10 @@ impl Header {
             tensors.push(read_tensor(cursor)?);
             check_header_size(cursor)?;
         }
-        let header_bytes = cursor.offset();
-        let data_start = header_bytes.next_multiple_of(alignment);
+        let bytes = cursor.offset();
+        let data_start = bytes.next_multiple_of(alignment);
         place_tensors(cursor, &mut tensors, data_start, alignment)?;
-        Ok(Self { version, alignment, metadata, tensors, header_bytes })
+        Ok(Self { version, alignment, metadata, tensors, bytes })
     }
 }
 
@@ -222,7 +222,7 @@ fn place_tensors<R: Read>(
         if !names.insert(tensor.name.as_str()) {
             return Err(cursor.fault(GgufFault::DuplicateTensor { tensor: tensor.name.clone() }));
         }
-        if tensor.file_offset % alignment != 0 {
+        if !tensor.file_offset.is_multiple_of(alignment) {
             return Err(cursor.fault(GgufFault::Misaligned {
                 tensor: tensor.name.clone(),
                 data_offset: tensor.file_offset,

@@ -107,7 +107,7 @@ impl GgufFile {
     pub fn read(source: impl Read, file_bytes: u64, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let header = Header::read(&mut Cursor::new(source, path, file_bytes))?;
-        let shard = Shard { path: path.to_owned(), file_bytes, header_bytes: header.header_bytes };
+        let shard = Shard { path: path.to_owned(), file_bytes, header_bytes: header.bytes };
         let mut gguf = Self {
             version: header.version,
             alignment: header.alignment,
@@ -259,6 +259,6 @@ fn open_one(path: &Path) -> Result<(Header, Shard)> {
     let file_bytes = attributes.len();
     let mut cursor = Cursor::new(BufReader::with_capacity(1 << 18, file), path, file_bytes);
     let header = Header::read(&mut cursor)?;
-    let header_bytes = header.header_bytes;
+    let header_bytes = header.bytes;
     Ok((header, Shard { path: path.to_owned(), file_bytes, header_bytes }))
 }

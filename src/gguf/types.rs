@@ -68,7 +68,7 @@ impl GgmlType {
     pub fn tensor_bytes(self, shape: &[u64]) -> Option<u64> {
         let (_, block_elements, block_bytes) = self.layout();
         let row = shape.first().copied().unwrap_or(1);
-        if row % block_elements != 0 {
+        if !row.is_multiple_of(block_elements) {
             return None;
         }
         let row_bytes = (row / block_elements).checked_mul(block_bytes)?;

@@ -98,16 +98,14 @@ impl Array {
     pub fn iter_bytes(&self) -> impl Iterator<Item = &[u8]> + '_ {
         let mut rest = &self.raw[..];
         std::iter::from_fn(move || {
-            let size = match self.element.bytes() {
-                Some(size) => size,
-                None => {
-                    let (length, tail) = rest.split_first_chunk::<8>()?;
-                    rest = tail;
-                    usize::try_from(u64::from_le_bytes(*length)).ok()?
-                }
+            let size = if let Some(size) = self.element.bytes() {
+                size
+            } else {
+                let (length, tail) = rest.split_first_chunk::<8>()?;
+                rest = tail;
+                usize::try_from(u64::from_le_bytes(*length)).ok()?
             };
-            let (element, tail) =
-                rest.split_at_checked(size).filter(|_| !rest.is_empty() || size == 0)?;
+            let (element, tail) = rest.split_at_checked(size)?;
             rest = tail;
             Some(element)
         })
@@ -177,9 +175,9 @@ impl ElementType {
         #[allow(clippy::cast_possible_truncation)] // the low bytes are the value
         match self {
             Self::U8 | Self::U16 | Self::U32 | Self::U64 => Value::Unsigned(unsigned),
-            Self::I8 => Value::Signed(i64::from(unsigned as u8 as i8)),
-            Self::I16 => Value::Signed(i64::from(unsigned as u16 as i16)),
-            Self::I32 => Value::Signed(i64::from(unsigned as u32 as i32)),
+            Self::I8 => Value::Signed(i64::from((unsigned as u8).cast_signed())),
+            Self::I16 => Value::Signed(i64::from((unsigned as u16).cast_signed())),
+            Self::I32 => Value::Signed(i64::from((unsigned as u32).cast_signed())),
             Self::I64 => Value::Signed(unsigned.cast_signed()),
             Self::F32 => Value::Float(f64::from(f32::from_bits(unsigned as u32))),
             Self::F64 => Value::Float(f64::from_bits(unsigned)),

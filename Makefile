@@ -1,0 +1,36 @@
+# Two commands: `make chat` and `make test`. Both install what is missing where that is allowed.
+
+.PHONY: chat test setup lint bench demo-model
+
+# make chat                                   a conversation with the demo model
+# make chat PROMPT="Why is the sky blue?"     one answer
+# make chat ARGS="--model FILE --policy none" any option of examples/chat.rs
+chat: export CHAT_PROMPT = $(value PROMPT)
+chat: setup
+	cargo run --release --quiet --example chat -- $${CHAT_PROMPT:+--prompt "$$CHAT_PROMPT"} $(ARGS)
+
+# The pure half in a debug build, then everything in release, so that llama.cpp is built once.
+test: setup
+	cargo test --no-default-features
+	cargo test --release
+	tests/scratch-crate.sh
+
+setup:
+	@scripts/setup.sh
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --release --all-targets -- -D warnings
+	cargo clippy --no-default-features --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-default-features --no-deps
+
+# Our generation loop against bare engine calls. Leave the machine alone meanwhile.
+bench: setup
+	cargo run --release -p moe-offload-benches --bin generate-loop
+
+# Trains the demo model again; see examples/demo-model/README.md.
+demo-model:
+	python3 -m venv target/demo-model-venv
+	target/demo-model-venv/bin/pip install -q -r examples/demo-model/requirements.txt
+	target/demo-model-venv/bin/python examples/demo-model/train.py

@@ -1,0 +1,165 @@
+//! `generate()` against a bare loop of engine calls that does the same work on the same file:
+//! decode a token, sample the next, turn it into text.
+//!
+//! Pairs in one process, A B A B, so that a drifting machine hits both alike. The bare loop against
+//! a second bare loop shows how far two equal things differ here.
+//!
+//! `cargo run --release -p moe-offload-benches --bin generate-loop [-- MODEL [PAIRS]]`
+
+use std::ffi::CString;
+use std::time::{Duration, Instant};
+
+use llama_cpp_sys_2 as llama;
+use moe_offload::{GenerateOptions, MoeModel, Sampling};
+
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/demo-model/demo-moe.gguf");
+const PROMPT: &str = "Once upon a time";
+const CONTEXT: u32 = 512;
+const TOKENS: u64 = 400;
+/// Runs of each side in one pair.
+const REPEATS: usize = 4;
+
+/// The same weights and context settings as the crate's, called directly.
+struct Bare {
+    model: *mut llama::llama_model,
+    context: *mut llama::llama_context,
+    sampler: *mut llama::llama_sampler,
+}
+
+impl Bare {
+    fn load(path: &str) -> Self {
+        let path = CString::new(path).expect("no NUL");
+        // SAFETY: plain calls in the order that llama.h asks for; everything lives until exit.
+        unsafe {
+            let model = llama::llama_model_load_from_file(
+                path.as_ptr(),
+                llama::llama_model_default_params(),
+            );
+            assert!(!model.is_null());
+            let mut params = llama::llama_context_default_params();
+            params.n_ctx = CONTEXT;
+            params.n_threads = 1;
+            params.n_threads_batch = 1;
+            params.swa_full = false;
+            let context = llama::llama_init_from_model(model, params);
+            assert!(!context.is_null());
+            let chain =
+                llama::llama_sampler_chain_init(llama::llama_sampler_chain_default_params());
+            llama::llama_sampler_chain_add(chain, llama::llama_sampler_init_greedy());
+            Self { model, context, sampler: chain }
+        }
+    }
+
+    /// Text and the time from the first token to the last.
+    fn generate(&mut self, tokens: u64) -> (String, Duration) {
+        // SAFETY: handles are alive; buffers have the sizes given.
+        unsafe {
+            let vocab = llama::llama_model_get_vocab(self.model);
+            llama::llama_memory_clear(llama::llama_get_memory(self.context), true);
+            llama::llama_sampler_reset(self.sampler);
+            let mut prompt = vec![0; 64];
+            let length = i32::try_from(PROMPT.len()).expect("short");
+            let count = llama::llama_tokenize(
+                vocab,
+                PROMPT.as_ptr().cast(),
+                length,
+                prompt.as_mut_ptr(),
+                64,
+                true,
+                true,
+            );
+            llama::llama_decode(
+                self.context,
+                llama::llama_batch_get_one(prompt.as_mut_ptr(), count),
+            );
+            let mut token = llama::llama_sampler_sample(self.sampler, self.context, -1);
+            let started = Instant::now();
+            let mut text = Vec::new();
+            let mut last = started;
+            for i in 0..tokens {
+                let mut piece = [0_u8; 64];
+                let size = llama::llama_token_to_piece(
+                    vocab,
+                    token,
+                    piece.as_mut_ptr().cast(),
+                    64,
+                    0,
+                    false,
+                );
+                text.extend_from_slice(&piece[..usize::try_from(size).unwrap_or(0)]);
+                if i + 1 == tokens || llama::llama_vocab_is_eog(vocab, token) {
+                    break;
+                }
+                llama::llama_decode(self.context, llama::llama_batch_get_one(&raw mut token, 1));
+                token = llama::llama_sampler_sample(self.sampler, self.context, -1);
+                last = Instant::now();
+            }
+            (String::from_utf8_lossy(&text).into_owned(), last - started)
+        }
+    }
+}
+
+/// Text, tokens, and the time from the first token to the last.
+fn ours(model: &mut MoeModel) -> (String, u64, f64) {
+    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(TOKENS);
+    let text = model.generate(PROMPT, &options).expect("starts").text().expect("generates");
+    let stats = model.stats();
+    let rate = stats.decode_tokens_per_second.expect("several tokens");
+    let tokens = stats.generated_tokens;
+    (text, tokens, (tokens - 1) as f64 / rate)
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Runs both sides so many times, turn by turn and each first as often as the other; prints the
+/// median of the ratios pair by pair, with the middle half.
+fn compare(name: &str, pairs: usize, mut a: impl FnMut() -> f64, mut b: impl FnMut() -> f64) {
+    let (mut first, mut second, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for pair in 0..pairs {
+        let (mut x, mut y) = (0.0, 0.0);
+        for turn in 0..REPEATS {
+            if (pair + turn) % 2 == 0 {
+                x += a();
+                y += b();
+            } else {
+                y += b();
+                x += a();
+            }
+        }
+        first.push(x / REPEATS as f64);
+        second.push(y / REPEATS as f64);
+        ratios.push(x / y);
+    }
+    let (x, y, middle) = (median(&mut first), median(&mut second), median(&mut ratios));
+    let (low, high) = (ratios[pairs / 4], ratios[pairs * 3 / 4]);
+    println!("{name:24} {:9.2} {:9.2}   {middle:.4}   ({low:.4} to {high:.4})", x * 1e6, y * 1e6);
+}
+
+fn main() {
+    let path = std::env::args().nth(1).unwrap_or_else(|| DEMO.to_owned());
+    let pairs: usize =
+        std::env::args().nth(2).map_or(60, |n| n.parse().expect("a number of pairs"));
+    let mut model =
+        MoeModel::builder(&path).threads(1).context_tokens(CONTEXT).load().expect("loads");
+    let (mut bare, mut other) = (Bare::load(&path), Bare::load(&path));
+    let (expected, tokens, _) = ours(&mut model);
+    let (text, _) = bare.generate(tokens);
+    assert_eq!(text, expected, "both sides must do the same work");
+    let steps = (tokens - 1) as f64;
+    println!("{tokens} tokens, {pairs} pairs of {REPEATS} runs, one thread, {path}");
+    println!(
+        "{:24} {:>9} {:>9}   ratio (median of pairs, middle half)",
+        "µs per token", "first", "second"
+    );
+    let seconds = |side: &mut Bare| side.generate(tokens).1.as_secs_f64() / steps;
+    compare(
+        "bare against bare",
+        pairs,
+        || seconds(&mut other),
+        || bare.generate(tokens).1.as_secs_f64() / steps,
+    );
+    compare("generate() against bare", pairs, || ours(&mut model).2 / steps, || seconds(&mut bare));
+}

@@ -21,6 +21,9 @@ struct Arguments {
     /// Show the known models and stop
     #[arg(long)]
     list: bool,
+    /// Show them as the Markdown table of README.md instead
+    #[arg(long, requires = "list")]
+    markdown: bool,
     /// Which model, by a name that --list shows
     #[arg(long, required_unless_present = "list")]
     arch: Option<String>,
@@ -58,7 +61,11 @@ enum Size {
 
 fn main() {
     let arguments = Arguments::parse();
-    let result = if arguments.list { list() } else { write(&arguments) };
+    let result = match (arguments.list, arguments.markdown) {
+        (true, true) => markdown(),
+        (true, false) => list(),
+        _ => write(&arguments),
+    };
     match result {
         // A reader who went away (`synth --list | head`) is no reason to fail.
         Ok(text) => drop(std::io::stdout().write_all(text.as_bytes())),
@@ -116,6 +123,28 @@ fn list() -> Result<String> {
             experts.count,
             experts.active,
             human(bytes),
+        );
+    }
+    Ok(table)
+}
+
+/// The same as README.md has it.
+fn markdown() -> Result<String> {
+    let mut table = String::from(
+        "| `--arch` | architecture | layers | with experts | experts | active | size |\n\
+         | --- | --- | ---: | ---: | ---: | ---: | ---: |\n",
+    );
+    for family in synth::families() {
+        let _ = writeln!(
+            table,
+            "| {} | `{}` | {} | {} | {} | {} | {} |",
+            family.name,
+            family.architecture,
+            family.blocks(),
+            family.expert_layers(),
+            family.experts.count,
+            family.experts.active,
+            human(family.build(&SynthOptions::default())?.file_bytes()),
         );
     }
     Ok(table)

@@ -36,6 +36,8 @@ pub enum TensorKind {
     Dense,
     /// Rotary factors that the engine copies to every device that has layers.
     EveryLayer,
+    /// Belongs to a layer for predicting several tokens (MTP), which the engine does not load.
+    NextToken,
     /// Used before the first layer, such as the token embedding; the engine keeps it in CPU memory.
     Input,
     /// Used after the last layer.
@@ -68,6 +70,7 @@ impl fmt::Display for TensorKind {
             Self::Router => "router",
             Self::Dense => "dense",
             Self::EveryLayer => "every-layer",
+            Self::NextToken => "next-token",
             Self::Input => "input",
             Self::Output => "output",
         })
@@ -129,10 +132,16 @@ impl ExpertMap {
         let layers = number(gguf, "block_count")
             .and_then(|n| u32::try_from(n).ok())
             .ok_or_else(|| gguf.missing(&key))?;
+        // The engine counts them among the layers, at the end, and does not load them.
+        let next_token = number(gguf, "nextn_predict_layers").unwrap_or(0);
+        let first_next_token = u64::from(layers).saturating_sub(next_token);
         let mut tensors = Vec::with_capacity(gguf.tensors().len());
         let mut expert_bytes_by_layer = BTreeMap::new();
         for tensor in gguf.tensors() {
-            let (layer, kind) = classify(gguf, tensor)?;
+            let (layer, mut kind) = classify(gguf, tensor, &architecture)?;
+            if layer.is_some_and(|layer| u64::from(layer) >= first_next_token) {
+                kind = TensorKind::NextToken;
+            }
             if let Some(layer) = layer.filter(|&layer| layer >= layers) {
                 return Err(Error::LayerOutOfRange {
                     path: gguf.path().to_owned(),
@@ -217,9 +226,13 @@ fn number(gguf: &GgufFile, key: &str) -> Option<u64> {
     }
 }
 
-fn classify(gguf: &GgufFile, tensor: &TensorInfo) -> Result<(Option<u32>, TensorKind)> {
+fn classify(
+    gguf: &GgufFile,
+    tensor: &TensorInfo,
+    architecture: &str,
+) -> Result<(Option<u32>, TensorKind)> {
     let Some((layer, rest)) = split_layer(&tensor.name) else {
-        return Ok((None, outside_layers(&tensor.name)));
+        return Ok((None, outside_layers(&tensor.name, architecture)));
     };
     let base = rest.split('.').next().unwrap_or(rest);
     let kind = match base {
@@ -263,8 +276,10 @@ fn has_expert_number(rest: &str) -> bool {
 }
 
 /// The layer class that llama.cpp gives to tensors without a layer number (`llama-arch.cpp`).
-fn outside_layers(name: &str) -> TensorKind {
+fn outside_layers(name: &str, architecture: &str) -> TensorKind {
     match name.split('.').next().unwrap_or(name) {
+        // These call their last norm so.
+        "token_embd_norm" if architecture.starts_with("lfm2") => TensorKind::Output,
         "token_embd" | "position_embd" | "token_types" | "per_layer_token_embd" => {
             TensorKind::Input
         }

@@ -17,6 +17,7 @@ pub mod experts;
 #[cfg(feature = "llama")]
 mod generate;
 pub mod gguf;
+pub mod kv_cache;
 #[cfg(feature = "llama")]
 mod model;
 pub mod plan;

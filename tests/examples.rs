@@ -163,3 +163,46 @@ fn bad_input_is_one_clear_line() {
     let remote = run("rpc_server", &["--listen", "0.0.0.0:50999"]);
     assert!(refused(&remote).contains("--allow-remote"));
 }
+
+#[test]
+fn the_readme_s_families_are_the_table_s() {
+    let readme = include_str!("../README.md");
+    let start = readme.find("<!-- families: made by").unwrap();
+    let start = start + readme[start..].find('\n').unwrap() + 1;
+    let table = &readme[start..readme.find("<!-- end of families -->").unwrap()];
+    let output = run("synth", &["--list", "--markdown"]);
+    assert_eq!(
+        table,
+        text(&output.stdout),
+        "put what `synth --list --markdown` prints into README.md"
+    );
+}
+
+#[test]
+fn synth_writes_what_plan_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let split = at("deepseek.gguf");
+    let written = run(
+        "synth",
+        &["--arch", "deepseek-v2-lite", "--scale", "tiny", "--shards", "3", "--out", &split],
+    );
+    let paths: Vec<&str> = text(&written.stdout).lines().collect();
+    assert_eq!(paths.len(), 3, "{written:?}");
+    let plan = run("plan", &["--model", paths[0], "--policy", "first-layers:1", "--json"]);
+    let plan: Value = serde_json::from_slice(&plan.stdout).unwrap();
+    // The first layer is dense.
+    let moved: Vec<&Value> = plan["tensors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|tensor| tensor["device"] == "cpu" && tensor["kind"] != "input")
+        .collect();
+    assert!(!moved.is_empty() && moved.iter().all(|tensor| tensor["layer"] == 1), "{moved:?}");
+
+    let hole = at("hole.gguf");
+    run("synth", &["--arch", "mixtral-8x7b", "--no-weights", "--out", &hole]);
+    let table = run("plan", &["--model", &hole, "--device", "CUDA0=12GiB"]);
+    assert!(text(&table.stdout).contains("32 layers (32 with experts), 8 experts"), "{table:?}");
+    assert!(refused(&run("synth", &["--arch", "gpt-5", "--out", &hole])).contains("--list"));
+}

@@ -102,22 +102,23 @@ pub(super) struct Row {
 impl Row {
     /// The device with its memory; `None` if it does not answer.
     fn device(&self) -> Option<Device> {
-        let (mut free, mut total) = (0, 0);
+        let mut info =
+            ffi::moe_device_memory_info { free_bytes: 0, total_bytes: 0, alignment_bytes: 1 };
         // SAFETY: the handle is the engine's own and lives as long as the process.
-        guarded(|message| unsafe {
-            ffi::moe_device_memory(self.handle, &raw mut free, &raw mut total, message)
-        })
-        .inspect_err(|failure| {
-            tracing::warn!(target: "llama.cpp", "{} does not answer: {}", self.name, failure.reason);
-        })
-        .ok()?;
+        guarded(|message| unsafe { ffi::moe_device_memory(self.handle, &raw mut info, message) })
+            .inspect_err(|failure| {
+                let reason = &failure.reason;
+                tracing::warn!(target: "llama.cpp", "{} does not answer: {reason}", self.name);
+            })
+            .ok()?;
         let mut device = Device::new(&self.name);
         device.description.clone_from(&self.description);
         device.backend.clone_from(&self.backend);
+        device.alignment_bytes = Some(info.alignment_bytes);
         // Some devices report nothing at all.
-        if total > 0 {
-            device.free_bytes = Some(free);
-            device.total_bytes = Some(total);
+        if info.total_bytes > 0 {
+            device.free_bytes = Some(info.free_bytes);
+            device.total_bytes = Some(info.total_bytes);
         }
         Some(device)
     }

@@ -4,11 +4,17 @@
 //! hostile: each length is checked against the file's size and a named cap before memory is taken,
 //! arithmetic is checked, and tensors must lie aligned, inside the file and apart from each other.
 //!
-//! ```no_run
-//! # // needs a model file
-//! let gguf = moe_offload::GgufFile::open("gpt-oss-20b.gguf")?;
+//! ```
+//! use moe_offload::GgufFile;
+//! # use moe_offload::synth::{self, SynthOptions};
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("gpt-oss-20b.gguf");
+//! # synth::family("gpt-oss-20b")?.build(&SynthOptions::tiny())?.save(&path, 1, |_| {})?;
+//!
+//! let gguf = GgufFile::open(path)?;
 //! println!("{} with {} tensors", gguf.architecture()?, gguf.tensors().len());
-//! # Ok::<(), moe_offload::Error>(())
+//! # assert_eq!(gguf.architecture()?, "gpt-oss");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 mod cursor;

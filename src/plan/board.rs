@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use super::context::ContextOptions;
 use super::device::{self, Device};
 use super::rules::{Destination, Rule};
-use super::{CPU, DevicePlan, Placement, RuleMatch, TensorCopy};
+use super::{CPU, DevicePlan, NOT_LOADED, Placement, RuleMatch, TensorCopy};
 use crate::error::Result;
 use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
+use crate::kv_cache::KvCache;
 
 /// Where the engine puts a tensor that nothing overrides; `None` is the CPU.
 pub(super) fn own_device(tensor: &ClassifiedTensor, layer_devices: &[usize]) -> Option<usize> {
@@ -20,9 +22,22 @@ pub(super) fn own_device(tensor: &ClassifiedTensor, layer_devices: &[usize]) -> 
 
 /// A place for one tensor while a plan is made.
 pub(super) struct Place {
-    /// A device's index; `None` is the CPU.
-    pub(super) device: Option<usize>,
+    pub(super) at: At,
     by_rule: bool,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum At {
+    Cpu,
+    /// A device's index.
+    Device(usize),
+    NotLoaded,
+}
+
+impl From<Option<usize>> for At {
+    fn from(device: Option<usize>) -> Self {
+        device.map_or(Self::Cpu, Self::Device)
+    }
 }
 
 /// The devices with the layers dealt out to them.
@@ -40,8 +55,12 @@ impl<'a> Board<'a> {
         Self { devices, layer_devices }
     }
 
-    pub(super) fn name(&self, device: Option<usize>) -> &str {
-        device.and_then(|i| self.devices.get(i)).map_or(CPU, |device| &device.name)
+    pub(super) fn name(&self, at: At) -> &str {
+        match at {
+            At::Cpu => CPU,
+            At::Device(i) => self.devices.get(i).map_or(CPU, |device| &device.name),
+            At::NotLoaded => NOT_LOADED,
+        }
     }
 
     pub(super) fn place_all(
@@ -56,6 +75,10 @@ impl<'a> Board<'a> {
         let mut found = vec![false; rules.len()];
         let mut places = Vec::with_capacity(experts.tensors().len());
         for tensor in experts.tensors() {
+            if tensor.kind == TensorKind::NextToken {
+                places.push(Place { at: At::NotLoaded, by_rule: false });
+                continue;
+            }
             let mut decided = None;
             for (i, rule) in rules.iter().enumerate() {
                 if (decided.is_none() || !found[i]) && rule.matches(tensor) {
@@ -73,7 +96,7 @@ impl<'a> Board<'a> {
                 reports[i].matched_tensors += 1;
                 reports[i].matched_bytes += tensor.bytes;
             }
-            places.push(Place { device, by_rule: decided.is_some() });
+            places.push(Place { at: device.into(), by_rule: decided.is_some() });
         }
         match found.iter().position(|&found| !found) {
             Some(i) => Err(rules[i].no_match(experts)),
@@ -102,7 +125,7 @@ impl<'a> Board<'a> {
             copies.extend(targets.into_iter().map(|device| TensorCopy {
                 name: tensor.name.clone(),
                 bytes: tensor.bytes,
-                device: self.name(Some(device)).to_owned(),
+                device: self.name(At::Device(device)).to_owned(),
             }));
         }
         copies
@@ -113,6 +136,8 @@ impl<'a> Board<'a> {
         experts: &ExpertMap,
         tensors: &[Placement],
         copies: &[TensorCopy],
+        context: &ContextOptions,
+        cache: Option<&KvCache>,
     ) -> Vec<DevicePlan> {
         let repeating = &self.layer_devices[..self.layer_devices.len().saturating_sub(1)];
         let mut plans: Vec<DevicePlan> = self
@@ -122,6 +147,8 @@ impl<'a> Board<'a> {
             .map(|(i, device)| DevicePlan {
                 name: device.name.clone(),
                 weights_bytes: 0,
+                padding_bytes: 0,
+                context_bytes: None,
                 expert_bytes: 0,
                 layers: count(repeating.iter().filter(|&&d| d == i).count()),
                 free_bytes: device.free_bytes,
@@ -130,23 +157,54 @@ impl<'a> Board<'a> {
         plans.push(DevicePlan {
             name: CPU.to_owned(),
             weights_bytes: 0,
+            padding_bytes: 0,
+            context_bytes: None,
             expert_bytes: 0,
             layers: experts.layers() - count(repeating.len()),
             free_bytes: None,
         });
-        for plan in &mut plans {
-            let here = tensors.iter().filter(|placement| placement.device == plan.name);
-            for placement in here {
-                plan.weights_bytes += placement.tensor.bytes;
-                if placement.tensor.kind.is_expert() {
-                    plan.expert_bytes += placement.tensor.bytes;
-                }
+        for (i, plan) in plans.iter_mut().enumerate() {
+            let alignment = self.devices.get(i).and_then(|device| device.alignment_bytes);
+            plan.context_bytes = cache.map(|cache| self.cache_bytes(i, alignment, context, cache));
+            let mut add = |bytes: u64, is_expert: bool| {
+                plan.weights_bytes += bytes;
+                plan.padding_bytes += padding(bytes, alignment);
+                plan.expert_bytes += if is_expert { bytes } else { 0 };
+            };
+            for placement in tensors.iter().filter(|placement| placement.device == plan.name) {
+                add(placement.tensor.bytes, placement.tensor.kind.is_expert());
             }
-            let doubled = copies.iter().filter(|copy| copy.device == plan.name);
-            plan.weights_bytes += doubled.map(|copy| copy.bytes).sum::<u64>();
+            for copy in copies.iter().filter(|copy| copy.device == plan.name) {
+                add(copy.bytes, false);
+            }
         }
         plans
     }
+}
+
+impl Board<'_> {
+    /// The cache of the layers on device `index`; without devices the CPU has index 0.
+    fn cache_bytes(
+        &self,
+        index: usize,
+        alignment: Option<u64>,
+        context: &ContextOptions,
+        cache: &KvCache,
+    ) -> u64 {
+        let tokens = u64::from(context.context_tokens.unwrap_or(0));
+        let here = cache.layers().iter().enumerate().filter(|&(layer, _)| {
+            self.layer_devices.get(layer).copied().unwrap_or(self.devices.len()) == index
+        });
+        here.flat_map(|(_, layer)| layer.parts(tokens, context.computed_at_once()))
+            .map(|bytes| bytes.saturating_add(padding(bytes, alignment)))
+            .fold(0, u64::saturating_add)
+    }
+}
+
+/// What a tensor takes beyond its own bytes.
+fn padding(bytes: u64, alignment: Option<u64>) -> u64 {
+    let alignment = alignment.unwrap_or(1).max(1);
+    bytes.checked_next_multiple_of(alignment).map_or(0, |padded| padded - bytes)
 }
 
 pub(super) fn count(n: usize) -> u32 {

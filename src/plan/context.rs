@@ -35,6 +35,11 @@ impl ContextOptions {
         Self { context_tokens: Some(context_tokens), ..Self::default() }
     }
 
+    /// Tokens that the engine computes at once at most.
+    pub(crate) fn computed_at_once(&self) -> u64 {
+        u64::from(self.micro_batch_tokens.min(self.batch_tokens))
+    }
+
     /// The same options with every open choice made for this file.
     pub(super) fn resolve(&self, gguf: &GgufFile) -> Result<Self> {
         let trained = gguf.hyper_parameter("context_length").and_then(Value::as_u64);

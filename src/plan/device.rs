@@ -29,6 +29,9 @@ pub struct Device {
     /// All its memory in bytes, where known.
     #[serde(default)]
     pub total_bytes: Option<u64>,
+    /// Every tensor on it takes a whole number of so many bytes, where known.
+    #[serde(default)]
+    pub alignment_bytes: Option<u64>,
 }
 
 impl Device {
@@ -40,6 +43,7 @@ impl Device {
             backend: String::new(),
             free_bytes: None,
             total_bytes: None,
+            alignment_bytes: None,
         }
     }
 

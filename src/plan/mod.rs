@@ -25,10 +25,15 @@ pub use self::device::Device;
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap};
 use crate::gguf::GgufFile;
+use crate::kv_cache::KvCache;
 use crate::policy::{OffloadPolicy, Target};
 
 /// The name under which CPU memory appears among the devices of a plan.
 pub const CPU: &str = "cpu";
+
+/// The name under which tensors appear that the engine leaves in the file: layers for predicting
+/// several tokens at once.
+pub const NOT_LOADED: &str = "not-loaded";
 
 /// Where every tensor of a model goes. Made by [`OffloadPolicy::plan`].
 ///
@@ -76,8 +81,14 @@ pub struct DevicePlan {
     pub name: String,
     /// Bytes of the weights on it, copies included.
     pub weights_bytes: u64,
+    /// Bytes that the weights take besides, because the device aligns every tensor; 0 where its
+    /// alignment is not known, and for CPU memory.
+    pub padding_bytes: u64,
     /// Bytes of the experts among them.
     pub expert_bytes: u64,
+    /// Bytes of the KV cache and recurrent state of its layers; `None` where the architecture's
+    /// cache is not known (see [`kv_cache`](crate::kv_cache)) and only the engine can tell.
+    pub context_bytes: Option<u64>,
     /// How many layers are computed on it, but for what is overridden.
     pub layers: u32,
     /// Memory free for use before loading, where known.
@@ -91,7 +102,7 @@ pub struct Placement {
     /// The tensor, its size, layer and kind.
     #[serde(flatten)]
     pub tensor: ClassifiedTensor,
-    /// The device, or [`CPU`].
+    /// The device, or [`CPU`], or [`NOT_LOADED`].
     pub device: String,
 }
 
@@ -151,19 +162,20 @@ impl OffloadPolicy {
         let experts = ExpertMap::new(gguf)?;
         let rules = rules::compile(self, gguf, &experts, devices)?;
         let board = Board::new(&experts, devices);
+        let cache = KvCache::new(gguf);
         let (placed, reports) = board.place_all(&experts, &rules)?;
         let copies = board.copies(&experts, &placed);
         let tensors: Vec<Placement> = std::iter::zip(experts.tensors(), &placed)
             .map(|(tensor, place)| Placement {
                 tensor: tensor.clone(),
-                device: board.name(place.device).to_owned(),
+                device: board.name(place.at).to_owned(),
             })
             .collect();
         Ok(Plan {
             policy: self.clone(),
             model: summary(gguf, &experts),
+            devices: board.device_plans(&experts, &tensors, &copies, &context, cache.as_ref()),
             context,
-            devices: board.device_plans(&experts, &tensors, &copies),
             rules: reports,
             tensors,
             copies,
@@ -223,6 +235,7 @@ impl Plan {
         patterns::overrides(
             self.tensors
                 .iter()
+                .filter(|placement| placement.device != NOT_LOADED)
                 .filter(|placement| placement.device != self.own_device(&placement.tensor))
                 .map(|placement| (&placement.tensor, placement.device.as_str())),
         )

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::Plan;
 use super::bytes::human_bytes;
+use super::{NOT_LOADED, Plan};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -29,19 +29,29 @@ impl Plan {
         let width = self.devices.iter().map(|d| d.name.chars().count()).max().unwrap_or(0).max(6);
         writeln!(
             f,
-            "{:width$}  {:>11}  {:>11}  {:>6}  {:>11}",
-            "device", "weights", "of experts", "layers", "free"
+            "{:width$}  {:>11}  {:>11}  {:>11}  {:>6}  {:>11}",
+            "device", "weights", "of experts", "KV cache", "layers", "free"
         )?;
         for device in &self.devices {
             writeln!(
                 f,
-                "{:width$}  {:>11}  {:>11}  {:>6}  {:>11}",
+                "{:width$}  {:>11}  {:>11}  {:>11}  {:>6}  {:>11}",
                 device.name,
                 human_bytes(device.weights_bytes),
                 human_bytes(device.expert_bytes),
+                device.context_bytes.map_or_else(|| "unknown".to_owned(), human_bytes),
                 device.layers,
                 device.free_bytes.map_or_else(|| "-".to_owned(), human_bytes),
             )?;
+        }
+        let unused: u64 = self
+            .tensors
+            .iter()
+            .filter(|placement| placement.device == NOT_LOADED)
+            .map(|placement| placement.tensor.bytes)
+            .sum();
+        if unused > 0 {
+            writeln!(f, "(next-token layers are not loaded: {})", human_bytes(unused))?;
         }
         if self.devices.len() == 1 {
             writeln!(f, "(no GPU or other device: everything stays in CPU memory)")?;

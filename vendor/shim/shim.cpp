@@ -119,12 +119,12 @@ moe_status moe_devices(moe_device * rows, size_t capacity, size_t * count, moe_m
     });
 }
 
-moe_status moe_device_memory(ggml_backend_dev_t device, uint64_t * free_bytes, uint64_t * total_bytes, moe_message * message) {
+moe_status moe_device_memory(ggml_backend_dev_t device, moe_device_memory_info * info, moe_message * message) {
     return guarded(message, [&] {
         size_t free = 0, total = 0;
         ggml_backend_dev_memory(device, &free, &total);
-        *free_bytes  = free;
-        *total_bytes = total;
+        ggml_backend_buffer_type_t buffer_type = ggml_backend_dev_buffer_type(device);
+        *info = { free, total, buffer_type == nullptr ? 1 : ggml_backend_buft_get_alignment(buffer_type) };
         return MOE_OK;
     });
 }

@@ -50,8 +50,14 @@ typedef struct moe_device {
 // Fills at most `capacity` rows; `count` is how many there are.
 moe_status moe_devices(moe_device * rows, size_t capacity, size_t * count, moe_message * message);
 
+typedef struct moe_device_memory_info {
+    uint64_t free_bytes;
+    uint64_t total_bytes;
+    uint64_t alignment_bytes; // every tensor takes a whole number of these
+} moe_device_memory_info;
+
 // Asks a device for its memory; fails for a server that is gone, waits for one that is busy.
-moe_status moe_device_memory(ggml_backend_dev_t device, uint64_t * free_bytes, uint64_t * total_bytes, moe_message * message);
+moe_status moe_device_memory(ggml_backend_dev_t device, moe_device_memory_info * info, moe_message * message);
 
 // Connects to an RPC server and registers its devices; later calls only see whether it answers.
 moe_status moe_rpc_connect(const char * endpoint, moe_message * message);

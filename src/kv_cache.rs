@@ -1,0 +1,240 @@
+//! How large a model's cache is, layer by layer, from its file's own keys.
+//!
+//! Attention keeps a key and a value per token and layer: all heads', one latent vector, or only
+//! those of a sliding window; recurrent layers keep a state of fixed size instead. The rules are
+//! those of `llama-kv-cache.cpp`, `llama-kv-cache-iswa.cpp`, `llama-memory-recurrent.cpp` and
+//! `llama-hparams.cpp` in the pinned llama.cpp. An architecture that is not listed here is not
+//! guessed at.
+
+use crate::gguf::{GgufFile, Value};
+use crate::plan::ContextOptions;
+
+/// Bytes of an element of keys and values, which are `f16`.
+const ELEMENT_BYTES: u64 = 2;
+/// Bytes of an element of a recurrent state, which is `f32`.
+const STATE_ELEMENT_BYTES: u64 = 4;
+/// The engine rounds numbers of cells up to this.
+const CELLS: u64 = 256;
+
+/// What the cache of each layer holds.
+///
+/// ```
+/// use moe_offload::kv_cache::KvCache;
+/// # let mut writer = moe_offload::gguf::GgufWriter::new();
+/// # writer.set("general.architecture", "llama").set("llama.block_count", 32_u32);
+/// # writer.set("llama.embedding_length", 4096_u32).set("llama.attention.head_count", 32_u32);
+/// # writer.set("llama.attention.head_count_kv", 8_u32);
+/// # let mut file = Vec::new();
+/// # writer.write(&mut file, |_, _| Ok(()))?;
+/// # let mixtral = moe_offload::GgufFile::read(&file[..], file.len() as u64, "memory")?;
+/// let cache = KvCache::new(&mixtral).expect("a known architecture");
+/// // Keys and values of 8 heads of 128 in 16 bits: 4 KiB per token and layer.
+/// assert_eq!(cache.layers()[0].bytes(8192, 512), 8192 * 4096);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KvCache {
+    layers: Vec<LayerCache>,
+}
+
+/// What the cache of one layer holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LayerCache {
+    /// Elements kept per token, keys and values together.
+    pub elements_per_token: u64,
+    /// Tokens that a sliding window sees; `None` for all.
+    pub window_tokens: Option<u64>,
+    /// Elements of the two parts of a recurrent state.
+    pub state_elements: [u64; 2],
+}
+
+impl LayerCache {
+    /// Bytes for one sequence of `context_tokens`, of which `micro_batch_tokens` are computed at
+    /// once.
+    pub fn bytes(&self, context_tokens: u64, micro_batch_tokens: u64) -> u64 {
+        self.parts(context_tokens, micro_batch_tokens).into_iter().fold(0, u64::saturating_add)
+    }
+
+    /// The same by allocation: each takes a whole number of the device's alignment.
+    pub(crate) fn parts(&self, context_tokens: u64, micro_batch_tokens: u64) -> [u64; 3] {
+        let round = |tokens: u64| tokens.checked_next_multiple_of(CELLS).unwrap_or(u64::MAX);
+        let all = round(context_tokens);
+        // Every cell that a batch needs beside the window.
+        let batch = micro_batch_tokens.min(context_tokens);
+        let cells =
+            self.window_tokens.map_or(all, |window| round(all.min(window.saturating_add(batch))));
+        let cache = cells.saturating_mul(self.elements_per_token).saturating_mul(ELEMENT_BYTES);
+        let [a, b] = self.state_elements.map(|n| n.saturating_mul(STATE_ELEMENT_BYTES));
+        [cache, a, b]
+    }
+}
+
+impl KvCache {
+    /// What the file's keys say; `None` for an architecture whose cache is not known here, or keys
+    /// that are missing or contradict each other.
+    pub fn new(gguf: &GgufFile) -> Option<Self> {
+        let keys = Keys { gguf };
+        let architecture = gguf.architecture().ok()?;
+        let kind = Kind::of(architecture)?;
+        let blocks = keys.number("block_count")?;
+        // As many layers as can have tensors: this bounds the memory taken.
+        let layers = blocks.checked_sub(keys.number("nextn_predict_layers").unwrap_or(0))?;
+        if layers > gguf.tensors().len().max(4096) as u64 {
+            return None;
+        }
+        let layers =
+            (0..layers).map(|layer| keys.layer(kind, layer)).collect::<Option<Vec<_>>>()?;
+        Some(Self { layers })
+    }
+
+    /// Layer by layer, without those for predicting several tokens.
+    pub fn layers(&self) -> &[LayerCache] {
+        &self.layers
+    }
+
+    /// Bytes of all layers together in this context.
+    pub fn bytes(&self, context: &ContextOptions) -> u64 {
+        let tokens = u64::from(context.context_tokens.unwrap_or(0));
+        let batch = context.computed_at_once();
+        self.layers.iter().map(|layer| layer.bytes(tokens, batch)).fold(0, u64::saturating_add)
+    }
+}
+
+/// What kinds of layers an architecture has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Attention over all tokens in every layer.
+    Full,
+    /// Latent attention where the file has the keys for it.
+    Latent,
+    /// Of so many layers the last sees everything, the others a window, unless the file says
+    /// otherwise. The window is the file's, or fixed.
+    Windowed { period: u64, fixed: Option<u64> },
+    /// A layer without key-value heads is recurrent.
+    Hybrid,
+    /// Of so many layers the last has attention, the others are recurrent, unless the file says
+    /// otherwise.
+    Interval { period: u64 },
+}
+
+impl Kind {
+    fn of(architecture: &str) -> Option<Self> {
+        Some(match architecture {
+            "llama" | "qwen2moe" | "qwen3moe" | "phimoe" | "dbrx" | "olmoe" | "granitemoe"
+            | "grok" | "arctic" | "deepseek" | "dots1" | "grovemoe" | "glm4moe"
+            | "ernie4_5-moe" | "hunyuan-moe" | "minimax-m2" | "bailingmoe2" => Self::Full,
+            "deepseek2" => Self::Latent,
+            "gpt-oss" => Self::Windowed { period: 2, fixed: None },
+            "llama4" => Self::Windowed { period: 4, fixed: Some(8192) },
+            "gemma4" => Self::Windowed { period: 6, fixed: None },
+            "jamba" | "lfm2moe" => Self::Hybrid,
+            "qwen3next" | "qwen35moe" => Self::Interval { period: 4 },
+            _ => return None,
+        })
+    }
+}
+
+/// The file's hyper-parameters.
+struct Keys<'a> {
+    gguf: &'a GgufFile,
+}
+
+impl Keys<'_> {
+    fn number(&self, key: &str) -> Option<u64> {
+        self.gguf.hyper_parameter(key)?.as_u64()
+    }
+
+    /// A number for all layers, or an array with one for each.
+    fn of_layer(&self, key: &str, layer: u64) -> Option<u64> {
+        match self.gguf.hyper_parameter(key)? {
+            Value::Array(values) => values.iter_u64().nth(usize::try_from(layer).ok()?)?,
+            value => value.as_u64(),
+        }
+    }
+
+    fn layer(&self, kind: Kind, layer: u64) -> Option<LayerCache> {
+        if self.is_recurrent(kind, layer) {
+            return self.state();
+        }
+        let shared = self.number("attention.shared_kv_layers").unwrap_or(0);
+        let own = self.number("block_count")?.saturating_sub(shared);
+        if shared > 0 && layer >= own {
+            return Some(LayerCache::default());
+        }
+        let window_tokens = self.window(kind, layer)?;
+        let heads = self.of_layer("attention.head_count", layer)?;
+        let kv_heads = self.of_layer("attention.head_count_kv", layer).unwrap_or(heads);
+        let plain = || self.number("embedding_length")?.checked_div(heads);
+        let of_window =
+            |key: &str| window_tokens.and_then(|_| self.number(&format!("attention.{key}_swa")));
+        let length = |key: &str| {
+            of_window(key).or_else(|| self.number(&format!("attention.{key}"))).or_else(plain)
+        };
+        // Latent attention keeps one vector, of which the values are a part.
+        let latent = kind == Kind::Latent
+            && ["attention.key_length_mla", "attention.value_length_mla"]
+                .iter()
+                .all(|key| self.number(key).is_some_and(|length| length > 0));
+        let values = if latent { 0 } else { length("value_length")? };
+        let elements_per_token =
+            kv_heads.checked_mul(length("key_length")?.checked_add(values)?)?;
+        Some(LayerCache { elements_per_token, window_tokens, state_elements: [0, 0] })
+    }
+
+    fn is_recurrent(&self, kind: Kind, layer: u64) -> bool {
+        match kind {
+            Kind::Hybrid => self.of_layer("attention.head_count_kv", layer) == Some(0),
+            Kind::Interval { period } => {
+                if let Some(Value::Array(flags)) =
+                    self.gguf.hyper_parameter("attention.recurrent_layers")
+                {
+                    return usize::try_from(layer)
+                        .ok()
+                        .and_then(|layer| flags.iter().nth(layer))
+                        .is_some_and(|flag| flag.as_bool() == Some(true));
+                }
+                let period = self.number("full_attention_interval").unwrap_or(period).max(1);
+                layer % period != period - 1
+            }
+            _ => false,
+        }
+    }
+
+    /// The state of a recurrent layer (`n_embd_r` and `n_embd_s`).
+    fn state(&self) -> Option<LayerCache> {
+        let or_zero = |key: &str| self.number(key).unwrap_or(0);
+        let scan = or_zero("ssm.state_size").checked_mul(or_zero("ssm.inner_size"))?;
+        let convolution = match self.number("shortconv.l_cache") {
+            Some(length) => self.number("embedding_length")?.checked_mul(length.checked_sub(1)?)?,
+            None => {
+                let groups = or_zero("ssm.group_count").checked_mul(or_zero("ssm.state_size"))?;
+                let width = or_zero("ssm.inner_size").checked_add(groups.checked_mul(2)?)?;
+                or_zero("ssm.conv_kernel").saturating_sub(1).checked_mul(width)?
+            }
+        };
+        Some(LayerCache { state_elements: [convolution, scan], ..LayerCache::default() })
+    }
+
+    /// The tokens that the layer's window sees, `Some(None)` where it sees all.
+    #[allow(clippy::option_option)] // the outer is "not known"
+    fn window(&self, kind: Kind, layer: u64) -> Option<Option<u64>> {
+        let Kind::Windowed { period, fixed } = kind else {
+            return Some(None);
+        };
+        let given = self.number("attention.sliding_window");
+        if fixed.is_some() && given == Some(0) {
+            return Some(None);
+        }
+        let windowed = match self.gguf.hyper_parameter("attention.sliding_window_pattern") {
+            Some(Value::Array(flags)) => {
+                flags.iter().nth(usize::try_from(layer).ok()?)?.as_bool()?
+            }
+            pattern => match pattern.and_then(Value::as_u64).unwrap_or(period) {
+                0 => true,
+                period => layer % period < period - 1,
+            },
+        };
+        Some(if windowed { Some(fixed.or(given)?) } else { None })
+    }
+}

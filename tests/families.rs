@@ -1,0 +1,89 @@
+//! Every family under every policy: the plan is what the engine does, and the text stays the same.
+#![cfg(feature = "llama")]
+#![allow(missing_docs)]
+
+mod support;
+
+use std::path::Path;
+
+use moe_offload::synth::{self, Family, SynthOptions};
+use moe_offload::{GenerateOptions, MoeModel, Sampling};
+use support::process::Server;
+
+const TOKENS: u64 = 12;
+
+fn load(path: &Path, server: &Server, policy: &str) -> MoeModel {
+    MoeModel::builder(path)
+        .rpc_server(&server.endpoint)
+        .policy(policy.parse().unwrap())
+        .threads(1)
+        .context_tokens(256)
+        .load()
+        .unwrap_or_else(|error| panic!("{} under {policy}: {error}", path.display()))
+}
+
+fn text(model: &mut MoeModel) -> String {
+    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(TOKENS);
+    model.generate("The quick brown fox jumps", &options).unwrap().text().unwrap()
+}
+
+/// Measured and planned bytes on the devices are the same, weights and cache.
+fn check_memory(model: &MoeModel, name: &str, policy: &str) {
+    for planned in model.plan().devices().iter().filter(|device| device.name != "cpu") {
+        let measured = model.memory().iter().find(|memory| memory.name == planned.name);
+        let bytes = measured.map_or(0, |memory| memory.weights_bytes);
+        assert_eq!(bytes, planned.weights_bytes + planned.padding_bytes, "{name} under {policy}");
+        let cache = measured.map(|memory| memory.context_bytes);
+        assert_eq!(cache, planned.context_bytes, "the cache of {name} under {policy}");
+    }
+}
+
+fn check(family: &Family, path: &Path, server: &Server) {
+    let mut baseline = load(path, server, "none");
+    check_memory(&baseline, family.name, "none");
+    let expected = text(&mut baseline);
+    let layers = baseline.plan().model().expert_layers;
+    drop(baseline);
+    let half = (layers / 2).max(1);
+    let policies = [
+        "all-experts".to_owned(),
+        format!("first-layers:{half}"),
+        format!("last-layers:{half}"),
+        "regex:_down_exps=cpu".to_owned(),
+    ];
+    for policy in &policies {
+        let mut model = load(path, server, policy);
+        check_memory(&model, family.name, policy);
+        assert_eq!(text(&mut model), expected, "{} under {policy}", family.name);
+    }
+}
+
+/// The cache in contexts that are no multiples of the engine's steps, and beyond the windows.
+fn check_contexts(family: &Family, path: &Path) {
+    for (tokens, micro_batch) in [(700, 100), (3000, 512)] {
+        let model = MoeModel::builder(path)
+            .threads(1)
+            .context_tokens(tokens)
+            .micro_batch_tokens(micro_batch)
+            .load()
+            .unwrap();
+        let planned = model.plan().device("cpu").unwrap().context_bytes.unwrap();
+        let measured = model.memory().last().unwrap().context_bytes;
+        assert_eq!(measured, planned, "{} with {tokens} tokens", family.name);
+    }
+}
+
+#[test]
+fn every_family_under_every_policy() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let mut checked = 0;
+    for family in synth::families() {
+        let path = folder.path().join(format!("{}.gguf", family.name));
+        family.build(&SynthOptions::tiny()).unwrap().save(&path, 1, |_| {}).unwrap();
+        check(family, &path, &server);
+        check_contexts(family, &path);
+        checked += 1;
+    }
+    assert!(checked >= 30, "{checked}");
+}

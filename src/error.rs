@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use thiserror::Error as ThisError;
 
 use crate::gguf::GgmlType;
+use crate::plan::human_bytes;
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -249,6 +250,24 @@ pub enum Error {
         /// What the engine logged.
         reason: String,
     },
+    /// `fit` needs to know a device's free memory.
+    #[error(
+        "`fit` needs the free memory of {device}, which is not known; give it (`{device}=12GiB`), or a budget (`fit:12GiB`)"
+    )]
+    UnknownFreeMemory {
+        /// The device.
+        device: String,
+    },
+    /// A device has not enough free memory for the plan.
+    #[error("the plan needs {} on {device}, but {} are free there; move more to the CPU (`fit` finds how much), lower `context_tokens`, or free memory", human_bytes(*needed_bytes), human_bytes(*free_bytes))]
+    DoesNotFit {
+        /// The device.
+        device: String,
+        /// Bytes that the plan needs on it.
+        needed_bytes: u64,
+        /// Bytes that are free for a new model.
+        free_bytes: u64,
+    },
     /// Loading, or generating, was cancelled.
     #[error("{operation} was cancelled")]
     Cancelled {
@@ -366,7 +385,7 @@ pub enum PolicyFault {
     Empty,
     /// No policy has this name.
     #[error(
-        "no such rule; there are none, all-experts, first-layers:N, last-layers:N, layers:0-3,7 and regex:PATTERN=DEVICE"
+        "no such rule; there are none, all-experts, first-layers:N, last-layers:N, layers:0-3,7, regex:PATTERN=DEVICE, fit and fit:SIZE"
     )]
     UnknownRule,
     /// A number of layers is missing or no positive number.
@@ -381,6 +400,12 @@ pub enum PolicyFault {
     /// A device name is empty or holds `;`, `=`, a comma or white space.
     #[error("a device's name is not empty and holds no `;`, `=`, `,` or white space")]
     BadDevice,
+    /// The limit of `fit` does not parse.
+    #[error("`fit` takes a budget or a margin, as in `fit:10GiB` or `fit:-1GiB`")]
+    BadFit,
+    /// `fit` stands before other rules.
+    #[error("`fit` decides over all experts that are left, so it must be the last rule")]
+    FitNotLast,
     /// `none` stands in a list of rules.
     #[error("`none` cannot be combined with other rules; leave it out")]
     NoneInList,

@@ -18,10 +18,13 @@ pub mod experts;
 mod generate;
 pub mod gguf;
 pub mod kv_cache;
+pub mod memory;
 #[cfg(feature = "llama")]
 mod model;
 pub mod plan;
 pub mod policy;
+#[cfg(feature = "llama")]
+mod reservation;
 #[cfg(feature = "llama")]
 mod sampling;
 #[cfg(feature = "llama")]
@@ -43,6 +46,7 @@ pub use self::experts::ExpertMap;
 #[cfg(feature = "llama")]
 pub use self::generate::{GenerateOptions, Generation, StopReason};
 pub use self::gguf::GgufFile;
+pub use self::memory::DeviceMemory;
 #[cfg(feature = "llama")]
 pub use self::model::{MoeModel, MoeModelBuilder};
 pub use self::plan::{ContextOptions, Device, Plan};
@@ -50,4 +54,4 @@ pub use self::policy::OffloadPolicy;
 #[cfg(feature = "llama")]
 pub use self::sampling::Sampling;
 #[cfg(feature = "llama")]
-pub use self::stats::{DeviceMemory, Stats};
+pub use self::stats::Stats;

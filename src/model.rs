@@ -12,9 +12,11 @@ use crate::engine::{self, Context, ContextSettings, LoadMode, LoadSettings, Weig
 use crate::error::{Error, Result};
 use crate::generate::{Cached, GenerateOptions, Generation, Timing};
 use crate::gguf::GgufFile;
-use crate::plan::{ContextOptions, Plan};
-use crate::policy::OffloadPolicy;
-use crate::stats::{DeviceMemory, Stats};
+use crate::memory::{DeviceMemory, Verification};
+use crate::plan::{ContextOptions, Device, Plan};
+use crate::policy::{DeviceName, OffloadPolicy};
+use crate::reservation::{self, Reservation};
+use crate::stats::Stats;
 
 /// A model with its weights where a [`Plan`] put them, its context and the generation loop.
 ///
@@ -27,6 +29,8 @@ pub struct MoeModel {
     plan: Plan,
     memory: Vec<DeviceMemory>,
     load_seconds: f64,
+    /// Given back after the context is freed: fields are dropped in order.
+    _reservation: Reservation,
 }
 
 impl std::fmt::Debug for MoeModel {
@@ -47,6 +51,7 @@ impl MoeModel {
             plan: None,
             context: ContextOptions::default(),
             rpc_servers: Vec::new(),
+            budgets: Vec::new(),
             threads: None,
             load: LoadSettings::default(),
         }
@@ -120,6 +125,11 @@ impl MoeModel {
         &self.memory
     }
 
+    /// The plan's figures beside the measured ones.
+    pub fn verify(&self) -> Verification {
+        self.plan.verify(&self.memory)
+    }
+
     /// What was measured of the load and the last generation.
     pub fn stats(&self) -> Stats {
         let timing = &self.timing;
@@ -153,6 +163,7 @@ pub struct MoeModelBuilder {
     plan: Option<Plan>,
     context: ContextOptions,
     rpc_servers: Vec<String>,
+    budgets: Vec<(String, u64)>,
     threads: Option<u32>,
     load: LoadSettings,
 }
@@ -226,59 +237,145 @@ impl MoeModelBuilder {
         self
     }
 
+    /// Lets this process use at most so much of a device's memory, all its models together.
+    pub fn device_budget(mut self, device: impl Into<String>, bytes: u64) -> Self {
+        self.budgets.push((device.into(), bytes));
+        self
+    }
+
     /// The plan by which [`load`](Self::load) would load: connects to the RPC servers and asks for
-    /// the devices, but loads nothing.
+    /// the devices, but loads nothing. The compute buffers are left open.
     ///
     /// # Errors
     /// As [`load`](Self::load).
     pub fn make_plan(&self) -> Result<Plan> {
         let gguf = GgufFile::open(&self.path)?;
-        self.plan_for(&gguf)
+        self.plan_for(&gguf, &self.devices()?)
     }
 
-    /// Plans, loads, and checks that every tensor is where the plan puts it.
+    /// The same with the bytes of context and compute buffers exact: the engine goes through
+    /// loading without allocating or reading weights. Takes about as long as reading the
+    /// vocabulary.
     ///
     /// # Errors
-    /// Whatever is wrong with the file, the policy or an option; [`Error::LoadFailed`] with the
-    /// engine's reason; [`Error::PlanBroken`] if the engine placed a tensor elsewhere;
-    /// [`Error::Cancelled`]. Nothing stays allocated after an error.
-    pub fn load(self) -> Result<MoeModel> {
+    /// As [`load`](Self::load).
+    pub fn forecast(&self) -> Result<Plan> {
+        let gguf = GgufFile::open(&self.path)?;
+        self.exact_plan(&gguf, &self.devices()?)
+    }
+
+    /// Plans, sees that it fits, loads, and checks that every tensor is where the plan puts it.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the file, the policy or an option; [`Error::DoesNotFit`] if a device
+    /// has not enough free memory; [`Error::LoadFailed`] with the engine's reason;
+    /// [`Error::PlanBroken`] if the engine placed a tensor elsewhere; [`Error::Cancelled`]. Nothing
+    /// stays allocated after an error.
+    pub fn load(mut self) -> Result<MoeModel> {
         let started = Instant::now();
+        let gguf = GgufFile::open(&self.path)?;
+        let devices = self.devices()?;
+        let plan = self.exact_plan(&gguf, &devices)?;
+        let mut reservation = Reservation::new(&plan, &devices)?;
+        let settings = std::mem::take(&mut self.load);
+        let (weights, context) = self.open(&plan, settings)?;
+        check_placement(&weights, &plan)?;
+        reservation.loaded();
+        Ok(MoeModel {
+            memory: context.memory()?,
+            context,
+            cached: Cached::new(plan.context_tokens(), plan.context().batch_tokens),
+            timing: Timing::default(),
+            plan,
+            load_seconds: started.elapsed().as_secs_f64(),
+            _reservation: reservation,
+        })
+    }
+
+    fn devices(&self) -> Result<Vec<Device>> {
+        let mut devices = engine::devices_with(&self.rpc_servers)?;
+        for (name, budget) in &self.budgets {
+            let name = DeviceName::new(name)?;
+            let known = || devices.iter().map(|device| device.name.clone()).collect();
+            let Some(i) = devices.iter().position(|device| name.matches(&device.name)) else {
+                let known = known();
+                return Err(Error::UnknownDevice { name: name.as_str().to_owned(), known });
+            };
+            let device = &mut devices[i];
+            device.free_bytes = Some(device.free_bytes.map_or(*budget, |free| free.min(*budget)));
+            device.total_bytes = Some(device.total_bytes.map_or(*budget, |all| all.min(*budget)));
+        }
+        Ok(devices)
+    }
+
+    fn plan_for(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
+        match &self.plan {
+            Some(plan) if plan.is_for(gguf) => Ok(plan.clone()),
+            Some(_) => Err(Error::ForeignPlan { path: self.path.clone() }),
+            None => {
+                let devices = reservation::with_available(devices.to_vec());
+                self.policy.plan(gguf, &devices, &self.context)
+            }
+        }
+    }
+
+    /// The plan with exact bytes on the devices, by dry runs; without devices there is nothing to
+    /// be exact about.
+    fn exact_plan(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
+        if self.plan.is_none() && self.policy.fit_limit().is_some() && !devices.is_empty() {
+            return self.fitting_plan(gguf, devices);
+        }
+        let mut plan = self.plan_for(gguf, devices)?;
+        if plan.devices().len() > 1 {
+            plan.refine(&self.dry_run(&plan)?);
+        }
+        Ok(plan)
+    }
+
+    /// Where experts go changes the compute buffers a little, and these change where experts fit:
+    /// measured with all of them on the CPU, then solved and measured again until it holds.
+    fn fitting_plan(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
+        const ROUNDS: usize = 4;
+        let devices = reservation::with_available(devices.to_vec());
+        let plan = |measured: &[DeviceMemory]| {
+            self.policy.plan_with(gguf, &devices, &self.context, measured)
+        };
+        let lean = self.policy.without_fit();
+        let lean = lean.plan(gguf, &devices, &self.context)?;
+        let mut measured = self.dry_run(&lean)?;
+        let mut solved = plan(&measured)?;
+        for _ in 0..ROUNDS {
+            let exact = self.dry_run(&solved)?;
+            if !DeviceMemory::raise(&mut measured, &exact) {
+                solved.refine(&exact);
+                break;
+            }
+            solved = plan(&measured)?;
+        }
+        Ok(solved)
+    }
+
+    fn dry_run(&self, plan: &Plan) -> Result<Vec<DeviceMemory>> {
+        let settings = LoadSettings { dry_run: true, ..LoadSettings::default() };
+        let (_, context) = self.open(plan, settings)?;
+        context.memory()
+    }
+
+    fn open(&self, plan: &Plan, settings: LoadSettings) -> Result<(Arc<Weights>, Context)> {
         let threads = self.threads.unwrap_or_else(default_threads);
         if !(1..=512).contains(&threads) {
             let (option, value) = ("threads", threads.to_string());
             return Err(Error::InvalidOption { option, value, expected: "from 1 to 512" });
         }
-        let gguf = GgufFile::open(&self.path)?;
-        let plan = self.plan_for(&gguf)?;
-        if !plan.is_for(&gguf) {
-            return Err(Error::ForeignPlan { path: self.path });
-        }
-        let weights = Weights::load(&self.path, &plan, self.load)?;
-        check_placement(&weights, &plan)?;
+        let weights = Arc::new(Weights::load(&self.path, plan, settings)?);
         let settings = ContextSettings {
             context_tokens: plan.context_tokens(),
             batch_tokens: plan.context().batch_tokens,
             micro_batch_tokens: plan.context().micro_batch_tokens,
             threads,
         };
-        let context = Context::new(Arc::new(weights), &settings)?;
-        Ok(MoeModel {
-            memory: context.memory()?,
-            context,
-            cached: Cached::new(settings.context_tokens, settings.batch_tokens),
-            timing: Timing::default(),
-            plan,
-            load_seconds: started.elapsed().as_secs_f64(),
-        })
-    }
-
-    fn plan_for(&self, gguf: &GgufFile) -> Result<Plan> {
-        let devices = engine::devices_with(&self.rpc_servers)?;
-        match &self.plan {
-            Some(plan) => Ok(plan.clone()),
-            None => self.policy.plan(gguf, &devices, &self.context),
-        }
+        let context = Context::new(Arc::clone(&weights), &settings)?;
+        Ok((weights, context))
     }
 }
 

@@ -4,53 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{CPU, human_bytes};
-
-/// What the engine has allocated on one device, by its own account.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct DeviceMemory {
-    /// The device, or [`CPU`] for all memory of the host: mapped, allocated or pinned.
-    pub name: String,
-    /// Bytes of weights. For mapped files the engine counts whole stretches of the file, so that
-    /// the CPU's figure can be larger than the tensors in it.
-    pub weights_bytes: u64,
-    /// Bytes of the KV cache and other state.
-    pub context_bytes: u64,
-    /// Bytes of the buffers for intermediate results.
-    pub compute_bytes: u64,
-}
-
-impl DeviceMemory {
-    /// All three together.
-    pub fn total_bytes(&self) -> u64 {
-        self.weights_bytes + self.context_bytes + self.compute_bytes
-    }
-
-    /// Adds up rows of the same device; the CPU comes last and is always there.
-    pub(crate) fn by_device(rows: impl Iterator<Item = Self>) -> Vec<Self> {
-        let mut cpu =
-            Self { name: CPU.to_owned(), weights_bytes: 0, context_bytes: 0, compute_bytes: 0 };
-        let mut devices: Vec<Self> = Vec::new();
-        for row in rows {
-            let known = devices.iter().position(|device| device.name == row.name);
-            let sum = match known {
-                _ if row.name == CPU => &mut cpu,
-                Some(i) => &mut devices[i],
-                None => {
-                    devices.push(row);
-                    continue;
-                }
-            };
-            sum.weights_bytes += row.weights_bytes;
-            sum.context_bytes += row.context_bytes;
-            sum.compute_bytes += row.compute_bytes;
-        }
-        devices.sort_by(|a, b| a.name.cmp(&b.name));
-        devices.push(cpu);
-        devices
-    }
-}
+use crate::memory::DeviceMemory;
+use crate::plan::human_bytes;
 
 /// What was measured: the load, the last generation, and the memory now in use.
 ///

@@ -153,14 +153,12 @@ fn write_large(path: &std::path::Path) {
 #[test]
 fn a_stored_plan_loads_again_and_a_foreign_one_is_refused() {
     let server = Server::start();
-    let planned = builder()
-        .rpc_server(&server.endpoint)
-        .policy("first-layers:1".parse().unwrap())
-        .make_plan();
+    let planned =
+        builder().rpc_server(&server.endpoint).policy("first-layers:1".parse().unwrap()).forecast();
     let json = serde_json::to_string(&planned.unwrap()).unwrap();
     let plan: Plan = serde_json::from_str(&json).unwrap();
     let model = builder().rpc_server(&server.endpoint).plan(plan.clone()).load().unwrap();
-    assert_eq!(model.plan(), &plan);
+    assert!(model.plan() == &plan && model.verify().holds(), "{}", model.verify());
 
     let folder = tempfile::tempdir().unwrap();
     let other = folder.path().join("other.gguf");
@@ -372,4 +370,72 @@ fn a_model_works_on_another_thread() {
         ask(&mut model, "Hello", 10)
     });
     assert!(!text.join().unwrap().is_empty());
+}
+
+#[test]
+fn a_forecast_is_what_is_measured() {
+    let server = Server::start();
+    for policy in ["none", "all-experts", "last-layers:1"] {
+        let with = || builder().rpc_server(&server.endpoint).policy(policy.parse().unwrap());
+        let forecast = with().forecast().unwrap();
+        assert!(forecast.devices().iter().all(|device| device.compute_bytes.is_some()));
+        let model = with().load().unwrap();
+        let verification = forecast.verify(model.memory());
+        assert!(verification.holds(), "{policy}\n{verification}");
+        assert_eq!(verification.rows().len(), 3);
+    }
+}
+
+#[test]
+fn fit_keeps_its_budget_to_the_byte() {
+    let server = Server::start();
+    let load = |policy: &str| {
+        builder().rpc_server(&server.endpoint).policy(policy.parse().unwrap()).load()
+    };
+    let total = |model: &MoeModel| model.memory()[0].total_bytes();
+    let (lean, full) = (load("all-experts").unwrap(), load("none").unwrap());
+    let (lean, full) = (total(&lean), total(&full));
+    let mut before = 0;
+    for percent in [0, 10, 35, 60, 90, 100, 120] {
+        let budget = lean + 4096 + (full - lean) * percent / 100;
+        let mut model = load(&format!("fit:{budget}")).unwrap();
+        let used = total(&model);
+        assert!(used <= budget, "{used} of {budget}");
+        assert!(model.verify().holds(), "{}", model.verify());
+        let left_out = model
+            .plan()
+            .tensors()
+            .iter()
+            .filter(|placement| placement.tensor.kind.is_expert() && placement.device == "cpu");
+        let smallest = left_out.map(|placement| placement.tensor.bytes).min();
+        assert!(smallest.is_none_or(|bytes| bytes > budget - used), "{percent} %");
+        assert!(used >= before);
+        before = used;
+        assert!(!ask(&mut model, "Hello", 4).is_empty());
+    }
+    assert_eq!(before, full);
+    let error = load("fit:1MiB").unwrap_err();
+    assert!(matches!(error, Error::DoesNotFit { .. }), "{error}");
+    // What a rule places stays, and counts.
+    let ruled = load(&format!("layers:3=gpu;fit:{full}")).unwrap();
+    assert_eq!(ruled.plan().rules()[0].matched_tensors, 3);
+}
+
+#[test]
+fn two_loads_that_do_not_fit_together() {
+    let server = Server::start();
+    let load = |budget: u64| {
+        let builder = builder().rpc_server(&server.endpoint);
+        let device = builder.make_plan().unwrap().devices()[0].name.clone();
+        builder.device_budget(device, budget).load()
+    };
+    let needed = load(u64::MAX >> 1).unwrap().memory()[0].total_bytes();
+    let results = std::thread::scope(|scope| {
+        let threads = [(); 2].map(|()| scope.spawn(|| load(needed * 3 / 2)));
+        threads.map(|thread| thread.join().unwrap())
+    });
+    let refused = results.iter().filter_map(|result| result.as_ref().err()).collect::<Vec<_>>();
+    assert!(matches!(refused.as_slice(), [Error::DoesNotFit { .. }]), "{refused:?}");
+    drop(results);
+    assert!(load(needed).is_ok(), "what was held is given back");
 }

@@ -10,7 +10,7 @@ use super::weights::Weights;
 use super::{Token, ffi};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
-use crate::stats::DeviceMemory;
+use crate::memory::DeviceMemory;
 
 /// Sizes and threads of a context.
 #[derive(Clone, Debug)]

@@ -45,6 +45,8 @@ pub(crate) struct LoadSettings {
     pub(crate) mode: LoadMode,
     pub(crate) on_progress: Option<Box<dyn FnMut(f32) + Send>>,
     pub(crate) cancel: Option<CancelHandle>,
+    /// Only count what would be allocated; the weights cannot be used.
+    pub(crate) dry_run: bool,
 }
 
 /// Loaded weights with the arrays that the engine was given for them. Freed on drop; whoever uses
@@ -79,6 +81,10 @@ impl Weights {
         params.tensor_split = tensor_split.as_ptr();
         params.n_gpu_layers = if devices.len() == 1 { 0 } else { i32::MAX };
         params.load_mode = settings.mode.for_engine();
+        if settings.dry_run {
+            params.no_alloc = true;
+            params.load_mode = LoadMode::Read.for_engine();
+        }
         params.progress_callback = Some(on_progress);
         params.progress_callback_user_data = (&raw mut progress).cast();
         let c_path = path_string(path)?;

@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use super::context::ContextOptions;
 use super::device::{self, Device};
+use super::fit::{self, Candidate};
 use super::rules::{Destination, Rule};
 use super::{CPU, DevicePlan, NOT_LOADED, Placement, RuleMatch, TensorCopy};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
 use crate::kv_cache::KvCache;
+use crate::policy::FitLimit;
 
 /// Where the engine puts a tensor that nothing overrides; `None` is the CPU.
 pub(super) fn own_device(tensor: &ClassifiedTensor, layer_devices: &[usize]) -> Option<usize> {
@@ -24,6 +26,8 @@ pub(super) fn own_device(tensor: &ClassifiedTensor, layer_devices: &[usize]) -> 
 pub(super) struct Place {
     pub(super) at: At,
     by_rule: bool,
+    /// The rule was `fit`, which may still move it to the CPU.
+    is_candidate: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -76,7 +80,7 @@ impl<'a> Board<'a> {
         let mut places = Vec::with_capacity(experts.tensors().len());
         for tensor in experts.tensors() {
             if tensor.kind == TensorKind::NextToken {
-                places.push(Place { at: At::NotLoaded, by_rule: false });
+                places.push(Place { at: At::NotLoaded, by_rule: false, is_candidate: false });
                 continue;
             }
             let mut decided = None;
@@ -96,12 +100,52 @@ impl<'a> Board<'a> {
                 reports[i].matched_tensors += 1;
                 reports[i].matched_bytes += tensor.bytes;
             }
-            places.push(Place { at: device.into(), by_rule: decided.is_some() });
+            let is_candidate = decided.is_some_and(|i| rules[i].is_fit());
+            places.push(Place { at: device.into(), by_rule: decided.is_some(), is_candidate });
         }
         match found.iter().position(|&found| !found) {
             Some(i) => Err(rules[i].no_match(experts)),
             None => Ok((places, reports)),
         }
+    }
+
+    /// Moves the candidates that do not fit to the CPU. `full` says what each device holds with
+    /// all of them.
+    pub(super) fn fit(
+        &self,
+        experts: &ExpertMap,
+        places: &mut [Place],
+        full: &[DevicePlan],
+        limit: FitLimit,
+    ) -> Result<()> {
+        for (i, device) in self.devices.iter().enumerate() {
+            let unknown = || Error::UnknownFreeMemory { device: device.name.clone() };
+            let limit = limit.bytes(device.free_bytes).ok_or_else(unknown)?;
+            let candidates: Vec<Candidate> = std::iter::zip(experts.tensors(), places.iter())
+                .enumerate()
+                .filter(|(_, (_, place))| {
+                    place.is_candidate && matches!(place.at, At::Device(at) if at == i)
+                })
+                .map(|(index, (tensor, _))| Candidate {
+                    tensor: index,
+                    layer: tensor.layer.unwrap_or(0),
+                    bytes: tensor.bytes + padding(tensor.bytes, device.alignment_bytes),
+                    is_small: tensor.kind == TensorKind::ExpertBias,
+                })
+                .collect();
+            let movable: u64 = candidates.iter().map(|candidate| candidate.bytes).sum();
+            let fixed = full[i].total_bytes.saturating_sub(movable);
+            let room = limit.checked_sub(fixed).ok_or_else(|| Error::DoesNotFit {
+                device: device.name.clone(),
+                needed_bytes: fixed,
+                free_bytes: limit,
+            })?;
+            let taken: BTreeSet<usize> = fit::choose(&candidates, room).into_iter().collect();
+            for candidate in candidates.iter().filter(|c| !taken.contains(&c.tensor)) {
+                places[candidate.tensor].at = At::Cpu;
+            }
+        }
+        Ok(())
     }
 
     /// The engine copies an embedding that serves as output too, and rotary factors to each device
@@ -149,6 +193,9 @@ impl<'a> Board<'a> {
                 weights_bytes: 0,
                 padding_bytes: 0,
                 context_bytes: None,
+                compute_bytes: None,
+                reserved_bytes: 0,
+                total_bytes: 0,
                 expert_bytes: 0,
                 layers: count(repeating.iter().filter(|&&d| d == i).count()),
                 free_bytes: device.free_bytes,
@@ -159,6 +206,9 @@ impl<'a> Board<'a> {
             weights_bytes: 0,
             padding_bytes: 0,
             context_bytes: None,
+            compute_bytes: None,
+            reserved_bytes: 0,
+            total_bytes: 0,
             expert_bytes: 0,
             layers: experts.layers() - count(repeating.len()),
             free_bytes: None,

@@ -8,6 +8,7 @@ mod bytes;
 mod context;
 mod device;
 mod fingerprint;
+mod fit;
 mod patterns;
 mod rules;
 mod table;
@@ -16,8 +17,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use self::board::{Board, count, own_device};
-#[cfg(feature = "llama")]
+use self::board::{Board, Place, count, own_device};
 pub(crate) use self::bytes::human_bytes;
 pub use self::bytes::parse_bytes;
 pub use self::context::ContextOptions;
@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap};
 use crate::gguf::GgufFile;
 use crate::kv_cache::KvCache;
+use crate::memory::DeviceMemory;
 use crate::policy::{OffloadPolicy, Target};
 
 /// The name under which CPU memory appears among the devices of a plan.
@@ -89,6 +90,14 @@ pub struct DevicePlan {
     /// Bytes of the KV cache and recurrent state of its layers; `None` where the architecture's
     /// cache is not known (see [`kv_cache`](crate::kv_cache)) and only the engine can tell.
     pub context_bytes: Option<u64>,
+    /// Bytes of the buffers for intermediate results; `None` until a dry run of the engine has
+    /// measured them.
+    pub compute_bytes: Option<u64>,
+    /// Bytes that `fit` holds back for compute buffers, by a cautious formula, as long as no dry
+    /// run has measured them.
+    pub reserved_bytes: u64,
+    /// All of these together; what is not known counts nothing.
+    pub total_bytes: u64,
     /// How many layers are computed on it, but for what is overridden.
     pub layers: u32,
     /// Memory free for use before loading, where known.
@@ -141,6 +150,21 @@ pub struct Override {
     pub device: String,
 }
 
+impl DevicePlan {
+    /// Free memory that is left over; `None` where the free memory is not known.
+    pub fn left_over_bytes(&self) -> Option<u64> {
+        self.free_bytes.map(|free| free.saturating_sub(self.total_bytes))
+    }
+
+    fn settle(&mut self) {
+        let context = self.context_bytes.unwrap_or(0);
+        let compute = self.compute_bytes.unwrap_or(self.reserved_bytes);
+        self.total_bytes = [self.padding_bytes, context, compute]
+            .into_iter()
+            .fold(self.weights_bytes, u64::saturating_add);
+    }
+}
+
 impl OffloadPolicy {
     /// What this policy does to a model on these devices. Pure: reads nothing, loads nothing.
     ///
@@ -157,30 +181,48 @@ impl OffloadPolicy {
         devices: &[Device],
         context: &ContextOptions,
     ) -> Result<Plan> {
+        self.plan_with(gguf, devices, context, &[])
+    }
+
+    /// As [`Self::plan`], with the context and compute bytes of a dry run where there are some.
+    pub(crate) fn plan_with(
+        &self,
+        gguf: &GgufFile,
+        devices: &[Device],
+        context: &ContextOptions,
+        measured: &[DeviceMemory],
+    ) -> Result<Plan> {
         check_devices(devices)?;
         let context = context.resolve(gguf)?;
         let experts = ExpertMap::new(gguf)?;
         let rules = rules::compile(self, gguf, &experts, devices)?;
         let board = Board::new(&experts, devices);
-        let cache = KvCache::new(gguf);
-        let (placed, reports) = board.place_all(&experts, &rules)?;
-        let copies = board.copies(&experts, &placed);
-        let tensors: Vec<Placement> = std::iter::zip(experts.tensors(), &placed)
-            .map(|(tensor, place)| Placement {
-                tensor: tensor.clone(),
-                device: board.name(place.at).to_owned(),
-            })
-            .collect();
-        Ok(Plan {
+        let (mut places, rules) = board.place_all(&experts, &rules)?;
+        let mut plan = Plan {
             policy: self.clone(),
             model: summary(gguf, &experts),
-            devices: board.device_plans(&experts, &tensors, &copies, &context, cache.as_ref()),
             context,
-            rules: reports,
-            tensors,
-            copies,
-            layer_devices: board.layer_devices,
-        })
+            devices: Vec::new(),
+            rules,
+            tensors: Vec::new(),
+            copies: board.copies(&experts, &places),
+            layer_devices: board.layer_devices.clone(),
+        };
+        let cache = KvCache::new(gguf);
+        plan.fill(&board, &experts, &places, cache.as_ref());
+        if let Some(limit) = self.fit_limit() {
+            plan.reserve(compute_reserve(gguf, &plan.context));
+            plan.refine(measured);
+            board.fit(&experts, &mut places, &plan.devices, limit)?;
+            let reserved: Vec<u64> = plan.devices.iter().map(|d| d.reserved_bytes).collect();
+            plan.fill(&board, &experts, &places, cache.as_ref());
+            for (device, reserved) in plan.devices.iter_mut().zip(reserved) {
+                device.reserved_bytes = reserved;
+                device.settle();
+            }
+        }
+        plan.refine(measured);
+        Ok(plan)
     }
 }
 
@@ -241,6 +283,44 @@ impl Plan {
         )
     }
 
+    /// Writes down where everything is.
+    fn fill(
+        &mut self,
+        board: &Board<'_>,
+        experts: &ExpertMap,
+        places: &[Place],
+        cache: Option<&KvCache>,
+    ) {
+        self.tensors = std::iter::zip(experts.tensors(), places)
+            .map(|(tensor, place)| Placement {
+                tensor: tensor.clone(),
+                device: board.name(place.at).to_owned(),
+            })
+            .collect();
+        self.devices =
+            board.device_plans(experts, &self.tensors, &self.copies, &self.context, cache);
+        self.devices.iter_mut().for_each(DevicePlan::settle);
+    }
+
+    fn reserve(&mut self, bytes: u64) {
+        for device in self.devices.iter_mut().filter(|device| device.name != CPU) {
+            device.reserved_bytes = bytes;
+            device.settle();
+        }
+    }
+
+    /// Takes over what a dry run measured: context and compute bytes are then exact.
+    pub(crate) fn refine(&mut self, measured: &[DeviceMemory]) {
+        for device in &mut self.devices {
+            if let Some(memory) = measured.iter().find(|memory| memory.name == device.name) {
+                device.context_bytes = Some(memory.context_bytes);
+                device.compute_bytes = Some(memory.compute_bytes);
+                device.reserved_bytes = 0;
+                device.settle();
+            }
+        }
+    }
+
     /// Whether the plan was made for this file.
     pub fn is_for(&self, gguf: &GgufFile) -> bool {
         self.model.fingerprint == fingerprint::of(gguf)
@@ -279,6 +359,21 @@ fn check_devices(devices: &[Device]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A cautious guess at the compute buffers of one device, for `fit` without the engine: the scores
+/// of a micro-batch over the vocabulary, which are nearly all of it in models with a large one, and
+/// sixteen activations beside them.
+fn compute_reserve(gguf: &GgufFile, context: &ContextOptions) -> u64 {
+    const ACTIVATIONS: u64 = 16;
+    const FLOAT_BYTES: u64 = 4;
+    let embedding = gguf.tensors().iter().find(|tensor| tensor.name == "token_embd.weight");
+    let side = |i: usize| embedding.and_then(|tensor| tensor.shape.get(i).copied()).unwrap_or(0);
+    side(0)
+        .saturating_mul(ACTIVATIONS)
+        .saturating_add(side(1))
+        .saturating_mul(context.computed_at_once())
+        .saturating_mul(FLOAT_BYTES)
 }
 
 fn summary(gguf: &GgufFile, experts: &ExpertMap) -> ModelSummary {

@@ -29,6 +29,8 @@ pub(super) struct Rule {
 
 enum Matcher {
     ExpertsOf(BTreeSet<u32>),
+    /// All experts; where they go is decided when everything else has its place.
+    Fit,
     Name(Regex),
 }
 
@@ -38,13 +40,18 @@ impl Rule {
             Matcher::ExpertsOf(layers) => {
                 tensor.kind.is_expert() && tensor.layer.is_some_and(|layer| layers.contains(&layer))
             }
+            Matcher::Fit => tensor.kind.is_expert(),
             Matcher::Name(regex) => regex.is_match(&tensor.name),
         }
     }
 
+    pub(super) fn is_fit(&self) -> bool {
+        matches!(self.matcher, Matcher::Fit)
+    }
+
     pub(super) fn no_match(&self, experts: &ExpertMap) -> Error {
         let near = match &self.matcher {
-            Matcher::ExpertsOf(_) => Vec::new(),
+            Matcher::ExpertsOf(_) | Matcher::Fit => Vec::new(),
             Matcher::Name(regex) => near_misses(regex.as_str(), experts),
         };
         Error::NoMatch { rule: self.text.clone(), near }
@@ -65,7 +72,11 @@ pub(super) fn compile(
         .map(|rule| {
             Ok(Rule {
                 text: rule.to_string(),
-                destination: destination(&rule.target(), devices)?,
+                destination: match rule {
+                    // Where they are if all fit; the rest is moved to the CPU later.
+                    OffloadPolicy::Fit(_) => Destination::OwnDevice,
+                    _ => destination(&rule.target(), devices)?,
+                },
                 matcher: matcher(rule, gguf, experts)?,
             })
         })
@@ -99,6 +110,9 @@ fn matcher(rule: &OffloadPolicy, gguf: &GgufFile, experts: &ExpertMap) -> Result
             architecture: experts.architecture().to_owned(),
             rule: rule.to_string(),
         });
+    }
+    if let OffloadPolicy::Fit(_) = rule {
+        return Ok(Matcher::Fit);
     }
     let with_experts = experts.expert_layers();
     let counted = |count: u32, layers: &mut dyn Iterator<Item = &u32>| {

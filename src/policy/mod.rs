@@ -8,10 +8,12 @@
 //! | `last-layers:8` | the experts of the last 8 layers that have experts |
 //! | `layers:0-3,7` | the experts of these layers, numbered as in the file |
 //! | `regex:PATTERN=DEVICE` | every tensor whose name the pattern finds, on that device |
+//! | `fit`, `fit:10GiB`, `fit:-1GiB` | the experts that do not fit the free memory, a budget, or all but a margin |
 //!
 //! Rules are joined by `;` and the first that matches a tensor wins. Each of the expert rules may
 //! name another device than the CPU: `layers:0-7=RPC0`.
 
+mod fit;
 mod layers;
 mod llama_flags;
 mod regex_rule;
@@ -20,6 +22,7 @@ mod text;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::fit::FitLimit;
 pub use self::layers::LayerSet;
 pub use self::regex_rule::RegexRule;
 pub use self::target::{DeviceName, Target};
@@ -53,6 +56,9 @@ pub enum OffloadPolicy {
     Layers(LayerSet),
     /// Every tensor that a pattern finds to a device.
     Regex(RegexRule),
+    /// As many experts on the devices as fit, the rest to CPU memory. Only as the last rule: the
+    /// rules before it win.
+    Fit(FitLimit),
     /// One of the expert rules with another device than the CPU; see [`OffloadPolicy::on`].
     On(Box<OffloadPolicy>, Target),
     /// Several rules, of which the first that matches a tensor wins; see [`OffloadPolicy::then`].
@@ -85,7 +91,8 @@ impl OffloadPolicy {
     #[must_use]
     pub fn on(self, target: Target) -> Self {
         match self {
-            Self::None => Self::None,
+            // It uses the devices anyway.
+            Self::None | Self::Fit(_) => self,
             Self::On(policy, _) => policy.on(target),
             Self::Regex(rule) => Self::Regex(rule.with_target(target)),
             Self::FirstMatch(list) => {
@@ -121,6 +128,27 @@ impl OffloadPolicy {
         }
     }
 
+    /// The limit of the `fit` rule, if there is one.
+    pub(crate) fn fit_limit(&self) -> Option<FitLimit> {
+        match self.rules().last() {
+            Some(Self::Fit(limit)) => Some(*limit),
+            _ => None,
+        }
+    }
+
+    /// The same with all experts that `fit` would decide over on the CPU.
+    #[cfg(feature = "llama")]
+    pub(crate) fn without_fit(&self) -> Self {
+        let mut rules = self.clone().into_rules();
+        rules.retain(|rule| !rule.is_fit());
+        rules.push(Self::AllExperts);
+        Self::from_rules(rules)
+    }
+
+    fn is_fit(&self) -> bool {
+        matches!(self, Self::Fit(_))
+    }
+
     /// Where a single rule puts what it matches.
     pub(crate) fn target(&self) -> Target {
         match self {
@@ -152,11 +180,14 @@ impl OffloadPolicy {
             Self::FirstLayers(0) | Self::LastLayers(0) => Some(PolicyFault::BadLayerCount),
             Self::Layers(layers) if layers.is_empty() => Some(PolicyFault::BadLayerSet),
             Self::On(experts, _) => match **experts {
-                Self::None | Self::Regex(_) | Self::On(..) | Self::FirstMatch(_) => {
+                Self::None | Self::Regex(_) | Self::Fit(_) | Self::On(..) | Self::FirstMatch(_) => {
                     Some(PolicyFault::UnknownRule)
                 }
                 _ => return experts.validate(),
             },
+            Self::FirstMatch(list) if list.0.iter().rev().skip(1).any(Self::is_fit) => {
+                Some(PolicyFault::FitNotLast)
+            }
             Self::FirstMatch(list) => return list.0.iter().try_for_each(Self::validate),
             _ => None,
         };

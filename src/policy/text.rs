@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::regex_rule::{RegexRule, split_rules};
-use super::{LayerSet, OffloadPolicy, Target};
+use super::{FitLimit, LayerSet, OffloadPolicy, Target};
 use crate::error::{Error, PolicyFault};
 
 impl fmt::Display for OffloadPolicy {
@@ -16,6 +16,8 @@ impl fmt::Display for OffloadPolicy {
             Self::LastLayers(n) => write!(f, "last-layers:{n}"),
             Self::Layers(layers) => write!(f, "layers:{layers}"),
             Self::Regex(rule) => write!(f, "regex:{}={}", rule.pattern(), rule.target()),
+            Self::Fit(FitLimit::Free) => f.write_str("fit"),
+            Self::Fit(limit) => write!(f, "fit:{limit}"),
             Self::On(experts, target) => write!(f, "{experts}={target}"),
             Self::FirstMatch(list) => {
                 for (i, rule) in list.rules().iter().enumerate() {
@@ -43,6 +45,9 @@ impl FromStr for OffloadPolicy {
                 rule => rules.push(rule),
             }
         }
+        if rules.iter().rev().skip(1).any(Self::is_fit) {
+            return Err(invalid(text, PolicyFault::FitNotLast));
+        }
         Ok(Self::from_rules(rules))
     }
 }
@@ -67,6 +72,12 @@ fn parse_rule(text: &str) -> Result<OffloadPolicy, Error> {
     };
     let policy = match (name, argument) {
         ("none", None) if !text.contains('=') => OffloadPolicy::None,
+        ("fit", limit) if !text.contains('=') => {
+            let limit = limit.map(str::parse::<FitLimit>).transpose();
+            OffloadPolicy::Fit(
+                limit.map_err(|_| invalid(text, PolicyFault::BadFit))?.unwrap_or_default(),
+            )
+        }
         ("all-experts", None) => OffloadPolicy::AllExperts,
         ("first-layers", n) => OffloadPolicy::FirstLayers(layer_count(text, n)?),
         ("last-layers", n) => OffloadPolicy::LastLayers(layer_count(text, n)?),

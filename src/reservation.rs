@@ -1,0 +1,97 @@
+//! Which device memory this process's models hold or are about to.
+//!
+//! Between a look at the free memory and the allocation another load may take it. So each load
+//! first reserves what its plan needs, and gives it back when the model goes.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::plan::{CPU, Device, Plan};
+
+/// Bytes by device.
+static LEDGER: Mutex<BTreeMap<String, Held>> = Mutex::new(BTreeMap::new());
+
+#[derive(Clone, Copy, Default)]
+struct Held {
+    /// Of loaded models; the device's free memory shows it, unless it always reports all of it.
+    live: u64,
+    /// Of loads under way; the device may not know it yet.
+    pending: u64,
+}
+
+/// Memory that one model holds. Given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    devices: Vec<(String, u64)>,
+    loaded: bool,
+}
+
+impl Reservation {
+    /// Reserves what the plan needs, or says which device lacks how much.
+    pub(crate) fn new(plan: &Plan, devices: &[Device]) -> Result<Self> {
+        let mut ledger = lock();
+        let needs: Vec<(String, u64)> = plan
+            .devices()
+            .iter()
+            .filter(|device| device.name != CPU)
+            .map(|device| (device.name.clone(), device.total_bytes))
+            .collect();
+        for (name, needed_bytes) in &needs {
+            let device = devices.iter().find(|device| device.name == *name);
+            let available = device.and_then(|device| available(&ledger, device));
+            if let Some(free_bytes) = available.filter(|free| needed_bytes > free) {
+                let (device, needed_bytes) = (name.clone(), *needed_bytes);
+                return Err(Error::DoesNotFit { device, needed_bytes, free_bytes });
+            }
+        }
+        for (name, bytes) in &needs {
+            ledger.entry(name.clone()).or_default().pending += bytes;
+        }
+        Ok(Self { devices: needs, loaded: false })
+    }
+
+    /// The memory is allocated now.
+    pub(crate) fn loaded(&mut self) {
+        let mut ledger = lock();
+        for (name, bytes) in &self.devices {
+            let held = ledger.entry(name.clone()).or_default();
+            held.pending -= bytes;
+            held.live += bytes;
+        }
+        self.loaded = true;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let mut ledger = lock();
+        for (name, bytes) in &self.devices {
+            let held = ledger.entry(name.clone()).or_default();
+            let kind = if self.loaded { &mut held.live } else { &mut held.pending };
+            *kind -= bytes;
+        }
+    }
+}
+
+/// The same devices with the memory that is really free for a new model.
+pub(crate) fn with_available(mut devices: Vec<Device>) -> Vec<Device> {
+    let ledger = lock();
+    for device in &mut devices {
+        device.free_bytes = available(&ledger, device);
+    }
+    devices
+}
+
+/// Some devices report all their memory as free, whatever is in use; then the ledger knows better.
+fn available(ledger: &BTreeMap<String, Held>, device: &Device) -> Option<u64> {
+    let held = ledger.get(&device.name).copied().unwrap_or_default();
+    let by_device = device.free_bytes?.saturating_sub(held.pending);
+    let by_ledger = device.total_bytes.map(|total| total.saturating_sub(held.live + held.pending));
+    Some(by_ledger.map_or(by_device, |bytes| bytes.min(by_device)))
+}
+
+fn lock() -> MutexGuard<'static, BTreeMap<String, Held>> {
+    // Every change is a plain sum: a panic elsewhere leaves nothing half-done.
+    LEDGER.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,12 +1,12 @@
 //! Talks with a model under an offload policy. See `--help`.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use moe_offload::{
-    CancelHandle, Error, GenerateOptions, Message, MoeModel, OffloadPolicy, Result, Sampling,
+    CancelHandle, Error, GenerateOptions, Message, MoeModel, OffloadPolicy, Plan, Result, Sampling,
     StopReason,
 };
 use rustyline::error::ReadlineError;
@@ -24,9 +24,12 @@ struct Arguments {
     #[arg(long, default_value = DEMO, hide_default_value = true)]
     model: PathBuf,
     /// Where tensors go: none, all-experts, first-layers:N, last-layers:N, layers:0-3,7 or
-    /// regex:PATTERN=DEVICE, joined by `;`
+    /// regex:PATTERN=DEVICE, joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN
     #[arg(long, default_value = "all-experts")]
     policy: OffloadPolicy,
+    /// Load by a plan that `plan --freeze` stored, instead of a policy
+    #[arg(long, value_name = "FILE", conflicts_with = "policy")]
+    plan: Option<PathBuf>,
     /// Answer this and end
     #[arg(long)]
     prompt: Option<String>,
@@ -95,6 +98,9 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
     if let Some(threads) = arguments.threads {
         builder = builder.threads(threads);
     }
+    if let Some(path) = &arguments.plan {
+        builder = builder.plan(read_plan(path)?);
+    }
     for endpoint in &arguments.rpc {
         builder = builder.rpc_server(endpoint);
     }
@@ -103,6 +109,12 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
     let model = model?;
     eprintln!("{}", model.plan());
     Ok(model)
+}
+
+fn read_plan(path: &Path) -> Result<Plan> {
+    let failed = |source| Error::Io { action: "read", path: path.to_owned(), source };
+    let text = std::fs::read(path).map_err(failed)?;
+    serde_json::from_slice(&text).map_err(|error| failed(error.into()))
 }
 
 fn options(arguments: &Arguments, cancel: &CancelHandle) -> GenerateOptions {

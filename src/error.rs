@@ -397,8 +397,8 @@ pub enum PolicyFault {
     /// A regular expression comes without a device, or with an empty pattern.
     #[error("it needs a pattern and a device, as in `regex:ffn_up_exps=cpu`")]
     BadRegexRule,
-    /// A device name is empty or holds `;`, `=`, a comma or white space.
-    #[error("a device's name is not empty and holds no `;`, `=`, `,` or white space")]
+    /// A device name is empty, has white space around it, or holds `;`, `=` or a comma.
+    #[error("a device's name is not empty and holds no `;`, `=` or `,`")]
     BadDevice,
     /// The limit of `fit` does not parse.
     #[error("`fit` takes a budget or a margin, as in `fit:10GiB` or `fit:-1GiB`")]

@@ -9,8 +9,6 @@
 use crate::gguf::{GgufFile, Value};
 use crate::plan::ContextOptions;
 
-/// Bytes of an element of keys and values, which are `f16`.
-const ELEMENT_BYTES: u64 = 2;
 /// Bytes of an element of a recurrent state, which is `f32`.
 const STATE_ELEMENT_BYTES: u64 = 4;
 /// The engine rounds numbers of cells up to this.
@@ -19,6 +17,7 @@ const CELLS: u64 = 256;
 /// What the cache of each layer holds.
 ///
 /// ```
+/// use moe_offload::ContextOptions;
 /// use moe_offload::kv_cache::KvCache;
 /// # let mut writer = moe_offload::gguf::GgufWriter::new();
 /// # writer.set("general.architecture", "llama").set("llama.block_count", 32_u32);
@@ -29,7 +28,8 @@ const CELLS: u64 = 256;
 /// # let mixtral = moe_offload::GgufFile::read(&file[..], file.len() as u64, "memory")?;
 /// let cache = KvCache::new(&mixtral).expect("a known architecture");
 /// // Keys and values of 8 heads of 128 in 16 bits: 4 KiB per token and layer.
-/// assert_eq!(cache.layers()[0].bytes(8192, 512), 8192 * 4096);
+/// let context = ContextOptions::with_context_tokens(8192);
+/// assert_eq!(cache.layers()[0].bytes(&context), Some(8192 * 4096));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +41,10 @@ pub struct KvCache {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LayerCache {
-    /// Elements kept per token, keys and values together.
-    pub elements_per_token: u64,
+    /// Elements of the keys of one token.
+    pub key_elements: u64,
+    /// Elements of the values of one token; 0 where they are a part of the keys.
+    pub value_elements: u64,
     /// Tokens that a sliding window sees; `None` for all.
     pub window_tokens: Option<u64>,
     /// Elements of the two parts of a recurrent state.
@@ -50,23 +52,30 @@ pub struct LayerCache {
 }
 
 impl LayerCache {
-    /// Bytes for one sequence of `context_tokens`, of which `micro_batch_tokens` are computed at
-    /// once.
-    pub fn bytes(&self, context_tokens: u64, micro_batch_tokens: u64) -> u64 {
-        self.parts(context_tokens, micro_batch_tokens).into_iter().fold(0, u64::saturating_add)
+    /// Bytes for one sequence in this context; `None` if the cache's type does not divide the keys
+    /// or values of a token.
+    pub fn bytes(&self, context: &ContextOptions) -> Option<u64> {
+        self.parts(context)?.into_iter().try_fold(0_u64, u64::checked_add)
     }
 
     /// The same by allocation: each takes a whole number of the device's alignment.
-    pub(crate) fn parts(&self, context_tokens: u64, micro_batch_tokens: u64) -> [u64; 3] {
-        let round = |tokens: u64| tokens.checked_next_multiple_of(CELLS).unwrap_or(u64::MAX);
-        let all = round(context_tokens);
-        // Every cell that a batch needs beside the window.
-        let batch = micro_batch_tokens.min(context_tokens);
-        let cells =
-            self.window_tokens.map_or(all, |window| round(all.min(window.saturating_add(batch))));
-        let cache = cells.saturating_mul(self.elements_per_token).saturating_mul(ELEMENT_BYTES);
-        let [a, b] = self.state_elements.map(|n| n.saturating_mul(STATE_ELEMENT_BYTES));
-        [cache, a, b]
+    pub(crate) fn parts(&self, context: &ContextOptions) -> Option<[u64; 4]> {
+        let tokens = u64::from(context.context_tokens?);
+        let all = tokens.checked_next_multiple_of(CELLS)?;
+        let cells = match self.window_tokens {
+            // Every cell that a batch needs beside the window.
+            Some(window) => {
+                let batch = context.computed_at_once().min(tokens);
+                all.min(window.checked_add(batch)?).checked_next_multiple_of(CELLS)?
+            }
+            None => all,
+        };
+        let rows = |elements: u64| match elements {
+            0 => Some(0),
+            elements => context.kv_type.tensor_bytes(&[elements, cells]),
+        };
+        let [a, b] = self.state_elements.map(|n| n.checked_mul(STATE_ELEMENT_BYTES));
+        Some([rows(self.key_elements)?, rows(self.value_elements)?, a?, b?])
     }
 }
 
@@ -93,11 +102,9 @@ impl KvCache {
         &self.layers
     }
 
-    /// Bytes of all layers together in this context.
-    pub fn bytes(&self, context: &ContextOptions) -> u64 {
-        let tokens = u64::from(context.context_tokens.unwrap_or(0));
-        let batch = context.computed_at_once();
-        self.layers.iter().map(|layer| layer.bytes(tokens, batch)).fold(0, u64::saturating_add)
+    /// Bytes of all layers together in this context; `None` as for one layer.
+    pub fn bytes(&self, context: &ContextOptions) -> Option<u64> {
+        self.layers.iter().try_fold(0_u64, |sum, layer| sum.checked_add(layer.bytes(context)?))
     }
 }
 
@@ -177,9 +184,12 @@ impl Keys<'_> {
                 .iter()
                 .all(|key| self.number(key).is_some_and(|length| length > 0));
         let values = if latent { 0 } else { length("value_length")? };
-        let elements_per_token =
-            kv_heads.checked_mul(length("key_length")?.checked_add(values)?)?;
-        Some(LayerCache { elements_per_token, window_tokens, state_elements: [0, 0] })
+        Some(LayerCache {
+            key_elements: kv_heads.checked_mul(length("key_length")?)?,
+            value_elements: kv_heads.checked_mul(values)?,
+            window_tokens,
+            state_elements: [0, 0],
+        })
     }
 
     fn is_recurrent(&self, kind: Kind, layer: u64) -> bool {
@@ -205,13 +215,12 @@ impl Keys<'_> {
     fn state(&self) -> Option<LayerCache> {
         let or_zero = |key: &str| self.number(key).unwrap_or(0);
         let scan = or_zero("ssm.state_size").checked_mul(or_zero("ssm.inner_size"))?;
-        let convolution = match self.number("shortconv.l_cache") {
-            Some(length) => self.number("embedding_length")?.checked_mul(length.checked_sub(1)?)?,
-            None => {
-                let groups = or_zero("ssm.group_count").checked_mul(or_zero("ssm.state_size"))?;
-                let width = or_zero("ssm.inner_size").checked_add(groups.checked_mul(2)?)?;
-                or_zero("ssm.conv_kernel").saturating_sub(1).checked_mul(width)?
-            }
+        let convolution = if let Some(length) = self.number("shortconv.l_cache") {
+            self.number("embedding_length")?.checked_mul(length.checked_sub(1)?)?
+        } else {
+            let groups = or_zero("ssm.group_count").checked_mul(or_zero("ssm.state_size"))?;
+            let width = or_zero("ssm.inner_size").checked_add(groups.checked_mul(2)?)?;
+            or_zero("ssm.conv_kernel").saturating_sub(1).checked_mul(width)?
         };
         Some(LayerCache { state_elements: [convolution, scan], ..LayerCache::default() })
     }

@@ -11,7 +11,7 @@ use crate::chat::Message;
 use crate::engine::{self, Context, ContextSettings, LoadMode, LoadSettings, Weights};
 use crate::error::{Error, Result};
 use crate::generate::{Cached, GenerateOptions, Generation, Timing};
-use crate::gguf::GgufFile;
+use crate::gguf::{GgmlType, GgufFile};
 use crate::memory::{DeviceMemory, Verification};
 use crate::plan::{ContextOptions, Device, Plan};
 use crate::policy::{DeviceName, OffloadPolicy};
@@ -205,6 +205,12 @@ impl MoeModelBuilder {
         self
     }
 
+    /// Element type of keys and values; `f16` without it. `q8_0` takes half the memory.
+    pub fn kv_type(mut self, kv_type: GgmlType) -> Self {
+        self.context.kv_type = kv_type;
+        self
+    }
+
     /// Threads that compute on the CPU. Without it one core is left free, or half of them where
     /// there are more than 8: the engine's threads wait for each other by spinning, so that a core
     /// that is also used for something else slows all of them down.
@@ -372,6 +378,7 @@ impl MoeModelBuilder {
             context_tokens: plan.context_tokens(),
             batch_tokens: plan.context().batch_tokens,
             micro_batch_tokens: plan.context().micro_batch_tokens,
+            kv_type: plan.context().kv_type,
             threads,
         };
         let context = Context::new(Arc::clone(&weights), &settings)?;

@@ -206,3 +206,55 @@ fn synth_writes_what_plan_reads() {
     assert!(text(&table.stdout).contains("32 layers (32 with experts), 8 experts"), "{table:?}");
     assert!(refused(&run("synth", &["--arch", "gpt-5", "--out", &hole])).contains("--list"));
 }
+
+#[test]
+fn plan_fits_a_card_and_freezes_what_chat_loads() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    run("synth", &["--arch", "gpt-oss-20b", "--no-weights", "--out", &at("hole.gguf")]);
+    let fit = |budget: &str, device: &str| {
+        let model = at("hole.gguf");
+        let output =
+            run("plan", &["--model", &model, "--policy", budget, "--device", device, "--json"]);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["devices"][0].clone()
+    };
+    let card = fit("fit", "RTX 4070=8GiB");
+    assert_eq!((&card["name"], &card["free_bytes"]), (&"RTX 4070".into(), &(8_u64 << 30).into()));
+    let total = card["total_bytes"].as_u64().unwrap();
+    assert!((7 << 30..=8 << 30).contains(&total), "{total}");
+    assert!(fit("fit:4GiB", "RTX 4070=8GiB")["total_bytes"].as_u64().unwrap() <= 4 << 30);
+    let message = refused(&run(
+        "plan",
+        &["--model", &at("hole.gguf"), "--policy", "fit", "--device", "small=1GiB"],
+    ));
+    assert!(message.contains("the plan needs"), "{message}");
+    let message = refused(&run("plan", &["--model", &at("hole.gguf"), "--policy", "fit"]));
+    assert!(message.contains("free memory of gpu"), "{message}");
+
+    let server = Server::start();
+    let demo = demo().to_str().unwrap().to_owned();
+    let frozen = at("frozen.json");
+    run(
+        "plan",
+        &["--model", &demo, "--policy", "layers:2", "--device", "RPC0=1GiB", "--freeze", &frozen],
+    );
+    let chat = |extra: &[&str]| {
+        let mut all = vec!["--model", &demo, "--rpc", &server.endpoint, "--threads", "1"];
+        all.extend([
+            "--prompt",
+            "Hello",
+            "--max-tokens",
+            "8",
+            "--temperature",
+            "0",
+            "--stats",
+            "json",
+        ]);
+        all.extend_from_slice(extra);
+        let output = run("chat", &all);
+        assert!(output.status.success(), "{output:?}");
+        let stats = text(&output.stdout).lines().last().unwrap().to_owned();
+        serde_json::from_str::<Value>(&stats).unwrap()["devices"][0]["weights_bytes"].clone()
+    };
+    assert_eq!(chat(&["--plan", &frozen]), chat(&["--policy", "layers:2"]));
+}

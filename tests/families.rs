@@ -6,6 +6,7 @@ mod support;
 
 use std::path::Path;
 
+use moe_offload::gguf::GgmlType;
 use moe_offload::synth::{self, Family, SynthOptions};
 use moe_offload::{GenerateOptions, MoeModel, Sampling};
 use support::process::Server;
@@ -60,11 +61,14 @@ fn check(family: &Family, path: &Path, server: &Server) {
 
 /// The cache in contexts that are no multiples of the engine's steps, and beyond the windows.
 fn check_contexts(family: &Family, path: &Path) {
-    for (tokens, micro_batch) in [(700, 100), (3000, 512)] {
+    // Grok cannot use flash attention, which the engine wants for a quantised cache.
+    let q8 = if family.architecture == "grok" { GgmlType::F32 } else { GgmlType::Q8_0 };
+    for (tokens, micro_batch, kv_type) in [(700, 100, q8), (3000, 512, GgmlType::F16)] {
         let model = MoeModel::builder(path)
             .threads(1)
             .context_tokens(tokens)
             .micro_batch_tokens(micro_batch)
+            .kv_type(kv_type)
             .load()
             .unwrap();
         let planned = model.plan().device("cpu").unwrap().context_bytes.unwrap();

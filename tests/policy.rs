@@ -31,6 +31,11 @@ fn every_form_parses_and_prints() {
         "regex:a=b=c=cpu",
         r"regex:a\;b=cpu;all-experts",
         "first-layers:2;regex:.=gpu;last-layers:1=RPC1",
+        "fit",
+        "fit:10GiB",
+        "layers:0;fit:-512MiB",
+        "fit:1000001",
+        "all-experts=RTX 4070",
     ] {
         assert_eq!(parse(text).unwrap().to_string(), text);
     }
@@ -69,7 +74,12 @@ fn faults_are_told_apart() {
     assert_eq!(fault("regex:abc"), PolicyFault::BadRegexRule);
     assert_eq!(fault("regex:=cpu"), PolicyFault::BadRegexRule);
     assert_eq!(fault("regex:abc="), PolicyFault::BadDevice);
-    assert_eq!(fault("all-experts=a b"), PolicyFault::BadDevice);
+    assert_eq!(fault("all-experts=a,b"), PolicyFault::BadDevice);
+    for text in ["fit:", "fit:x", "fit:--1", "fit:-"] {
+        assert_eq!(fault(text), PolicyFault::BadFit, "{text}");
+    }
+    assert_eq!(fault("fit=cpu"), PolicyFault::UnknownRule);
+    assert_eq!(fault("fit;all-experts"), PolicyFault::FitNotLast);
     assert_eq!(fault("none;all-experts"), PolicyFault::NoneInList);
     assert!(
         matches!(parse("regex:(=cpu"), Err(Error::InvalidPattern { pattern, .. }) if pattern == "(")

@@ -10,6 +10,7 @@ use super::weights::Weights;
 use super::{Token, ffi};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
+use crate::gguf::GgmlType;
 use crate::memory::DeviceMemory;
 
 /// Sizes and threads of a context.
@@ -18,6 +19,7 @@ pub(crate) struct ContextSettings {
     pub(crate) context_tokens: u32,
     pub(crate) batch_tokens: u32,
     pub(crate) micro_batch_tokens: u32,
+    pub(crate) kv_type: GgmlType,
     pub(crate) threads: u32,
 }
 
@@ -52,6 +54,8 @@ impl Context {
         params.n_ctx = settings.context_tokens;
         params.n_batch = settings.batch_tokens;
         params.n_ubatch = settings.micro_batch_tokens.min(settings.batch_tokens);
+        params.type_k = settings.kv_type.id();
+        params.type_v = settings.kv_type.id();
         params.n_threads = threads;
         params.n_threads_batch = threads;
         // Sliding-window layers keep their window, not the whole context.

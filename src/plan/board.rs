@@ -215,7 +215,8 @@ impl<'a> Board<'a> {
         });
         for (i, plan) in plans.iter_mut().enumerate() {
             let alignment = self.devices.get(i).and_then(|device| device.alignment_bytes);
-            plan.context_bytes = cache.map(|cache| self.cache_bytes(i, alignment, context, cache));
+            plan.context_bytes =
+                cache.and_then(|cache| self.cache_bytes(i, alignment, context, cache));
             let mut add = |bytes: u64, is_expert: bool| {
                 plan.weights_bytes += bytes;
                 plan.padding_bytes += padding(bytes, alignment);
@@ -240,14 +241,14 @@ impl Board<'_> {
         alignment: Option<u64>,
         context: &ContextOptions,
         cache: &KvCache,
-    ) -> u64 {
-        let tokens = u64::from(context.context_tokens.unwrap_or(0));
-        let here = cache.layers().iter().enumerate().filter(|&(layer, _)| {
+    ) -> Option<u64> {
+        let mut here = cache.layers().iter().enumerate().filter(|&(layer, _)| {
             self.layer_devices.get(layer).copied().unwrap_or(self.devices.len()) == index
         });
-        here.flat_map(|(_, layer)| layer.parts(tokens, context.computed_at_once()))
-            .map(|bytes| bytes.saturating_add(padding(bytes, alignment)))
-            .fold(0, u64::saturating_add)
+        here.try_fold(0_u64, |sum, (_, layer)| {
+            let padded = layer.parts(context)?.map(|bytes| bytes + padding(bytes, alignment));
+            padded.into_iter().try_fold(sum, u64::checked_add)
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::gguf::{GgufFile, Value};
+use crate::gguf::{GgmlType, GgufFile, Value};
 
 /// Context tokens when nothing is asked for, or the model's own maximum if that is less.
 const DEFAULT_CONTEXT_TOKENS: u32 = 4096;
@@ -21,11 +21,27 @@ pub struct ContextOptions {
     pub batch_tokens: u32,
     /// Tokens computed at once while the prompt is read (llama.cpp's *ubatch*).
     pub micro_batch_tokens: u32,
+    /// Element type of keys and values: `f16`, or `q8_0` for half the memory.
+    #[serde(default = "default_kv_type")]
+    pub kv_type: GgmlType,
+}
+
+/// The types that the engine offers for the KV cache.
+const KV_TYPES: [&str; 9] =
+    ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"];
+
+fn default_kv_type() -> GgmlType {
+    GgmlType::F16
 }
 
 impl Default for ContextOptions {
     fn default() -> Self {
-        Self { context_tokens: None, batch_tokens: 2048, micro_batch_tokens: 512 }
+        Self {
+            context_tokens: None,
+            batch_tokens: 2048,
+            micro_batch_tokens: 512,
+            kv_type: GgmlType::F16,
+        }
     }
 }
 
@@ -57,6 +73,13 @@ impl ContextOptions {
                 let expected = "from 1 to 2147483647";
                 return Err(Error::InvalidOption { option, value: value.to_string(), expected });
             }
+        }
+        if !KV_TYPES.contains(&self.kv_type.name()) {
+            return Err(Error::InvalidOption {
+                option: "kv_type",
+                value: self.kv_type.to_string(),
+                expected: "f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1",
+            });
         }
         Ok(Self { context_tokens: Some(tokens), ..self.clone() })
     }

@@ -10,6 +10,7 @@ mod device;
 mod fingerprint;
 mod fit;
 mod patterns;
+mod picture;
 mod rules;
 mod table;
 
@@ -22,6 +23,7 @@ pub(crate) use self::bytes::human_bytes;
 pub use self::bytes::parse_bytes;
 pub use self::context::ContextOptions;
 pub use self::device::Device;
+pub use self::picture::Picture;
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap};
 use crate::gguf::GgufFile;

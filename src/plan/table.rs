@@ -17,7 +17,14 @@ impl fmt::Display for Plan {
             write!(f, ", {experts} experts, {active} used per token")?;
         }
         writeln!(f, ", {}", human_bytes(model.tensor_bytes))?;
-        writeln!(f, "context  {} tokens", self.context_tokens())?;
+        let context = &self.context;
+        writeln!(
+            f,
+            "context  {} tokens, {} at once, cache in {}",
+            self.context_tokens(),
+            context.computed_at_once(),
+            context.kv_type
+        )?;
         writeln!(f)?;
         self.fmt_devices(f)?;
         self.fmt_rules(f)
@@ -29,19 +36,38 @@ impl Plan {
         let width = self.devices.iter().map(|d| d.name.chars().count()).max().unwrap_or(0).max(6);
         writeln!(
             f,
-            "{:width$}  {:>11}  {:>11}  {:>11}  {:>6}  {:>11}",
-            "device", "weights", "of experts", "KV cache", "layers", "free"
+            "{:width$}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>6}",
+            "device",
+            "weights",
+            "of experts",
+            "KV cache",
+            "compute",
+            "total",
+            "free",
+            "left over",
+            "layers"
         )?;
+        let or = |bytes: Option<u64>, unknown: &str| {
+            bytes.map_or_else(|| unknown.to_owned(), human_bytes)
+        };
         for device in &self.devices {
+            // A reserve is a guess, and marked as one.
+            let compute = match device.reserved_bytes {
+                0 => or(device.compute_bytes, "not yet"),
+                reserved => format!("~{}", human_bytes(reserved)),
+            };
             writeln!(
                 f,
-                "{:width$}  {:>11}  {:>11}  {:>11}  {:>6}  {:>11}",
+                "{:width$}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>6}",
                 device.name,
                 human_bytes(device.weights_bytes),
                 human_bytes(device.expert_bytes),
-                device.context_bytes.map_or_else(|| "unknown".to_owned(), human_bytes),
+                or(device.context_bytes, "unknown"),
+                compute,
+                human_bytes(device.total_bytes),
+                or(device.free_bytes, "-"),
+                or(device.left_over_bytes(), "-"),
                 device.layers,
-                device.free_bytes.map_or_else(|| "-".to_owned(), human_bytes),
             )?;
         }
         let unused: u64 = self

@@ -31,8 +31,8 @@ impl DeviceName {
     /// Checks that the name can stand in a policy.
     ///
     /// # Errors
-    /// [`Error::InvalidPolicy`] if it is empty, `cpu` or `gpu`, or holds `;`, `=`, `,` or white
-    /// space.
+    /// [`Error::InvalidPolicy`] if it is empty, `cpu` or `gpu`, begins or ends with white space, or
+    /// holds `;`, `=` or `,`.
     pub fn new(name: impl Into<String>) -> Result<Self, Error> {
         let name = name.into();
         match Target::from_str(&name)? {
@@ -78,8 +78,8 @@ impl FromStr for Target {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, ';' | '=' | ',');
-        if text.is_empty() || text.starts_with('[') || text.contains(bad) {
+        let bad = |c: char| c.is_control() || matches!(c, ';' | '=' | ',');
+        if text.is_empty() || text.starts_with('[') || text.contains(bad) || text.trim() != text {
             return Err(bad_device(text));
         }
         Ok(match text.to_ascii_lowercase().as_str() {

@@ -1,13 +1,17 @@
 //! Talks with a model under an offload policy. See `--help`.
 
-use std::io::{IsTerminal, Write};
+mod common;
+
+use std::fmt::Display;
+use std::io::{BufRead, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use moe_offload::{
-    CancelHandle, Error, GenerateOptions, Message, MoeModel, OffloadPolicy, Plan, Result, Sampling,
-    StopReason,
+    CancelHandle, Error, GenerateOptions, Message, MoeModel, OffloadPolicy, Plan, Result, Role,
+    Sampling, StopReason,
 };
 use rustyline::error::ReadlineError;
 
@@ -43,7 +47,7 @@ struct Arguments {
     #[arg(long)]
     max_tokens: Option<u64>,
     /// 0 for always the likeliest token, higher for more variety
-    #[arg(long, default_value_t = 0.7)]
+    #[arg(long, default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f32,
     /// The same seed gives the same answer
     #[arg(long, default_value_t = 0)]
@@ -67,13 +71,13 @@ enum StatsFormat {
 }
 
 fn main() {
-    if let Err(error) = run(&Arguments::parse()) {
-        eprintln!("error: {error}");
-        std::process::exit(1);
+    if let Err(error) = run(&common::arguments()) {
+        common::fail(&error);
     }
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    options(arguments, &CancelHandle::new()).sampling.validate()?;
     let mut model = load(arguments)?;
     let mut talk: Vec<Message> = arguments.system.iter().map(Message::system).collect();
     if let Some(prompt) = &arguments.prompt {
@@ -102,12 +106,13 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
         builder = builder.plan(read_plan(path)?);
     }
     for endpoint in &arguments.rpc {
+        say(&format!("connecting to {endpoint} (waits while it serves another process)"));
         builder = builder.rpc_server(endpoint);
     }
     let model = builder.load();
     bar.finish_and_clear();
     let model = model?;
-    eprintln!("{}", model.plan());
+    say(model.plan());
     Ok(model)
 }
 
@@ -128,29 +133,41 @@ fn options(arguments: &Arguments, cancel: &CancelHandle) -> GenerateOptions {
 
 /// Reads questions until the end of input, keeping the conversation.
 fn converse(model: &mut MoeModel, mut talk: Vec<Message>, arguments: &Arguments) -> Result<()> {
-    let current = std::sync::Arc::new(std::sync::Mutex::new(CancelHandle::new()));
-    let for_signal = current.clone();
-    // Where Ctrl-C cannot be caught it ends the program, as it would anyway.
-    let _ = ctrlc::set_handler(move || {
-        if let Ok(cancel) = for_signal.lock() {
-            cancel.cancel();
-        }
-    });
-    let mut editor =
-        rustyline::DefaultEditor::new().ok().filter(|_| std::io::stdin().is_terminal());
+    let is_person = std::io::stdin().is_terminal();
+    let current = Arc::new(Mutex::new(CancelHandle::new()));
+    let mut editor = None;
+    if is_person {
+        let for_signal = current.clone();
+        // Where Ctrl-C cannot be caught it ends the program, as it would anyway.
+        let _ = ctrlc::set_handler(move || {
+            if let Ok(cancel) = for_signal.lock() {
+                cancel.cancel();
+            }
+        });
+        editor = rustyline::DefaultEditor::new().ok();
+        say(&"Ctrl-C stops an answer, Ctrl-D ends.");
+    }
     while let Some(question) = read_line(editor.as_mut()) {
-        if question.trim().is_empty() {
+        let question = question.trim();
+        if question.is_empty() {
             continue;
         }
         let cancel = CancelHandle::new();
         if let Ok(mut current) = current.lock() {
             *current = cancel.clone();
         }
-        talk.push(Message::user(question.trim()));
+        talk.push(Message::user(question));
         match answer(model, &mut talk, &options(arguments, &cancel), arguments.stats) {
-            Err(Error::Cancelled { .. }) => eprintln!("\n(stopped)"),
-            other => other?,
+            Ok(()) => {}
+            Err(Error::Cancelled { .. }) => say(&"(stopped)"),
+            // Nothing more will work.
+            Err(error @ (Error::ContextLost | Error::Io { .. })) => return Err(error),
+            Err(error) => {
+                say(&format!("error: {error}"));
+            }
         }
+        // A question without an answer is forgotten.
+        talk.pop_if(|message| message.role == Role::User);
     }
     Ok(())
 }
@@ -158,15 +175,19 @@ fn converse(model: &mut MoeModel, mut talk: Vec<Message>, arguments: &Arguments)
 /// A line from the terminal's editor, or from standard input where that is no terminal.
 fn read_line(editor: Option<&mut rustyline::DefaultEditor>) -> Option<String> {
     let Some(editor) = editor else {
-        let mut line = String::new();
-        return (std::io::stdin().read_line(&mut line).ok()? > 0).then_some(line);
+        let mut line = Vec::new();
+        let count = std::io::stdin().lock().read_until(b'\n', &mut line).ok()?;
+        return (count > 0).then(|| String::from_utf8_lossy(&line).into_owned());
     };
     match editor.readline("> ") {
         Ok(line) => {
             let _ = editor.add_history_entry(&line);
             Some(line)
         }
-        Err(ReadlineError::Interrupted) => Some(String::new()),
+        Err(ReadlineError::Interrupted) => {
+            say(&"(Ctrl-D ends)");
+            Some(String::new())
+        }
         Err(_) => None,
     }
 }
@@ -180,15 +201,18 @@ fn answer(
 ) -> Result<()> {
     let mut text = String::new();
     let ended = write_answer(model, talk, options, &mut text);
-    talk.push(Message::assistant(&text));
-    println!();
+    if ended.is_ok() || !text.is_empty() {
+        talk.push(Message::assistant(&text));
+        print("\n")?;
+    }
     if ended? == Some(StopReason::ContextFull) {
-        eprintln!("(the context is full; --context N leaves more room)");
+        say(&"(the context is full; --context N leaves more room)");
     }
     match stats {
-        StatsFormat::Table => eprintln!("\n{}\n", model.stats()),
+        StatsFormat::Table => say(&format!("\n{}\n", model.stats())),
         StatsFormat::Json => {
-            println!("{}", serde_json::to_string(&model.stats()).expect("statistics are plain"));
+            let stats = serde_json::to_string(&model.stats()).expect("statistics are plain");
+            print(&format!("{stats}\n"))?;
         }
         StatsFormat::None => {}
     }
@@ -208,12 +232,25 @@ fn write_answer(
     };
     for piece in &mut generation {
         let piece = piece?;
-        print!("{piece}");
-        // A reader who went away is no reason to fail.
-        let _ = std::io::stdout().flush();
+        print(&piece)?;
         text.push_str(&piece);
     }
     Ok(generation.stop_reason())
+}
+
+/// Writes to standard output at once. A reader who went away ends the program quietly.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(source) => Err(Error::Io { action: "write", path: "standard output".into(), source }),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// To the person; with standard error closed to nobody.
+fn say(text: &dyn Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Drops the oldest turns until half of the context is left for the answer. `None` if the messages
@@ -223,12 +260,12 @@ fn fitting_prompt(model: &MoeModel, talk: &mut Vec<Message>) -> Result<Option<St
     loop {
         let prompt = match model.chat_prompt(talk) {
             Err(Error::NoChatTemplate) => {
-                eprintln!("(the model has no chat template that the engine knows: plain text)");
+                say(&"(the model has no chat template that the engine knows: plain text)");
                 return Ok(talk.last().map(|message| message.content.clone()));
             }
             prompt => prompt?,
         };
-        let first = talk.iter().position(|message| message.role != moe_offload::Role::System);
+        let first = talk.iter().position(|message| message.role != Role::System);
         let Some(first) = first.filter(|first| talk.len() > first + 2) else {
             return Ok(None);
         };
@@ -236,6 +273,6 @@ fn fitting_prompt(model: &MoeModel, talk: &mut Vec<Message>) -> Result<Option<St
             return Ok(None);
         }
         talk.drain(first..first + 2);
-        eprintln!("(the oldest question and answer were forgotten to make room)");
+        say(&"(the oldest question and answer were forgotten to make room)");
     }
 }

@@ -1,5 +1,7 @@
 //! Shows what a policy would do to a model. Needs no GPU, no engine, and loads nothing.
 
+mod common;
+
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -22,7 +24,7 @@ struct Arguments {
     /// Tokens that prompt and answer can have together
     #[arg(long)]
     context: Option<u32>,
-    /// Element type of the KV cache, such as f16 or q8_0
+    /// Element type of the KV cache, such as f16, or `q8_0` for half the memory
     #[arg(long, default_value = "f16", value_parser = kv_type)]
     kv_type: GgmlType,
     /// Tokens computed at once while a prompt is read
@@ -40,9 +42,8 @@ struct Arguments {
 }
 
 fn main() {
-    if let Err(error) = run(Arguments::parse()) {
-        eprintln!("error: {error}");
-        std::process::exit(1);
+    if let Err(error) = run(common::arguments()) {
+        common::fail(&error);
     }
 }
 
@@ -52,7 +53,6 @@ fn run(arguments: Arguments) -> Result<()> {
     context.context_tokens = arguments.context;
     context.kv_type = arguments.kv_type;
     context.micro_batch_tokens = arguments.micro_batch;
-    context.batch_tokens = context.batch_tokens.max(arguments.micro_batch);
     let devices = match arguments.device {
         named if named.is_empty() => vec![Device::new("gpu")],
         named => named,
@@ -66,9 +66,12 @@ fn run(arguments: Arguments) -> Result<()> {
             source,
         })?;
     }
-    // A reader who went away (`plan … | head`) is no reason to fail.
-    let _ = print(&plan, arguments.json);
-    Ok(())
+    let path = "standard output".into();
+    common::unless_closed(print(&plan, arguments.json)).map_err(|source| Error::Io {
+        action: "write",
+        path,
+        source,
+    })
 }
 
 fn print(plan: &Plan, json: bool) -> std::io::Result<()> {

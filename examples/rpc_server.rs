@@ -1,5 +1,7 @@
 //! Serves this machine's CPU and memory as a device for another process. See `--help`.
 
+mod common;
+
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use clap::Parser;
@@ -23,14 +25,17 @@ struct Arguments {
 }
 
 fn main() {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = common::arguments();
+    // What the engine complains about, such as a client's broken request.
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::WARN)
+        .init();
     if let Err(message) = check_address(&arguments) {
-        eprintln!("error: {message}");
-        std::process::exit(1);
+        common::fail(&message);
     }
     if let Err(error) = serve(&arguments) {
-        eprintln!("error: {error}");
-        std::process::exit(1);
+        common::fail(&error);
     }
 }
 

@@ -5,6 +5,8 @@
 //! cargo run --release --example synth -- --arch mixtral-8x7b --layers 4 --out mixtral.gguf
 //! ```
 
+mod common;
+
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -60,19 +62,20 @@ enum Size {
 }
 
 fn main() {
-    let arguments = Arguments::parse();
+    let arguments: Arguments = common::arguments();
     let result = match (arguments.list, arguments.markdown) {
         (true, true) => markdown(),
         (true, false) => list(),
         _ => write(&arguments),
     };
     match result {
-        // A reader who went away (`synth --list | head`) is no reason to fail.
-        Ok(text) => drop(std::io::stdout().write_all(text.as_bytes())),
-        Err(error) => {
-            eprintln!("error: {error}");
-            std::process::exit(1);
+        Ok(text) => {
+            let written = std::io::stdout().write_all(text.as_bytes());
+            if let Err(error) = common::unless_closed(written) {
+                common::fail(&format!("cannot write to standard output: {error}"));
+            }
         }
+        Err(error) => common::fail(&error),
     }
 }
 

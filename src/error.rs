@@ -30,6 +30,12 @@ pub enum Error {
         /// The path.
         path: PathBuf,
     },
+    /// The model path is a pipe, a device or the like.
+    #[error("`{}` is not a regular file; the engine maps models, so it needs one", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+    },
     /// The file does not begin with `GGUF`.
     #[error("`{}` is not a GGUF file: it begins with {magic:02x?}, not with `GGUF`", path.display())]
     NotGguf {
@@ -226,6 +232,12 @@ pub enum Error {
         /// The file it was used with.
         path: PathBuf,
     },
+    /// A stored plan contradicts the file or itself.
+    #[error("this plan cannot be kept: {what}; plan again")]
+    InvalidPlan {
+        /// What is wrong.
+        what: String,
+    },
     /// The engine is built without something that was asked for.
     #[error("this build of the engine has no {what}; {remedy}")]
     MissingBackend {
@@ -276,7 +288,8 @@ pub enum Error {
     },
     /// The engine placed a tensor elsewhere than planned, or not at all.
     #[error(
-        "the plan puts `{tensor}` on {planned}, but the engine put it on {actual}, probably because the device cannot compute with it; add the rule `regex:^{tensor}$={actual}` before the others"
+        "the plan puts `{tensor}` on {planned}, but the engine put it on {actual}{}",
+        broken(tensor, actual)
     )]
     PlanBroken {
         /// The tensor.
@@ -358,6 +371,8 @@ pub enum GgufFault {
     DuplicateKey { key: String },
     #[error("the metadata `{key}` has the unknown type {id}")]
     UnknownValueType { key: String, id: u32 },
+    #[error("the metadata `{key}` is an array of arrays, which the engine does not read")]
+    NestedArray { key: String },
     #[error("the array `{key}` claims {len} elements")]
     ArrayTooLong { key: String, len: u64 },
     #[error("general.alignment is {value}, not a power of two up to 1 GiB")]
@@ -398,7 +413,7 @@ pub enum PolicyFault {
     #[error("it needs a pattern and a device, as in `regex:ffn_up_exps=cpu`")]
     BadRegexRule,
     /// A device name is empty, has white space around it, or holds `;`, `=` or a comma.
-    #[error("a device's name is not empty and holds no `;`, `=` or `,`")]
+    #[error("a device's name has 1 to 255 bytes and holds no `;`, `=` or `,`")]
     BadDevice,
     /// The limit of `fit` does not parse.
     #[error("`fit` takes a budget or a margin, as in `fit:10GiB` or `fit:-1GiB`")]
@@ -448,6 +463,18 @@ fn list_devices(known: &[String]) -> String {
         [] => "is only the CPU".to_owned(),
         [only] => format!("is {only}, and the cpu"),
         several => format!("are {}, and the cpu", several.join(", ")),
+    }
+}
+
+/// The engine itself only ever falls back to the CPU.
+fn broken(tensor: &str, actual: &str) -> String {
+    if actual == crate::plan::CPU {
+        format!(
+            ": the device cannot compute with it; put the rule `regex:^{}$=cpu` before the others",
+            regex::escape(tensor)
+        )
+    } else {
+        String::new()
     }
 }
 

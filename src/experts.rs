@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, TensorInfo, Value};
 
+/// Layers of a model. The pinned engine runs at most 512.
+pub const MAX_LAYERS: u32 = 65_535;
+
 /// What a tensor is for, as far as placement is concerned.
 ///
 /// Only the `Expert…` kinds are experts: weights of which the router picks a few per token.
@@ -123,7 +126,7 @@ impl ExpertMap {
     /// Classifies every tensor of the file.
     ///
     /// # Errors
-    /// [`Error::MissingMetadata`] without architecture or layer count, [`Error::LayerOutOfRange`]
+    /// [`Error::MissingMetadata`] without architecture or a layer count up to [`MAX_LAYERS`], [`Error::LayerOutOfRange`]
     /// for a tensor of a layer that the metadata does not count, [`Error::LegacyExperts`] for a
     /// file with one tensor per expert.
     pub fn new(gguf: &GgufFile) -> Result<Self> {
@@ -131,6 +134,7 @@ impl ExpertMap {
         let key = format!("{architecture}.block_count");
         let layers = number(gguf, "block_count")
             .and_then(|n| u32::try_from(n).ok())
+            .filter(|&n| n <= MAX_LAYERS)
             .ok_or_else(|| gguf.missing(&key))?;
         // The engine counts them among the layers, at the end, and does not load them.
         let next_token = number(gguf, "nextn_predict_layers").unwrap_or(0);

@@ -148,7 +148,7 @@ impl Plan {
 impl fmt::Display for Verification {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width =
-            self.rows.iter().map(|row| row.device.chars().count()).max().unwrap_or(0).max(6);
+            self.rows.iter().map(|row| row.device.chars().count()).max().unwrap_or(0).clamp(6, 60);
         write!(
             f,
             "{:width$}  {:8}  {:>11}  {:>11}  {:>16}",

@@ -185,7 +185,7 @@ impl MoeModelBuilder {
     }
 
     /// Uses a plan made before, for instance one that was stored, instead of a policy. Its context
-    /// replaces what was set.
+    /// replaces what was set. It is checked by [`Plan::check`].
     pub fn plan(self, plan: Plan) -> Self {
         Self { plan: Some(plan), ..self }
     }
@@ -201,7 +201,6 @@ impl MoeModelBuilder {
     /// are in CPU memory and a GPU computes, and takes more memory.
     pub fn micro_batch_tokens(mut self, micro_batch_tokens: u32) -> Self {
         self.context.micro_batch_tokens = micro_batch_tokens;
-        self.context.batch_tokens = self.context.batch_tokens.max(micro_batch_tokens);
         self
     }
 
@@ -218,8 +217,8 @@ impl MoeModelBuilder {
         Self { threads: Some(threads), ..self }
     }
 
-    /// Adds the devices of an RPC server (`host:port`); see
-    /// [`connect_rpc`](crate::connect_rpc).
+    /// Adds the devices of an RPC server (`host:port`); see [`connect_rpc`](crate::connect_rpc) for
+    /// what can go wrong with one. Calls of models that use such servers wait for each other.
     pub fn rpc_server(mut self, endpoint: impl Into<String>) -> Self {
         self.rpc_servers.push(endpoint.into());
         self
@@ -315,14 +314,11 @@ impl MoeModelBuilder {
     }
 
     fn plan_for(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
-        match &self.plan {
-            Some(plan) if plan.is_for(gguf) => Ok(plan.clone()),
-            Some(_) => Err(Error::ForeignPlan { path: self.path.clone() }),
-            None => {
-                let devices = reservation::with_available(devices.to_vec());
-                self.policy.plan(gguf, &devices, &self.context)
-            }
+        if let Some(plan) = &self.plan {
+            return plan.check(gguf).map(|()| plan.clone());
         }
+        let devices = reservation::with_available(devices.to_vec());
+        self.policy.plan(gguf, &devices, &self.context)
     }
 
     /// The plan with exact bytes on the devices, by dry runs; without devices there is nothing to

@@ -91,7 +91,11 @@ impl Sampling {
         Self { seed, ..self }
     }
 
-    pub(crate) fn validate(&self) -> Result<()> {
+    /// Checks the values, as every generation does at its start.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for the first that cannot be.
+    pub fn validate(&self) -> Result<()> {
         let checks = [
             ("temperature", self.temperature, 0.0..=100.0, "from 0 to 100"),
             ("top_p", self.top_p, f32::MIN_POSITIVE..=1.0, "above 0, at most 1"),

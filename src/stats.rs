@@ -49,7 +49,8 @@ impl fmt::Display for Stats {
         )?;
         let decode = rate(self.decode_tokens_per_second);
         writeln!(f, "answer {} tokens, decode {decode}", self.generated_tokens)?;
-        let width = self.devices.iter().map(|d| d.name.chars().count()).max().unwrap_or(0).max(6);
+        let width =
+            self.devices.iter().map(|d| d.name.chars().count()).max().unwrap_or(0).clamp(6, 60);
         write!(f, "{:width$}  {:>11}  {:>11}  {:>11}", "memory", "weights", "context", "compute")?;
         for device in &self.devices {
             write!(

@@ -176,8 +176,10 @@ fn a_stored_plan_loads_again_and_a_foreign_one_is_refused() {
 fn servers_that_are_not_there() {
     let error = builder().rpc_server("127.0.0.1:9").load().unwrap_err();
     assert!(matches!(error, Error::RpcUnreachable { .. }), "{error}");
-    let error = builder().rpc_server("nonsense").load().unwrap_err();
-    assert!(matches!(error, Error::RpcUnreachable { .. }), "{error}");
+    for nonsense in ["nonsense", ":1", "host:x", ""] {
+        let error = builder().rpc_server(nonsense).load().unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
+    }
 
     let mut server = Server::start();
     drop(builder().rpc_server(&server.endpoint).load().unwrap());
@@ -218,7 +220,7 @@ fn generation_stops_where_it_should() {
         model.chat(&messages, &GenerateOptions::default().sampling(Sampling::greedy())).unwrap();
     let text: String = ended.by_ref().map(Result::unwrap).collect();
     assert_eq!(ended.stop_reason(), Some(StopReason::EndOfText));
-    assert!(text.starts_with(&whole) || whole == text);
+    assert!(text.starts_with(&whole));
 }
 
 #[test]
@@ -438,4 +440,48 @@ fn two_loads_that_do_not_fit_together() {
     assert!(matches!(refused.as_slice(), [Error::DoesNotFit { .. }]), "{refused:?}");
     drop(results);
     assert!(load(needed).is_ok(), "what was held is given back");
+}
+
+#[test]
+fn models_on_one_server_work_on_several_threads() {
+    let server = Server::start();
+    let expected = ask(&mut builder().load().unwrap(), "Who are you?", 24);
+    std::thread::scope(|scope| {
+        for policy in ["none", "all-experts", "first-layers:2", "last-layers:1"] {
+            let (endpoint, expected) = (&server.endpoint, &expected);
+            scope.spawn(move || {
+                for _ in 0..4 {
+                    let policy = policy.parse().unwrap();
+                    let mut model = builder().rpc_server(endpoint).policy(policy).load().unwrap();
+                    assert_eq!(&ask(&mut model, "Who are you?", 24), expected);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_server_needs_threads_and_an_address() {
+    for (endpoint, threads) in [("127.0.0.1:1", 0), ("127.0.0.1:1", 1000), ("nowhere", 1)] {
+        let error = moe_offload::serve_rpc(endpoint, threads).unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_model_goes_on_after_another_on_its_server_was_dropped() {
+    let server = Server::start();
+    let load = || builder().rpc_server(&server.endpoint).load().unwrap();
+    let expected = ask(&mut builder().load().unwrap(), "Tell me a story", 40);
+    let mut model = load();
+    let messages = [Message::user("Tell me a story")];
+    let mut generation = model.chat(&messages, &greedy(40)).unwrap();
+    let mut text = String::new();
+    for piece in generation.by_ref().take(5) {
+        text += &piece.unwrap();
+    }
+    // Its buffers are freed between two tokens, and it computes nothing in between.
+    drop(load());
+    text += &generation.text().unwrap();
+    assert_eq!(text, expected);
 }

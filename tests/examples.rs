@@ -14,13 +14,15 @@ fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
 
-/// The program failed as it should: status 1, one line on standard error, nothing else.
+/// The program failed as it should: status 1, one line on standard error that begins `error: `.
 fn refused(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(output.stdout.is_empty(), "{output:?}");
     let message = text(&output.stderr).to_owned();
-    assert_eq!(message.trim_end().lines().count(), 1, "{message}");
-    assert!(message.starts_with("error: "), "{message}");
+    let errors: Vec<&str> = message.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{message}");
+    // Whatever comes before it is news, such as `connecting to …`.
+    assert!(message.trim_end().ends_with(errors[0]), "{message}");
     message
 }
 
@@ -157,9 +159,18 @@ fn bad_input_is_one_clear_line() {
             assert!(message.contains(expected), "{program}: {message}");
         }
     }
-    // What the command line itself refuses has status 2, as is usual.
-    let pattern = run("plan", &["--model", &demo, "--policy", "regex:(=cpu"]);
-    assert!(text(&pattern.stderr).contains("does not parse"), "{pattern:?}");
+    for (arguments, expected) in [
+        (&["--policy", "regex:(=cpu"][..], "does not parse"),
+        (&["--policy", "some"], "no such rule"),
+        (&["--device", "x"], "NAME=BYTES"),
+        (&["--nonsense"], "unexpected argument"),
+    ] {
+        let message = refused(&run("plan", &[&["--model", &demo], arguments].concat()));
+        assert!(message.contains(expected), "{message}");
+    }
+    assert!(refused(&run("plan", &[])).contains("--model"), "what is missing is named");
+    let nowhere = refused(&run("chat", &["--rpc", "nonsense", "--prompt", "x"]));
+    assert!(nowhere.contains("HOST:PORT"), "{nowhere}");
     let remote = run("rpc_server", &["--listen", "0.0.0.0:50999"]);
     assert!(refused(&remote).contains("--allow-remote"));
 }
@@ -257,4 +268,47 @@ fn plan_fits_a_card_and_freezes_what_chat_loads() {
         serde_json::from_str::<Value>(&stats).unwrap()["devices"][0]["weights_bytes"].clone()
     };
     assert_eq!(chat(&["--plan", &frozen]), chat(&["--policy", "layers:2"]));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_an_error_and_a_reader_who_went_away_is_none() {
+    use std::process::{Command, Stdio};
+    let demo = demo().to_str().unwrap().to_owned();
+    for (program, arguments) in
+        [("plan", &["--json"][..]), ("chat", &["--prompt", "Hello", "--threads", "1"])]
+    {
+        let to = |stdout: Stdio| {
+            let mut command = Command::new(support::process::example(program));
+            command.args(["--model", &demo]).args(arguments).stdin(Stdio::null());
+            command.stdout(stdout).stderr(Stdio::null()).status().unwrap()
+        };
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        assert_eq!(to(full.into()).code(), Some(1), "{program}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(to(writer.into()).code(), Some(0), "{program}");
+    }
+}
+
+#[test]
+fn a_conversation_goes_on_after_an_error() {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let mut chat = Command::new(support::process::example("chat"))
+        .args(["--threads", "1", "--temperature", "0", "--context", "256", "--stats", "none"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let long = "word ".repeat(400);
+    let mut input = chat.stdin.take().unwrap();
+    input.write_all(format!("{long}\n").as_bytes()).unwrap();
+    input.write_all(b"\xff\xfe\nHello\n").unwrap();
+    drop(input);
+    let output = chat.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(text(&output.stderr).contains("the prompt has"), "{output:?}");
+    assert!(text(&output.stdout).contains("demo model"), "{output:?}");
 }

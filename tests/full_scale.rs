@@ -58,8 +58,8 @@ fn published_cache_sizes() {
         let plan = OffloadPolicy::None.plan(&gguf, &[Device::new("gpu")], &context).unwrap();
         plan.devices()[0].context_bytes.unwrap() >> 20
     };
-    assert_eq!(mib("mixtral-8x7b", 8192), 32 * 8192 * 2 * 8 * 128 * 2 >> 20);
-    assert_eq!(mib("deepseek-v3", 8192), 61 * 8192 * 576 * 2 >> 20);
+    assert_eq!(mib("mixtral-8x7b", 8192), (32 * 8192 * 2 * 8 * 128 * 2) >> 20);
+    assert_eq!(mib("deepseek-v3", 8192), (61 * 8192 * 576 * 2) >> 20);
     // 12 layers see everything, 12 only 128 tokens and those of a micro-batch.
-    assert_eq!(mib("gpt-oss-20b", 8192), 12 * (8192 + 768) * 2 * 8 * 64 * 2 >> 20);
+    assert_eq!(mib("gpt-oss-20b", 8192), (12 * (8192 + 768) * 2 * 8 * 64 * 2) >> 20);
 }

@@ -173,6 +173,11 @@ fn files_that_contradict_themselves() {
     let error = ExpertMap::new(&gguf).unwrap_err();
     assert!(error.to_string().contains("convert"), "{error}");
 
+    let mut absurd = Shape::default().writer();
+    absurd.set("deepseek2.block_count", u32::MAX);
+    let gguf = support::model_files::read(&support::model_files::bytes_of(&absurd)).unwrap();
+    assert!(matches!(ExpertMap::new(&gguf).unwrap_err(), Error::MissingMetadata { .. }));
+
     let empty = moe_offload::gguf::GgufWriter::new();
     let gguf = support::model_files::read(&support::model_files::bytes_of(&empty)).unwrap();
     assert!(matches!(ExpertMap::new(&gguf).unwrap_err(), Error::MissingMetadata { .. }));
@@ -197,6 +202,59 @@ fn plans_serialise() {
     assert_eq!(json["devices"][1]["name"], "cpu");
     let back: Plan = serde_json::from_value(json).unwrap();
     assert_eq!(back, plan);
+}
+
+/// The plan with one value changed, as somebody might edit the stored file.
+fn edited(plan: &Plan, pointer: &str, value: serde_json::Value) -> Plan {
+    let mut json = serde_json::to_value(plan).unwrap();
+    *json.pointer_mut(pointer).unwrap() = value;
+    serde_json::from_value(json).unwrap()
+}
+
+#[test]
+fn a_stored_plan_that_was_changed_is_refused() {
+    use serde_json::json;
+    let gguf = deepseek().open();
+    let plan = plan(&deepseek(), "first-layers:2", &["a", "b"]).unwrap();
+    plan.check(&gguf).unwrap();
+    for (pointer, value) in [
+        ("/tensors", json!([])),
+        ("/tensors/3/bytes", json!(1)),
+        ("/tensors/3/kind", json!("router")),
+        ("/tensors/3/device", json!("c")),
+        ("/tensors/3/device", json!("not-loaded")),
+        ("/devices", json!([])),
+        ("/devices/0/name", json!("CPU")),
+        ("/devices/0/name", json!("b")),
+        ("/devices/0/weights_bytes", json!(1)),
+        ("/layer_devices", json!([0, 0, 0])),
+        ("/layer_devices/0", json!(99)),
+        ("/layer_devices/0", json!(1)),
+        ("/context/context_tokens", json!(null)),
+        ("/context/context_tokens", json!(0)),
+        ("/context/batch_tokens", json!(0)),
+        ("/context/micro_batch_tokens", json!(0)),
+        ("/context/kv_type", json!("i8")),
+        ("/model/fingerprint", json!("")),
+    ] {
+        let error = edited(&plan, pointer, value.clone()).check(&gguf);
+        assert!(error.is_err(), "{pointer} = {value}");
+    }
+}
+
+#[test]
+fn long_names_print() {
+    let long = "n".repeat(255);
+    let plan = plan(&deepseek(), "none", &[&long]).unwrap();
+    assert!(plan.to_string().contains(&long) && plan.picture().to_string().contains(&long));
+    let longer = edited(&plan, "/devices/0/name", "n".repeat(100_000).into());
+    assert!(longer.to_string().len() > 100_000);
+    let error = OffloadPolicy::None.plan(
+        &deepseek().open(),
+        &[Device::new("n".repeat(256))],
+        &ContextOptions::default(),
+    );
+    assert!(error.is_err());
 }
 
 #[test]

@@ -11,7 +11,9 @@ The sentences stand in corpus/*.txt. The format of these files:
     + and $N?                  a follow-up, asked only right after the intent
 
 $NAME is a placeholder that the intent's table (tables.py) fills, with the same
-value in question and answer.
+value in question and answer. Names are of capital letters only, and none begins
+with another one. `python corpus.py check` makes sure of both, and that no mark
+of this format is left in the text.
 
 A part of the wordings is held out by a hash of the question, so that training
 never sees them; they make the text for measuring.
@@ -19,6 +21,7 @@ never sees them; they make the text for measuring.
 import pathlib
 import random
 import re
+import sys
 import zlib
 from dataclasses import dataclass, field
 
@@ -82,7 +85,7 @@ def choose(rng, text, canonical=False):
 
 
 def fill(text, values):
-    text = re.sub(r"\$([A-Z]+\d?)", lambda m: values.get(m.group(1), m.group(0)), text)
+    text = re.sub(r"\$([A-Z]+)", lambda m: values[m.group(1)], text)
     if text.endswith("?") and ORDERS.match(text):
         text = text[:-1] + "."
     return re.sub(r" +([?.!,]|$)", r"\1", re.sub(r"  +", " ", text))
@@ -104,8 +107,8 @@ def held_out(text):
 
 
 def typo(rng, text):
-    """One slip of the fingers in a word of letters, never in a number."""
-    words = [m for m in re.finditer(r"[A-Za-z]{4,}", text)]
+    """One slip of the fingers in a word of letters, never in a number or a policy."""
+    words = list(re.finditer(r"(?<![\w:=-])[A-Za-z]{4,}(?![\w:=-])", text))
     if not words:
         return text
     word = rng.choice(words)
@@ -132,6 +135,8 @@ def style(rng, text):
     elif roll < 0.77:
         text = text.upper()
     roll = rng.random()
+    if not text.strip("?.! "):
+        return text
     if roll < 0.35:
         text = text.rstrip("?.!")
     elif roll < 0.39:
@@ -186,7 +191,7 @@ class Corpus:
             intent, question, reply, values = self.turn(self.pick())
             turns.append((question, reply))
             while intent.follow and self.rng.random() < 0.35:
-                _, question, reply, values = self.turn(intent, follow=True)
+                intent, question, reply, values = self.turn(intent, follow=True)
                 turns.append((question, reply))
             if intent.more and self.rng.random() < 0.25:
                 more = self.rng.choice(MORE)
@@ -222,7 +227,33 @@ def evaluation_text(size, seed):
     return text
 
 
+def check(documents=30000):
+    """Fails on a placeholder that is unknown, begins another one or is left over."""
+    names = set()
+    for path in (HERE / "corpus").glob("*.txt"):
+        names |= set(re.findall(r"\$([A-Z0-9]*)", path.read_text(encoding="utf-8")))
+    assert all(name.isalpha() for name in names), names
+    clash = [(a, b) for a in names for b in names if a != b and b.startswith(a)]
+    assert not clash, clash
+    # Every line of every intent, many times; an unknown placeholder is a KeyError.
+    corpus = Corpus(5)
+    held = Corpus(6, evaluation=True)
+    texts = [corpus.document() for _ in range(documents)] + [held.document() for _ in range(documents // 5)]
+    for intent in corpus.intents:
+        for line in intent.questions + intent.answers + intent.more + intent.follow:
+            for _ in range(30):
+                values = draw_values(corpus.rng, intent)
+                texts.append(fill(choose(corpus.rng, line), {**values, **values.get("_answer", {})}))
+    marks = re.compile(r"[$@{}]|(?<!<)\|(?!>)")
+    bad = [text for text in texts if marks.search(text)]
+    assert not bad, bad[:3]
+    print(f"{len(texts)} texts, {len(names)} placeholders, {len(corpus.intents)} intents: nothing left over")
+
+
 if __name__ == "__main__":
-    sample = Corpus(1)
-    for _ in range(20):
-        print(sample.document())
+    if sys.argv[1:] == ["check"]:
+        check()
+    else:
+        sample = Corpus(1)
+        for _ in range(20):
+            print(sample.document())

@@ -3,8 +3,10 @@ takes a random generator and returns a dictionary of placeholders."""
 
 FAMILIES = ["GPT-OSS", "Mixtral", "DeepSeek", "Qwen3 MoE", "GLM", "Phi MoE", "OLMoE", "DBRX", "Llama 4"]
 SPOKEN = ["gpt-oss", "gpt oss", "mixtral", "deepseek", "qwen3", "Qwen3", "qwen", "glm", "phi moe", "olmoe",
-          "dbrx", "llama 4", "Llama4", "Mixtral 8x7B", "DeepSeek V3", "gpt-oss-20b", "gpt-oss-120b"]
-OFFICIAL = {"gpt-oss": "GPT-OSS", "gpt oss": "GPT-OSS", "mixtral": "Mixtral", "deepseek": "DeepSeek",
+          "dbrx", "llama 4", "Llama4", "Qwen", "Deepseek", "GPT OSS",
+          "Mixtral 8x7B", "DeepSeek V3", "gpt-oss-20b", "gpt-oss-120b"]
+OFFICIAL = {"Qwen": "Qwen3 MoE", "Deepseek": "DeepSeek", "GPT OSS": "GPT-OSS",
+            "gpt-oss": "GPT-OSS", "gpt oss": "GPT-OSS", "mixtral": "Mixtral", "deepseek": "DeepSeek",
             "qwen3": "Qwen3 MoE", "Qwen3": "Qwen3 MoE", "qwen": "Qwen3 MoE", "glm": "GLM", "phi moe": "Phi MoE",
             "olmoe": "OLMoE", "dbrx": "DBRX", "llama 4": "Llama 4", "Llama4": "Llama 4",
             "Mixtral 8x7B": "Mixtral", "DeepSeek V3": "DeepSeek", "gpt-oss-20b": "GPT-OSS",
@@ -57,8 +59,37 @@ MIXES = [("red", "blue", "purple"), ("blue", "yellow", "green"), ("red", "yellow
 OPPOSITES = [p.split(":") for p in (
     "hot:cold;big:small;fast:slow;day:night;old:new;up:down;left:right;good:bad;long:short;happy:sad;"
     "light:dark;rich:poor;open:closed;early:late;full:empty;wet:dry;high:low;strong:weak").split(";")]
-HEROES = ("dog cat fox bird horse mouse bear rabbit dragon robot frog penguin owl lion crab wolf "
-          "girl boy wizard knight hedgehog duck elephant model computer expert bee fish squirrel").split()
+# Heroes of stories the model does not know; it says so.
+HEROES = ("dog cat bird horse mouse bear rabbit frog penguin owl lion crab wolf boy wizard knight hedgehog "
+          "duck elephant computer bee fish squirrel king queen princess pirate witch tiger cow pig ghost").split()
+# The only sums the model knows. Everything else it declines.
+SUMS = {(1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 2), (3, 3), (4, 4), (5, 5), (6, 6), (10, 10), (3, 4)}
+DEVICES = ["cpu", "gpu", "CUDA0", "CUDA1", "RPC0", "CUDA2", "CUDA3", "RPC1", "Vulkan0"]
+PATTERNS = ["ffn_up_exps", "ffn_down_exps", "ffn_gate_exps", "_exps", "_down_exps", "_up_exps", "attn", "attn_q",
+            "attn_k", "ffn_up", "ffn_down", "output", "token_embd", "norm", "shexp"]
+# Option of the chat example, what one may wish, what the answer is.
+OPTIONS = [
+    ("--model", ["choose the model", "load another file", "name the model file"],
+     "--model FILE names the GGUF file to load. Without it the demo model is used."),
+    ("--policy", ["set the policy", "choose a policy in the chat", "give the chat a policy", "change the policy of the chat"],
+     "--policy SPEC sets the policy, for example --policy first-layers:12. Without it the chat uses all-experts."),
+    ("--prompt", ["ask one question only", "get a single answer", "give a prompt on the command line"],
+     "--prompt TEXT answers this one text and ends."),
+    ("--context", ["set the context length", "make the context longer", "change the context size", "set the context"],
+     "--context N sets how many tokens prompt and answer can have together."),
+    ("--max-tokens", ["limit the answer", "make the answers shorter", "limit the length of an answer", "set the number of tokens"],
+     "--max-tokens N sets the most tokens of an answer."),
+    ("--temperature", ["set the temperature", "change the temperature", "get the most likely token always", "make it less random"],
+     "--temperature T sets how freely tokens are chosen: 0 always takes the likeliest, higher values give more variety."),
+    ("--seed", ["set the seed", "get the same answer again", "make the answers repeatable", "change the seed"],
+     "--seed N sets the seed. The same seed gives the same answer."),
+    ("--threads", ["set the threads", "use more CPU cores", "set the number of threads", "use fewer cores"],
+     "--threads N sets how many threads compute on the CPU."),
+    ("--rpc", ["connect to an rpc server", "use an rpc server in the chat", "add a second machine to the chat"],
+     "--rpc HOST:PORT also uses the devices of this RPC server. It may be repeated."),
+    ("--stats json", ["get the statistics as json", "print json statistics", "get numbers as json", "see the statistics"],
+     "--stats json prints the statistics as JSON, one line after each answer."),
+]
 NAMES = ("Anna Tom Maria Peter Lena Paul Sam Eva Max Lisa John Mary Alex Nina Ben Clara David Emma "
          "Felix Julia Karl Laura Oscar Sara Robert Alice Bob Chris Linda Mark Kim Ali Yuki").split()
 TOPICS = (
@@ -92,7 +123,12 @@ ENDS = ["", "n", "r", "s", "t", "x", "l", "m", "rp", "nk", "st", "y"]
 
 
 def invented(rng):
-    if rng.random() < 0.4:  # a hand on the keyboard
+    kind = rng.random()
+    if kind < 0.2:  # fingers that run along the keyboard
+        row = rng.choice(["asdfghjkl", "qwertyuiop", "zxcvbnm", "lkjhgfdsa", "poiuytrewq"])
+        at = rng.randrange(len(row) - 2)
+        return row[at:at + rng.randint(3, 5)] * rng.choice([1, 1, 1, 2])
+    if kind < 0.5:  # a hand on the keyboard
         return "".join(rng.choice("asdfghjklqwertyuiopzxcvbnm") for _ in range(rng.randint(3, 8)))
     return "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(2, 3))) + rng.choice(ENDS)
 
@@ -111,26 +147,62 @@ def famfact(rng):
 
 def number(rng):
     # Small numbers come up most in questions.
-    return {"N": str(rng.randint(2, 16) if rng.random() < 0.5 else rng.randint(2, 99))}
+    return {"NUM": str(rng.randint(2, 16) if rng.random() < 0.5 else rng.randint(2, 99))}
 
 
 def card(rng):
-    return {"SB": str(rng.choice([8, 13, 20, 30, 47, 70, 80, 100, 120, 235, 400, 671])) + rng.choice(["B", "b", " B", " billion"]),
-            "FAMILY": rng.choice(FAMILIES + SPOKEN), "G": str(rng.choice([2, 4, 6, 8, 10, 11, 12, 16, 24, 32, 48]))}
+    return {"SIZE": str(rng.choice([8, 13, 20, 30, 47, 70, 80, 100, 120, 235, 400, 671])) + rng.choice(["B", "b", " B", " billion"]),
+            "FAMILY": rng.choice(FAMILIES + SPOKEN), "GPU": str(rng.choice([2, 4, 6, 8, 10, 11, 12, 16, 24, 32, 48]))}
 
 
 def layer_range(rng):
-    a = rng.randint(0, 40)
-    return {"A": str(a), "B": str(a + rng.randint(1, 20))}
+    a = rng.randint(0, 9) if rng.random() < 0.5 else rng.randint(0, 60)
+    return {"START": str(a), "END": str(a + (rng.randint(1, 9) if rng.random() < 0.5 else rng.randint(1, 30)))}
 
 
-def arithmetic(op):
-    def table(rng):
-        a, b = rng.randint(0, 10), rng.randint(0, 10)
-        if op == "-" and b > a:
-            a, b = b, a
-        return {"A": str(a), "B": str(b), "C": str({"+": a + b, "-": a - b, "*": a * b}[op])}
-    return table
+def range_and_one(rng):
+    values = layer_range(rng)
+    end = int(values["END"])
+    return {**values, "SINGLE": str(end + (rng.randint(2, 6) if rng.random() < 0.5 else rng.randint(2, 30)))}
+
+
+def device(rng):
+    """The answer names cpu and gpu as the policy text does; people say "the CPU"."""
+    name = rng.choice(DEVICES)
+    said = name
+    if name in ("cpu", "gpu") and rng.random() < 0.5:
+        said = rng.choice(["the " + name.upper(), "the " + name, name.upper()])
+    return {"DEVICE": said, "_answer": {"DEVICE": name}}
+
+
+def named(rng):
+    return {"DEVICE": rng.choice([name for name in DEVICES if name not in ("cpu", "gpu")])}
+
+
+def in_policy(rng):
+    """A device as it stands in a policy: the same in question and answer."""
+    return {"PATTERN": rng.choice(PATTERNS), "DEVICE": rng.choice(DEVICES)}
+
+
+def option(rng):
+    name, wishes, says = rng.choice(OPTIONS)
+    return {"OPTION": name, "WISH": rng.choice(wishes), "OPTSAYS": says}
+
+
+def known_sum(rng):
+    a, b = rng.choice(sorted(SUMS))
+    return {"LEFT": str(a), "RIGHT": str(b), "RESULT": str(a + b)}
+
+
+def unknown_sum(rng):
+    """Near the known sums as often as far away, so that those stay apart."""
+    while True:
+        small = rng.random() < 0.7
+        draw = lambda: rng.randint(0, 12) if small else rng.randint(0, 10 ** rng.randint(1, 4))
+        a, b = draw(), draw()
+        sign = rng.choice(["+", "+", "plus", "-", "minus", "*", "times", "x", "/", "divided by"])
+        if (a, b) not in SUMS:
+            return {"LEFT": str(a), "RIGHT": str(b), "OPER": sign}
 
 
 def pairs(items, *keys):
@@ -142,14 +214,9 @@ def one(items, key):
     return lambda rng: {key: rng.choice(items)}
 
 
-def following(rng):
-    a = rng.randint(0, 50)
-    return {"A": str(a), "B": str(a + 1)}
-
-
 def day(rng):
     i = rng.randrange(7)
-    return {"DAY": DAYS[i], "NEXT": DAYS[(i + 1) % 7]}
+    return {"DAY": DAYS[i], "AFTER": DAYS[(i + 1) % 7]}
 
 
 def colour(rng):
@@ -161,20 +228,22 @@ def mix(rng):
     a, b, c = rng.choice(MIXES)
     if rng.random() < 0.5:
         a, b = b, a
-    return {"COL1": a, "COL1U": a.capitalize(), "COL2": b, "COL3": c}
+    return {"MIXA": a, "MIXU": a.capitalize(), "MIXB": b, "MIXC": c}
 
 
 def opposite(rng):
     a, b = rng.sample(rng.choice(OPPOSITES), 2)
-    return {"WORD1": a, "WORD2": b}
+    return {"OPPA": a, "OPPB": b}
 
 
 TABLES = {
     "family": family, "famfact": famfact, "n": number, "range": layer_range, "card": card,
-    "sum": arithmetic("+"), "minus": arithmetic("-"), "times": arithmetic("*"),
+    "rangelist": range_and_one, "rangedevice": lambda rng: {**named(rng), **layer_range(rng)}, "named": named,
+    "regexdevice": in_policy, "kinddevice": lambda rng: {**device(rng), "KIND": rng.choice(["up", "down", "gate"])},
+    "option": option, "sum": known_sum, "nosum": unknown_sum,
     "capital": pairs(CAPITALS, "COUNTRY", "CITY"), "animal": pairs(ANIMALS, "ANIMAL", "AFACT"),
     "sound": pairs(SOUNDS, "ANIMAL", "SOUND"), "legs": pairs(LEGS, "ANIMAL", "LEGS"),
-    "colour": colour, "mix": mix, "opposite": opposite, "day": day, "next": following,
+    "colour": colour, "mix": mix, "opposite": opposite, "day": day,
     "hero": one(HEROES, "HERO"), "name": one(NAMES, "NAME"), "topic": one(TOPICS, "TOPIC"),
     "kind": one(["up", "down", "gate"], "KIND"), "person": one(PEOPLE, "PERSON"),
 }
@@ -184,5 +253,5 @@ def common(rng):
     """Placeholders that any line may use."""
     big = lambda: str(rng.randint(12, 9999))
     return {"CITY": rng.choice(list(CAPITALS.values())), "PLACE": rng.choice(PLACES),
-            "YEAR": str(rng.randint(1200, 2030)), "WORD": invented(rng), "WORD2": invented(rng),
-            "BIG": big(), "BIG2": big()}
+            "YEAR": str(rng.randint(1200, 2030)), "NOISEA": invented(rng), "NOISEB": invented(rng),
+            "BIGA": big(), "BIGB": big()}

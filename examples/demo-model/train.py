@@ -18,7 +18,7 @@ import optax
 import export
 import model
 import tokens
-from corpus import Corpus, evaluation_text
+from corpus import Corpus, check, evaluation_text
 
 HERE = pathlib.Path(__file__).parent
 # The last part of training reads long rows, so that long chats work too; most
@@ -30,7 +30,7 @@ BALANCE = 0.01
 def options():
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--steps", type=int, default=3000)
+    p.add_argument("--steps", type=int, default=3200)
     p.add_argument("--batch", type=int, default=2048, help="tokens per step")
     p.add_argument("--rate", type=float, default=3e-3, help="highest learning rate")
     p.add_argument("--out", type=pathlib.Path, default=HERE, help="folder for the results")
@@ -125,6 +125,7 @@ def main():
     work.mkdir(parents=True, exist_ok=True)
     args.out.mkdir(parents=True, exist_ok=True)
     cfg = model.Config()
+    check(5000)
     sample = Corpus(args.seed + 100)
     tok = tokens.train_tokenizer("".join(sample.document() for _ in range(8000)), cfg.vocab)
     tok.save(str(work / "tokenizer.json"))

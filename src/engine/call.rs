@@ -38,8 +38,19 @@ pub(super) fn guarded(
     // SAFETY: before anything else the shim writes an empty text, later perhaps a longer one, always
     // with its NUL inside the array; only what is before the NUL is read.
     let text = unsafe { CStr::from_ptr(message.as_ptr().cast()) }.to_string_lossy();
-    let reason = if text.is_empty() { logged } else { text.into_owned() };
+    let reason = if text.is_empty() { logged } else { without_place(&text).to_owned() };
     Err(Failure { status, reason })
+}
+
+/// A failed assertion's text without the path of the source file that it begins with.
+fn without_place(text: &str) -> &str {
+    let text = text.trim();
+    let place =
+        |place: &&str| place.rsplit_once(':').is_some_and(|(_, n)| n.parse::<u32>().is_ok());
+    match text.split_once(": ") {
+        Some((first, rest)) if place(&first) => rest,
+        _ => text,
+    }
 }
 
 /// Calls the shim for a table whose length only the engine knows. `fill` is given the rows, how many

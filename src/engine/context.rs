@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::call::{Failure, copied, guarded, table};
 use super::weights::Weights;
-use super::{Token, ffi};
+use super::{Token, ffi, locks};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
 use crate::gguf::GgmlType;
@@ -61,15 +61,23 @@ impl Context {
         // Sliding-window layers keep their window, not the whole context.
         params.swa_full = false;
         let mut context = ptr::null_mut();
+        let lock = weights.rpc.lock();
+        let _reading = locks::read_registry();
         // SAFETY: the model is alive and stays so by the `Arc`; params live during the call.
-        guarded(|message| unsafe {
+        let created = guarded(|message| unsafe {
             ffi::moe_context_new(weights.as_ptr(), &raw const params, &raw mut context, message)
-        })
-        .map_err(|failure| failure.into_error("create a context"))?;
-        let context = NonNull::new(context).ok_or_else(|| Error::Engine {
-            operation: "create a context",
-            reason: String::new(),
-        })?;
+        });
+        let context = created
+            .map_err(|failure| failure.into_error("create a context"))
+            .and_then(|()| {
+                NonNull::new(context).ok_or_else(|| Error::Engine {
+                    operation: "create a context",
+                    reason: String::new(),
+                })
+            })
+            .inspect_err(|_| weights.rpc.freed())?;
+        weights.rpc.context_begins();
+        drop(lock);
         Ok(Self { raw: context, weights, cancel: None, lost: false })
     }
 
@@ -137,6 +145,7 @@ impl Context {
         if self.lost {
             return Err(Error::ContextLost);
         }
+        let _lock = self.weights.rpc.lock();
         guarded(call).map_err(|failure: Failure| {
             self.lost = true;
             failure.into_error(operation)
@@ -151,6 +160,7 @@ impl Context {
             context_bytes: 0,
             compute_bytes: 0,
         };
+        let _lock = self.weights.rpc.lock();
         let context = self.raw.as_ptr();
         let rows = table(empty, |rows, capacity, count, message| {
             // SAFETY: the context is alive; `table` gives as many rows as it says.
@@ -169,12 +179,15 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
+        let _lock = self.weights.rpc.lock();
         // SAFETY: the context was ours alone; its model is still alive, as the `Arc` is dropped
         // after this.
         let freed = guarded(|message| unsafe { ffi::moe_context_free(self.raw.as_ptr(), message) });
         if let Err(failure) = freed {
             tracing::error!(target: "llama.cpp", "freeing a context failed: {}", failure.reason);
         }
+        self.weights.rpc.context_ends();
+        self.weights.rpc.freed();
     }
 }
 

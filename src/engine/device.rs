@@ -2,9 +2,8 @@
 
 use std::ptr;
 
-use super::backend;
 use super::call::{c_string, copied, guarded, table};
-use super::ffi;
+use super::{backend, ffi, locks};
 use crate::error::{Error, Result};
 use crate::plan::{CPU, Device};
 
@@ -44,23 +43,38 @@ fn with_memory(rows: &[Row], wanted: impl Fn(&Row) -> bool) -> Vec<Device> {
 /// [`devices`]. Connecting again only sees whether it still answers.
 ///
 /// llama.cpp calls its RPC backend experimental and insecure: no encryption, no authentication.
-/// Use it on this machine or in a network that you trust.
+/// Use it on this machine or in a network that you trust. Two more things to know:
+/// - A server serves one process at a time. Connecting to one that is busy waits without a limit.
+/// - When a server goes away while a model uses it, llama.cpp ends this process.
 ///
 /// # Errors
-/// [`Error::RpcUnreachable`] if no server answers, [`Error::MissingBackend`] if the engine was
+/// [`Error::InvalidOption`] for an endpoint that is none, [`Error::RpcUnreachable`] if no server answers, [`Error::MissingBackend`] if the engine was
 /// built without RPC.
 pub fn connect_rpc(endpoint: &str) -> Result<()> {
+    check_endpoint(endpoint)?;
     backend::init()?;
     let endpoint_c = c_string("the endpoint", endpoint)?;
-    // SAFETY: the string lives during the call; the engine copies it.
-    guarded(|message| unsafe { ffi::moe_rpc_connect(endpoint_c.as_ptr(), message) }).map_err(
-        |failure| {
-            if failure.is_missing() {
-                return missing_rpc();
-            }
-            Error::RpcUnreachable { endpoint: endpoint.to_owned(), reason: failure.reason }
-        },
-    )
+    let rpc = locks::rpc(true);
+    let mut server = ptr::null_mut();
+    // SAFETY: the string lives during the call; the engine copies it. The registry entry is the
+    // engine's and lives as long as the process.
+    guarded(|message| unsafe {
+        ffi::moe_rpc_connect(endpoint_c.as_ptr(), &raw mut server, message)
+    })
+    .map_err(|failure| {
+        if failure.is_missing() {
+            return missing_rpc();
+        }
+        Error::RpcUnreachable { endpoint: endpoint.to_owned(), reason: failure.reason }
+    })?;
+    drop(rpc);
+    let Some(_writing) = locks::write_registry() else {
+        let reason = "a new server cannot be added from inside a load's callback".to_owned();
+        return Err(Error::Engine { operation: "register an RPC server", reason });
+    };
+    // SAFETY: `server` was just made by the engine, and nobody looks at the list meanwhile.
+    guarded(|message| unsafe { ffi::moe_rpc_register(server, message) })
+        .map_err(|failure| failure.into_error("register an RPC server"))
 }
 
 /// Serves this machine's CPU and memory as a device at `endpoint` (`host:port`). Returns only with
@@ -72,6 +86,11 @@ pub fn connect_rpc(endpoint: &str) -> Result<()> {
 /// [`Error::Engine`] if the address cannot be listened at, [`Error::MissingBackend`] if the engine
 /// was built without RPC.
 pub fn serve_rpc(endpoint: &str, threads: usize) -> Result<()> {
+    if !(1..=512).contains(&threads) {
+        let (option, value) = ("threads", threads.to_string());
+        return Err(Error::InvalidOption { option, value, expected: "from 1 to 512" });
+    }
+    check_endpoint(endpoint)?;
     backend::init()?;
     let endpoint = c_string("the endpoint", endpoint)?;
     // SAFETY: the string lives during the call, which returns only when the server has stopped.
@@ -81,6 +100,16 @@ pub fn serve_rpc(endpoint: &str, threads: usize) -> Result<()> {
     .map_err(|failure| {
         if failure.is_missing() { missing_rpc() } else { failure.into_error("serve over RPC") }
     })
+}
+
+/// `host:port`; the engine takes an assertion to say that it is not.
+fn check_endpoint(endpoint: &str) -> Result<()> {
+    let (host, port) = endpoint.rsplit_once(':').unwrap_or_default();
+    if host.is_empty() || port.parse::<u16>().is_err() {
+        let (option, value) = ("the endpoint", format!("`{endpoint}`"));
+        return Err(Error::InvalidOption { option, value, expected: "HOST:PORT" });
+    }
+    Ok(())
 }
 
 fn missing_rpc() -> Error {
@@ -104,6 +133,7 @@ impl Row {
     fn device(&self) -> Option<Device> {
         let mut info =
             ffi::moe_device_memory_info { free_bytes: 0, total_bytes: 0, alignment_bytes: 1 };
+        let _rpc = locks::rpc(self.backend == RPC);
         // SAFETY: the handle is the engine's own and lives as long as the process.
         guarded(|message| unsafe { ffi::moe_device_memory(self.handle, &raw mut info, message) })
             .inspect_err(|failure| {
@@ -133,6 +163,7 @@ fn rows() -> Result<Vec<Row>> {
         backend: ptr::null(),
         kind: ffi::MOE_DEVICE_CPU,
     };
+    let _reading = locks::read_registry();
     let rows = table(empty, |rows, capacity, count, message| {
         // SAFETY: `table` gives as many rows as it says, and all lives during the call.
         unsafe { ffi::moe_devices(rows, capacity, count, message) }
@@ -151,6 +182,12 @@ fn rows() -> Result<Vec<Row>> {
             kind: row.kind,
         })
         .collect())
+}
+
+/// Those of these devices that are reached over RPC.
+pub(super) fn rpc_handles(names: &[&str]) -> Result<Vec<ffi::ggml_backend_dev_t>> {
+    let is_wanted = |row: &&Row| row.backend == RPC && names.contains(&row.name.as_str());
+    Ok(rows()?.iter().filter(is_wanted).map(|row| row.handle).collect())
 }
 
 /// The engine's handles of the devices of these names, in this order.

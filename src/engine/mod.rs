@@ -12,8 +12,10 @@ mod call;
 mod context;
 mod device;
 mod ffi;
+mod locks;
 mod logs;
 mod overrides;
+mod rpc;
 mod sampler;
 mod weights;
 

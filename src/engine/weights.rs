@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::call::guarded;
 use super::overrides::OverrideArray;
-use super::{Token, backend, device, ffi};
+use super::rpc::RpcDevices;
+use super::{Token, backend, device, ffi, locks};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
 use crate::plan::{CPU, Plan};
@@ -53,6 +54,8 @@ pub(crate) struct LoadSettings {
 /// them holds an `Arc`.
 pub(crate) struct Weights {
     model: NonNull<ffi::llama_model>,
+    /// Where only one thread may be at work.
+    pub(super) rpc: RpcDevices,
     _overrides: OverrideArray,
     _devices: Vec<ffi::ggml_backend_dev_t>,
     _tensor_split: Vec<f32>,
@@ -69,7 +72,10 @@ impl Weights {
     pub(crate) fn load(path: &Path, plan: &Plan, settings: LoadSettings) -> Result<Self> {
         backend::init()?;
         let names = plan.devices().iter().map(|device| device.name.as_str());
-        let mut devices = device::handles(names.filter(|&name| name != CPU))?;
+        let names: Vec<&str> = names.filter(|&name| name != CPU).collect();
+        let rpc = RpcDevices::among(&names)?;
+        let lock = rpc.lock();
+        let mut devices = device::handles(names)?;
         devices.push(ptr::null_mut());
         let overrides = OverrideArray::new(&plan.overrides(), device::buffer_type)?;
         let tensor_split = tensor_split(plan);
@@ -89,12 +95,18 @@ impl Weights {
         params.progress_callback_user_data = (&raw mut progress).cast();
         let c_path = path_string(path)?;
         let mut model = ptr::null_mut();
+        let reading = locks::read_registry();
         // SAFETY: path, params and what they point to live during the call; overrides, devices and
         // split are then kept as long as the model. `progress` is used only during the call, on
         // this thread.
         let loaded = guarded(|message| unsafe {
             ffi::moe_model_load(c_path.as_ptr(), &raw const params, &raw mut model, message)
         });
+        drop(reading);
+        if loaded.is_err() {
+            rpc.freed();
+        }
+        drop(lock);
         progress.outcome()?;
         loaded.map_err(|failure| Error::LoadFailed {
             path: path.to_owned(),
@@ -102,7 +114,13 @@ impl Weights {
         })?;
         let model = NonNull::new(model)
             .ok_or_else(|| Error::LoadFailed { path: path.to_owned(), reason: String::new() })?;
-        Ok(Self { model, _overrides: overrides, _devices: devices, _tensor_split: tensor_split })
+        Ok(Self {
+            model,
+            rpc,
+            _overrides: overrides,
+            _devices: devices,
+            _tensor_split: tensor_split,
+        })
     }
 
     pub(super) fn as_ptr(&self) -> *mut ffi::llama_model {
@@ -254,11 +272,13 @@ impl Weights {
 
 impl Drop for Weights {
     fn drop(&mut self) {
+        let _lock = self.rpc.lock();
         // SAFETY: the model was ours alone, and whoever used it held an `Arc` of `self`.
         let freed = guarded(|message| unsafe { ffi::moe_model_free(self.as_ptr(), message) });
         if let Err(failure) = freed {
             tracing::error!(target: "llama.cpp", "freeing a model failed: {}", failure.reason);
         }
+        self.rpc.freed();
     }
 }
 

@@ -11,11 +11,13 @@ pub(super) struct Cursor<'a, R> {
     path: &'a Path,
     offset: u64,
     file_bytes: u64,
+    /// No more is read or allocated, however large the file is.
+    max_bytes: u64,
 }
 
 impl<'a, R: Read> Cursor<'a, R> {
-    pub(super) fn new(source: R, path: &'a Path, file_bytes: u64) -> Self {
-        Self { source, path, offset: 0, file_bytes }
+    pub(super) fn new(source: R, path: &'a Path, file_bytes: u64, max_bytes: u64) -> Self {
+        Self { source, path, offset: 0, file_bytes, max_bytes }
     }
 
     pub(super) fn offset(&self) -> u64 {
@@ -77,7 +79,10 @@ impl<'a, R: Read> Cursor<'a, R> {
 
     fn check(&self, wanted: u64, what: &'static str) -> Result<()> {
         match self.offset.checked_add(wanted) {
-            Some(end) if end <= self.file_bytes => Ok(()),
+            Some(end) if end <= self.file_bytes.min(self.max_bytes) => Ok(()),
+            Some(end) if end <= self.file_bytes => {
+                Err(self.fault(GgufFault::HeaderTooLarge { max: self.max_bytes }))
+            }
             _ => Err(self.truncated(wanted, what)),
         }
     }

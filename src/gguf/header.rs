@@ -20,6 +20,8 @@ pub const MAX_NAME_BYTES: u64 = 63;
 pub const MAX_HEADER_BYTES: u64 = 1 << 30;
 /// Dimensions of a tensor (`GGML_MAX_DIMS`).
 pub const MAX_DIMENSIONS: u32 = 4;
+/// The type code of an array.
+const ARRAY: u32 = 9;
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// The format's own limit is any power of two; nobody aligns by more than a huge page.
 const MAX_ALIGNMENT: u64 = 1 << 30;
@@ -55,7 +57,6 @@ impl Header {
         let mut metadata = BTreeMap::new();
         for _ in 0..pair_count {
             let (key, value) = read_pair(cursor)?;
-            check_header_size(cursor)?;
             if metadata.contains_key(&key) {
                 return Err(cursor.fault(GgufFault::DuplicateKey { key }));
             }
@@ -65,7 +66,6 @@ impl Header {
         let mut tensors = Vec::new();
         for _ in 0..tensor_count {
             tensors.push(read_tensor(cursor)?);
-            check_header_size(cursor)?;
         }
         let bytes = cursor.offset();
         let data_start = bytes.next_multiple_of(alignment);
@@ -99,13 +99,6 @@ fn counted<R: Read>(
     if count > max { Err(cursor.fault(fault(count, max))) } else { Ok(count) }
 }
 
-fn check_header_size<R: Read>(cursor: &Cursor<'_, R>) -> Result<()> {
-    if cursor.offset() > MAX_HEADER_BYTES {
-        return Err(cursor.fault(GgufFault::HeaderTooLarge { max: MAX_HEADER_BYTES }));
-    }
-    Ok(())
-}
-
 fn read_string<R: Read>(
     cursor: &mut Cursor<'_, R>,
     what: &'static str,
@@ -126,7 +119,7 @@ fn read_pair<R: Read>(cursor: &mut Cursor<'_, R>) -> Result<(String, Value)> {
         return Err(cursor.fault(GgufFault::EmptyName { what: "a metadata key" }));
     }
     let type_id = cursor.u32("a metadata type")?;
-    let value = if type_id == 9 {
+    let value = if type_id == ARRAY {
         Value::Array(read_array(cursor, &key)?)
     } else {
         match element_type(cursor, &key, type_id)? {
@@ -154,6 +147,9 @@ fn element_type<R: Read>(cursor: &Cursor<'_, R>, key: &str, id: u32) -> Result<E
 
 fn read_array<R: Read>(cursor: &mut Cursor<'_, R>, key: &str) -> Result<Array> {
     let id = cursor.u32("an array's element type")?;
+    if id == ARRAY {
+        return Err(cursor.fault(GgufFault::NestedArray { key: key.to_owned() }));
+    }
     let element = element_type(cursor, key, id)?;
     let len = cursor.u64("an array's length")?;
     let mut raw = Vec::new();
@@ -166,7 +162,6 @@ fn read_array<R: Read>(cursor: &mut Cursor<'_, R>, key: &str) -> Result<Array> {
             let length: [u8; 8] = cursor.array("the length of a text in an array")?;
             raw.extend_from_slice(&length);
             cursor.append(u64::from_le_bytes(length), &mut raw, "a text in an array")?;
-            check_header_size(cursor)?;
         }
     }
     Ok(Array { element, len, raw: raw.into_boxed_slice() })
@@ -203,7 +198,7 @@ fn read_tensor<R: Read>(cursor: &mut Cursor<'_, R>) -> Result<TensorEntry> {
     let bytes = ggml_type.tensor_bytes(&shape);
     let file_offset = cursor.u64("a tensor's offset")?;
     match (elements, bytes) {
-        (Some(1..=0x7FFF_FFFF_FFFF_FFFF), Some(bytes)) => {
+        (Some(0..=0x7FFF_FFFF_FFFF_FFFF), Some(bytes)) => {
             Ok(TensorEntry { name, shape, ggml_type, bytes, file_offset })
         }
         _ => Err(cursor.fault(GgufFault::BadShape { tensor: name, shape, ggml_type })),

@@ -86,7 +86,7 @@ impl GgufFile {
     /// headers of all files beside it are read.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::IsDirectory`], [`Error::NotGguf`], [`Error::TruncatedGguf`],
+    /// [`Error::Io`], [`Error::IsDirectory`], [`Error::NotAFile`], [`Error::NotGguf`], [`Error::TruncatedGguf`],
     /// [`Error::InvalidGguf`] or [`Error::TensorOutsideFile`] for a file that is missing or broken;
     /// [`Error::NotFirstShard`], [`Error::MissingShard`] or [`Error::ShardMismatch`] for a split
     /// model.
@@ -112,7 +112,7 @@ impl GgufFile {
     /// As [`GgufFile::open`], without those about files and shards.
     pub fn read(source: impl Read, file_bytes: u64, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let header = Header::read(&mut Cursor::new(source, path, file_bytes))?;
+        let header = Header::read(&mut Cursor::new(source, path, file_bytes, MAX_HEADER_BYTES))?;
         let shard = Shard { path: path.to_owned(), file_bytes, header_bytes: header.bytes };
         let mut gguf = Self {
             version: header.version,
@@ -257,13 +257,18 @@ impl GgufFile {
 
 fn open_one(path: &Path) -> Result<(Header, Shard)> {
     let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
-    let file = File::open(path).map_err(io("open"))?;
-    let attributes = file.metadata().map_err(io("inspect"))?;
+    // Before opening: that of a pipe would wait for a writer.
+    let attributes = std::fs::metadata(path).map_err(io("open"))?;
     if attributes.is_dir() {
         return Err(Error::IsDirectory { path: path.to_owned() });
     }
-    let file_bytes = attributes.len();
-    let mut cursor = Cursor::new(BufReader::with_capacity(1 << 18, file), path, file_bytes);
+    if !attributes.is_file() {
+        return Err(Error::NotAFile { path: path.to_owned() });
+    }
+    let file = File::open(path).map_err(io("open"))?;
+    let file_bytes = file.metadata().map_err(io("inspect"))?.len();
+    let source = BufReader::with_capacity(1 << 18, file);
+    let mut cursor = Cursor::new(source, path, file_bytes, MAX_HEADER_BYTES);
     let header = Header::read(&mut cursor)?;
     let header_bytes = header.bytes;
     Ok((header, Shard { path: path.to_owned(), file_bytes, header_bytes }))

@@ -17,7 +17,7 @@ pub struct ContextOptions {
     /// Tokens of prompt and answer together that the KV cache holds. `None`: as many as the model
     /// was trained for, at most 4096.
     pub context_tokens: Option<u32>,
-    /// Tokens handed to the engine at once while the prompt is read.
+    /// Tokens handed to the engine at once while the prompt is read; at least a micro-batch.
     pub batch_tokens: u32,
     /// Tokens computed at once while the prompt is read (llama.cpp's *ubatch*).
     pub micro_batch_tokens: u32,
@@ -65,8 +65,8 @@ impl ContextOptions {
         });
         let sizes = [
             ("context_tokens", tokens),
-            ("batch_tokens", self.batch_tokens),
             ("micro_batch_tokens", self.micro_batch_tokens),
+            ("batch_tokens", self.batch_tokens),
         ];
         for (option, value) in sizes {
             if value == 0 || value > MAX_CONTEXT_TOKENS {
@@ -81,6 +81,7 @@ impl ContextOptions {
                 expected: "f32, f16, bf16, q8_0, q4_0, q4_1, iq4_nl, q5_0 or q5_1",
             });
         }
-        Ok(Self { context_tokens: Some(tokens), ..self.clone() })
+        let batch_tokens = self.batch_tokens.max(self.micro_batch_tokens);
+        Ok(Self { context_tokens: Some(tokens), batch_tokens, ..self.clone() })
     }
 }

@@ -5,6 +5,7 @@
 
 mod board;
 mod bytes;
+mod check;
 mod context;
 mod device;
 mod fingerprint;
@@ -18,7 +19,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use self::board::{Board, Place, count, own_device};
+use self::board::{Board, Place, count};
 pub(crate) use self::bytes::human_bytes;
 pub use self::bytes::parse_bytes;
 pub use self::context::ContextOptions;
@@ -339,12 +340,6 @@ impl Plan {
             }
         }
         split
-    }
-
-    fn own_device(&self, tensor: &ClassifiedTensor) -> &str {
-        own_device(tensor, &self.layer_devices)
-            .and_then(|device| self.devices.get(device))
-            .map_or(CPU, |device| &device.name)
     }
 }
 

@@ -53,16 +53,16 @@ fn in_layer(name: &str, layer: u32) -> Option<&str> {
 }
 
 /// The name as a pattern that both `std::regex` (ECMAScript) and Rust read alike. Other characters
-/// than ASCII, which no tensor of the engine has, match as any.
+/// than visible ASCII, which no tensor of the engine has, match as any.
 fn escape(name: &str) -> String {
     let mut escaped = String::with_capacity(name.len() + 4);
     for c in name.chars() {
         match c {
-            '_' | 'a'..='z' | 'A'..='Z' | '0'..='9' => escaped.push(c),
-            '!'..='~' => {
+            '\\' | '^' | '$' | '.' | '|' | '?' | '*' | '+' | '(' | ')' | '[' | ']' | '{' | '}' => {
                 escaped.push('\\');
                 escaped.push(c);
             }
+            '!'..='~' => escaped.push(c),
             _ => escaped.push_str(&".".repeat(c.len_utf8())),
         }
     }

@@ -68,7 +68,7 @@ impl fmt::Display for Picture {
         let total = |layer: &Layer| layer.dense + layer.experts_on_device + layer.experts_on_cpu;
         let largest = self.lines.iter().map(|line| total(&line.layer)).max().unwrap_or(0).max(1);
         let width = self.lines.iter().map(|line| line.layer.device.chars().count()).max();
-        let width = width.unwrap_or(0);
+        let width = width.unwrap_or(0).min(60);
         writeln!(f, "layers   █ not experts  ▓ experts on a device  ░ experts on the cpu")?;
         for Line { first, last, layer } in &self.lines {
             let numbers = if first == last { first.to_string() } else { format!("{first}-{last}") };

@@ -127,7 +127,7 @@ fn matcher(rule: &OffloadPolicy, gguf: &GgufFile, experts: &ExpertMap) -> Result
         Ok(layers.take(count as usize).copied().collect())
     };
     let selected = match rule {
-        OffloadPolicy::On(experts_rule, _) => return matcher(experts_rule, gguf, experts),
+        OffloadPolicy::On(redirected) => return matcher(redirected.experts(), gguf, experts),
         OffloadPolicy::FirstLayers(n) => counted(*n, &mut with_experts.iter())?,
         OffloadPolicy::LastLayers(n) => counted(*n, &mut with_experts.iter().rev())?,
         OffloadPolicy::Layers(set) => named_layers(rule, set, experts.layers(), &with_experts)?,

@@ -33,7 +33,8 @@ impl fmt::Display for Plan {
 
 impl Plan {
     fn fmt_devices(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.devices.iter().map(|d| d.name.chars().count()).max().unwrap_or(0).max(6);
+        let width =
+            self.devices.iter().map(|d| d.name.chars().count()).max().unwrap_or(0).clamp(6, 60);
         writeln!(
             f,
             "{:width$}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>6}",

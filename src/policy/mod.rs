@@ -60,9 +60,28 @@ pub enum OffloadPolicy {
     /// rules before it win.
     Fit(FitLimit),
     /// One of the expert rules with another device than the CPU; see [`OffloadPolicy::on`].
-    On(Box<OffloadPolicy>, Target),
+    On(Redirected),
     /// Several rules, of which the first that matches a tensor wins; see [`OffloadPolicy::then`].
     FirstMatch(RuleList),
+}
+
+/// An expert rule with another device than the CPU.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Redirected {
+    experts: Box<OffloadPolicy>,
+    target: Target,
+}
+
+impl Redirected {
+    /// The rule that says which experts.
+    pub fn experts(&self) -> &OffloadPolicy {
+        &self.experts
+    }
+
+    /// Where they go.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
 }
 
 /// Two or more rules, none of them a list itself or [`OffloadPolicy::None`].
@@ -93,14 +112,14 @@ impl OffloadPolicy {
         match self {
             // It uses the devices anyway.
             Self::None | Self::Fit(_) => self,
-            Self::On(policy, _) => policy.on(target),
+            Self::On(redirected) => redirected.experts.on(target),
             Self::Regex(rule) => Self::Regex(rule.with_target(target)),
             Self::FirstMatch(list) => {
                 let rules = list.0.into_iter().map(|rule| rule.on(target.clone())).collect();
                 Self::FirstMatch(RuleList(rules))
             }
             experts if target == Target::Cpu => experts,
-            experts => Self::On(Box::new(experts), target),
+            experts => Self::On(Redirected { experts: Box::new(experts), target }),
         }
     }
 
@@ -153,7 +172,7 @@ impl OffloadPolicy {
     pub(crate) fn target(&self) -> Target {
         match self {
             Self::Regex(rule) => rule.target().clone(),
-            Self::On(_, target) => target.clone(),
+            Self::On(redirected) => redirected.target.clone(),
             _ => Target::Cpu,
         }
     }
@@ -179,12 +198,7 @@ impl OffloadPolicy {
         let fault = match self {
             Self::FirstLayers(0) | Self::LastLayers(0) => Some(PolicyFault::BadLayerCount),
             Self::Layers(layers) if layers.is_empty() => Some(PolicyFault::BadLayerSet),
-            Self::On(experts, _) => match **experts {
-                Self::None | Self::Regex(_) | Self::Fit(_) | Self::On(..) | Self::FirstMatch(_) => {
-                    Some(PolicyFault::UnknownRule)
-                }
-                _ => return experts.validate(),
-            },
+            Self::On(redirected) => return redirected.experts.validate(),
             Self::FirstMatch(list) if list.0.iter().rev().skip(1).any(Self::is_fit) => {
                 Some(PolicyFault::FitNotLast)
             }

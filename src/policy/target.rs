@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, PolicyFault};
 
+/// Bytes of a device's name.
+const MAX_NAME_BYTES: usize = 255;
+
 /// The memory that a rule names.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -31,7 +34,7 @@ impl DeviceName {
     /// Checks that the name can stand in a policy.
     ///
     /// # Errors
-    /// [`Error::InvalidPolicy`] if it is empty, `cpu` or `gpu`, begins or ends with white space, or
+    /// [`Error::InvalidPolicy`] if it is empty or over 255 bytes, `cpu` or `gpu`, begins or ends with white space, or
     /// holds `;`, `=` or `,`.
     pub fn new(name: impl Into<String>) -> Result<Self, Error> {
         let name = name.into();
@@ -79,7 +82,12 @@ impl FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let bad = |c: char| c.is_control() || matches!(c, ';' | '=' | ',');
-        if text.is_empty() || text.starts_with('[') || text.contains(bad) || text.trim() != text {
+        if text.len() > MAX_NAME_BYTES
+            || text.is_empty()
+            || text.starts_with('[')
+            || text.contains(bad)
+            || text.trim() != text
+        {
             return Err(bad_device(text));
         }
         Ok(match text.to_ascii_lowercase().as_str() {

@@ -18,7 +18,9 @@ impl fmt::Display for OffloadPolicy {
             Self::Regex(rule) => write!(f, "regex:{}={}", rule.pattern(), rule.target()),
             Self::Fit(FitLimit::Free) => f.write_str("fit"),
             Self::Fit(limit) => write!(f, "fit:{limit}"),
-            Self::On(experts, target) => write!(f, "{experts}={target}"),
+            Self::On(redirected) => {
+                write!(f, "{}={}", redirected.experts, redirected.target)
+            }
             Self::FirstMatch(list) => {
                 for (i, rule) in list.rules().iter().enumerate() {
                     let separator = if i == 0 { "" } else { ";" };

@@ -1,6 +1,7 @@
 #include "shim.h"
 
 #include "ggml-backend.h"
+#include "ggml-cpp.h"
 #include "ggml-rpc.h"
 #include "llama-ext.h"
 #include "llama-model.h"
@@ -32,7 +33,11 @@ void on_abort(const char * text) {
     if (guarded_depth > 0) {
         throw assertion_failed(text);
     }
-    std::fprintf(stderr, "%s\n", text); // ggml_abort leaves saying so to the callback
+    // Nobody can catch it on the engine's own threads; ggml_abort leaves saying so to us.
+    std::fprintf(stderr, "moe-offload: the engine ends this process: %s\n", text);
+    if (std::strstr(text, "RPC") != nullptr) {
+        std::fprintf(stderr, "moe-offload: a connection to an RPC server broke, which llama.cpp does not survive\n");
+    }
 }
 
 void set_message(moe_message * message, const char * text) {
@@ -129,26 +134,53 @@ moe_status moe_device_memory(ggml_backend_dev_t device, moe_device_memory_info *
     });
 }
 
-moe_status moe_rpc_connect(const char * endpoint, moe_message * message) {
+moe_status moe_rpc_connect(const char * endpoint, ggml_backend_reg_t * server, moe_message * message) {
     return guarded(message, [&] {
         auto add = rpc_function<decltype(&ggml_backend_rpc_add_server)>("ggml_backend_rpc_add_server");
         if (add == nullptr) {
             return missing_rpc(message);
         }
-        ggml_backend_reg_t server = add(endpoint);
-        if (server == nullptr) {
+        *server = add(endpoint);
+        if (*server == nullptr) {
             return fail(message, "");
         }
-        // A server that was registered before may be gone; then this throws.
+        // A server that was added before may be gone; then this throws.
         size_t free = 0, total = 0;
-        ggml_backend_dev_memory(ggml_backend_reg_dev_get(server, 0), &free, &total);
-        // Registering the same server twice would list its devices twice.
+        ggml_backend_dev_memory(ggml_backend_reg_dev_get(*server, 0), &free, &total);
+        return MOE_OK;
+    });
+}
+
+moe_status moe_rpc_register(ggml_backend_reg_t server, moe_message * message) {
+    return guarded(message, [&] {
         for (size_t i = 0; i < ggml_backend_reg_count(); i++) {
             if (ggml_backend_reg_get(i) == server) {
                 return MOE_OK;
             }
         }
         ggml_backend_register(server);
+        return MOE_OK;
+    });
+}
+
+moe_status moe_rpc_forget_graph(ggml_backend_dev_t device, moe_message * message) {
+    return guarded(message, [&] {
+        // The client keeps the identity of the graph that it computed last; one that was not
+        // planned by a scheduler has none, so that a tiny one of these makes it forget.
+        ggml_backend_ptr backend(ggml_backend_dev_init(device, nullptr));
+        if (!backend) {
+            return fail(message, "the device gives no backend");
+        }
+        ggml_init_params params = { ggml_tensor_overhead() * 4 + ggml_graph_overhead(), nullptr, true };
+        ggml_context_ptr context(ggml_init(params));
+        ggml_tensor * input = ggml_new_tensor_1d(context.get(), GGML_TYPE_F32, 32);
+        ggml_cgraph * graph = ggml_new_graph(context.get());
+        ggml_build_forward_expand(graph, ggml_scale(context.get(), input, 1.0f));
+        ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors(context.get(), backend.get()));
+        if (!buffer) {
+            return fail(message, "the device gives no memory");
+        }
+        ggml_backend_graph_compute(backend.get(), graph);
         return MOE_OK;
     });
 }

@@ -59,8 +59,15 @@ typedef struct moe_device_memory_info {
 // Asks a device for its memory; fails for a server that is gone, waits for one that is busy.
 moe_status moe_device_memory(ggml_backend_dev_t device, moe_device_memory_info * info, moe_message * message);
 
-// Connects to an RPC server and registers its devices; later calls only see whether it answers.
-moe_status moe_rpc_connect(const char * endpoint, moe_message * message);
+// Connects to an RPC server, or sees whether it still answers. Its devices are not registered yet.
+moe_status moe_rpc_connect(const char * endpoint, ggml_backend_reg_t * server, moe_message * message);
+
+// Adds the devices of a server to the list of devices, once. Nothing may look at the list meanwhile.
+moe_status moe_rpc_register(ggml_backend_reg_t server, moe_message * message);
+
+// Makes the client forget which graph it sent last to a device. The server drops its copy whenever
+// a buffer is freed, and a client that then asks to compute it again is disconnected.
+moe_status moe_rpc_forget_graph(ggml_backend_dev_t device, moe_message * message);
 
 // Serves this machine's CPU; returns only on failure.
 moe_status moe_rpc_serve(const char * endpoint, const char * cache_dir, size_t threads, moe_message * message);

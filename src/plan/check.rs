@@ -1,0 +1,95 @@
+//! Whether a plan that comes from outside can be kept.
+
+use std::collections::BTreeSet;
+
+use super::board::own_device;
+use super::{CPU, NOT_LOADED, Plan};
+use crate::error::{Error, Result};
+use crate::experts::{ExpertMap, TensorKind};
+use crate::gguf::GgufFile;
+
+impl Plan {
+    /// Checks a plan that was stored against the file that it is to be used with: that it was made
+    /// for it, names every tensor as the file does, and agrees with itself. A plan that
+    /// [`OffloadPolicy::plan`](crate::OffloadPolicy::plan) made for the file always passes.
+    ///
+    /// # Errors
+    /// [`Error::ForeignPlan`] for another file's, [`Error::InvalidPlan`] for one that was changed,
+    /// [`Error::InvalidOption`] for an impossible context.
+    pub fn check(&self, gguf: &GgufFile) -> Result<()> {
+        if !self.is_for(gguf) {
+            return Err(Error::ForeignPlan { path: gguf.path().to_owned() });
+        }
+        if self.context.resolve(gguf)? != self.context {
+            return Err(invalid("its context leaves a choice open"));
+        }
+        self.check_devices()?;
+        let experts = ExpertMap::new(gguf)?;
+        let layers = experts.layers() as usize + 1;
+        let devices = self.devices.len() - 1;
+        let expected = if devices == 0 { 0 } else { layers };
+        if self.layer_devices.len() != expected
+            || self.layer_devices.iter().any(|&device| device >= devices)
+            || !self.layer_devices.is_sorted()
+        {
+            return Err(invalid("it does not give every layer to a device, in order"));
+        }
+        self.check_tensors(&experts)
+    }
+
+    fn check_devices(&self) -> Result<()> {
+        let mut names = BTreeSet::new();
+        for device in &self.devices {
+            if !names.insert(device.name.to_ascii_lowercase()) {
+                return Err(Error::DuplicateDevice { name: device.name.clone() });
+            }
+        }
+        match self.devices.last() {
+            Some(last) if last.name == CPU => Ok(()),
+            _ => Err(invalid("its last device is not the cpu")),
+        }
+    }
+
+    fn check_tensors(&self, experts: &ExpertMap) -> Result<()> {
+        let listed = self.tensors.iter().map(|placement| &placement.tensor);
+        if !listed.eq(experts.tensors()) {
+            return Err(invalid("its tensors are not those of the file"));
+        }
+        let mut weights = vec![0_u64; self.devices.len()];
+        let placed = self.tensors.iter().map(|p| (p.tensor.bytes, &p.device, p.tensor.kind));
+        for (bytes, name, kind) in placed {
+            if (name == NOT_LOADED) != (kind == TensorKind::NextToken) {
+                return Err(invalid("it does not load what it should, or loads what it cannot"));
+            }
+            if name != NOT_LOADED {
+                weights[self.index_of(name)?] += bytes;
+            }
+        }
+        for copy in &self.copies {
+            weights[self.index_of(&copy.device)?] += copy.bytes;
+        }
+        let sums = self.devices.iter().map(|device| device.weights_bytes);
+        if !sums.eq(weights) {
+            return Err(invalid("its bytes per device are not the sums of its tensors"));
+        }
+        Ok(())
+    }
+
+    fn index_of(&self, name: &str) -> Result<usize> {
+        self.devices
+            .iter()
+            .position(|device| device.name == *name)
+            .ok_or_else(|| invalid(&format!("it has no device `{name}`, but puts a tensor there")))
+    }
+
+    /// Where the engine would put a tensor of this plan by itself.
+    pub(super) fn own_device(&self, tensor: &crate::experts::ClassifiedTensor) -> &str {
+        own_device(tensor, &self.layer_devices)
+            .and_then(|device| self.devices.get(device))
+            .map_or(CPU, |device| &device.name)
+    }
+}
+
+fn invalid(what: &str) -> Error {
+    Error::InvalidPlan { what: what.to_owned() }
+}

@@ -6,6 +6,8 @@
 #![deny(unsafe_code)]
 
 #[cfg(feature = "llama")]
+mod builder;
+#[cfg(feature = "llama")]
 mod cancel;
 #[cfg(feature = "llama")]
 mod chat;
@@ -36,6 +38,8 @@ mod testing;
 mod text;
 
 #[cfg(feature = "llama")]
+pub use self::builder::MoeModelBuilder;
+#[cfg(feature = "llama")]
 pub use self::cancel::CancelHandle;
 #[cfg(feature = "llama")]
 pub use self::chat::{Message, Role};
@@ -48,7 +52,7 @@ pub use self::generate::{GenerateOptions, Generation, StopReason};
 pub use self::gguf::GgufFile;
 pub use self::memory::DeviceMemory;
 #[cfg(feature = "llama")]
-pub use self::model::{MoeModel, MoeModelBuilder};
+pub use self::model::MoeModel;
 pub use self::plan::{ContextOptions, Device, Plan};
 pub use self::policy::OffloadPolicy;
 #[cfg(feature = "llama")]

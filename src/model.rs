@@ -1,21 +1,17 @@
 //! [`MoeModel`]: a loaded model with its context, under a plan that was kept.
 
-use std::collections::HashMap;
 use std::ffi::CString;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
-use crate::cancel::CancelHandle;
+use crate::builder::MoeModelBuilder;
 use crate::chat::Message;
-use crate::engine::{self, Context, ContextSettings, LoadMode, LoadSettings, Weights};
+use crate::engine::Context;
 use crate::error::{Error, Result};
 use crate::generate::{Cached, GenerateOptions, Generation, Timing};
-use crate::gguf::{GgmlType, GgufFile};
 use crate::memory::{DeviceMemory, Verification};
-use crate::plan::{ContextOptions, Device, Plan};
-use crate::policy::{DeviceName, OffloadPolicy};
-use crate::reservation::{self, Reservation};
+use crate::plan::Plan;
+use crate::reservation::Reservation;
 use crate::stats::Stats;
 
 /// A model with its weights where a [`Plan`] put them, its context and the generation loop.
@@ -45,16 +41,25 @@ impl std::fmt::Debug for MoeModel {
 impl MoeModel {
     /// Describes a model to load; nothing happens before [`MoeModelBuilder::load`].
     pub fn builder(path: impl Into<PathBuf>) -> MoeModelBuilder {
-        MoeModelBuilder {
-            path: path.into(),
-            policy: OffloadPolicy::None,
-            plan: None,
-            context: ContextOptions::default(),
-            rpc_servers: Vec::new(),
-            budgets: Vec::new(),
-            threads: None,
-            load: LoadSettings::default(),
-        }
+        MoeModelBuilder::new(path.into())
+    }
+
+    /// A model of what was loaded, `started` ago.
+    pub(crate) fn assemble(
+        plan: Plan,
+        context: Context,
+        reservation: Reservation,
+        started: Instant,
+    ) -> Result<Self> {
+        Ok(Self {
+            memory: context.memory()?,
+            context,
+            cached: Cached::new(plan.context_tokens(), plan.context().batch_tokens),
+            timing: Timing::default(),
+            plan,
+            load_seconds: started.elapsed().as_secs_f64(),
+            _reservation: reservation,
+        })
     }
 
     /// Continues `prompt`, piece by piece. Special tokens written in it are recognised.
@@ -153,254 +158,4 @@ impl MoeModel {
             devices: self.memory.clone(),
         }
     }
-}
-
-/// Everything about a model to load. Setters never fail; [`load`](Self::load) checks it all.
-#[must_use = "nothing is loaded before `load`"]
-pub struct MoeModelBuilder {
-    path: PathBuf,
-    policy: OffloadPolicy,
-    plan: Option<Plan>,
-    context: ContextOptions,
-    rpc_servers: Vec<String>,
-    budgets: Vec<(String, u64)>,
-    threads: Option<u32>,
-    load: LoadSettings,
-}
-
-impl std::fmt::Debug for MoeModelBuilder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MoeModelBuilder")
-            .field("path", &self.path)
-            .field("policy", &self.policy)
-            .field("context", &self.context)
-            .finish_non_exhaustive()
-    }
-}
-
-impl MoeModelBuilder {
-    /// Where the tensors go; without it everything goes to the devices there are.
-    pub fn policy(self, policy: OffloadPolicy) -> Self {
-        Self { policy, ..self }
-    }
-
-    /// Uses a plan made before, for instance one that was stored, instead of a policy. Its context
-    /// replaces what was set. It is checked by [`Plan::check`].
-    pub fn plan(self, plan: Plan) -> Self {
-        Self { plan: Some(plan), ..self }
-    }
-
-    /// Tokens of prompt and answer together that the context holds. Without it as many as the
-    /// model was trained for, at most 4096.
-    pub fn context_tokens(mut self, context_tokens: u32) -> Self {
-        self.context.context_tokens = Some(context_tokens);
-        self
-    }
-
-    /// Tokens computed at once while a prompt is read; 512 without it. More is faster where experts
-    /// are in CPU memory and a GPU computes, and takes more memory.
-    pub fn micro_batch_tokens(mut self, micro_batch_tokens: u32) -> Self {
-        self.context.micro_batch_tokens = micro_batch_tokens;
-        self
-    }
-
-    /// Element type of keys and values; `f16` without it. `q8_0` takes half the memory.
-    pub fn kv_type(mut self, kv_type: GgmlType) -> Self {
-        self.context.kv_type = kv_type;
-        self
-    }
-
-    /// Threads that compute on the CPU. Without it one core is left free, or half of them where
-    /// there are more than 8: the engine's threads wait for each other by spinning, so that a core
-    /// that is also used for something else slows all of them down.
-    pub fn threads(self, threads: u32) -> Self {
-        Self { threads: Some(threads), ..self }
-    }
-
-    /// Adds the devices of an RPC server (`host:port`); see [`connect_rpc`](crate::connect_rpc) for
-    /// what can go wrong with one. Calls of models that use such servers wait for each other.
-    pub fn rpc_server(mut self, endpoint: impl Into<String>) -> Self {
-        self.rpc_servers.push(endpoint.into());
-        self
-    }
-
-    /// How weights in CPU memory come from the file.
-    pub fn load_mode(mut self, mode: LoadMode) -> Self {
-        self.load.mode = mode;
-        self
-    }
-
-    /// Is told how much of the weights is loaded, from 0 to 1, on the thread that loads.
-    pub fn on_progress(mut self, on_progress: impl FnMut(f32) + Send + 'static) -> Self {
-        self.load.on_progress = Some(Box::new(on_progress));
-        self
-    }
-
-    /// Lets `cancel` stop the load.
-    pub fn cancel(mut self, cancel: &CancelHandle) -> Self {
-        self.load.cancel = Some(cancel.clone());
-        self
-    }
-
-    /// Lets this process use at most so much of a device's memory, all its models together.
-    pub fn device_budget(mut self, device: impl Into<String>, bytes: u64) -> Self {
-        self.budgets.push((device.into(), bytes));
-        self
-    }
-
-    /// The plan by which [`load`](Self::load) would load: connects to the RPC servers and asks for
-    /// the devices, but loads nothing. The compute buffers are left open.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load).
-    pub fn make_plan(&self) -> Result<Plan> {
-        let gguf = GgufFile::open(&self.path)?;
-        self.plan_for(&gguf, &self.devices()?)
-    }
-
-    /// The same with the bytes of context and compute buffers exact: the engine goes through
-    /// loading without allocating or reading weights. Takes about as long as reading the
-    /// vocabulary.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load).
-    pub fn forecast(&self) -> Result<Plan> {
-        let gguf = GgufFile::open(&self.path)?;
-        self.exact_plan(&gguf, &self.devices()?)
-    }
-
-    /// Plans, sees that it fits, loads, and checks that every tensor is where the plan puts it.
-    ///
-    /// # Errors
-    /// Whatever is wrong with the file, the policy or an option; [`Error::DoesNotFit`] if a device
-    /// has not enough free memory; [`Error::LoadFailed`] with the engine's reason;
-    /// [`Error::PlanBroken`] if the engine placed a tensor elsewhere; [`Error::Cancelled`]. Nothing
-    /// stays allocated after an error.
-    pub fn load(mut self) -> Result<MoeModel> {
-        let started = Instant::now();
-        let gguf = GgufFile::open(&self.path)?;
-        let devices = self.devices()?;
-        let plan = self.exact_plan(&gguf, &devices)?;
-        let mut reservation = Reservation::new(&plan, &devices)?;
-        let settings = std::mem::take(&mut self.load);
-        let (weights, context) = self.open(&plan, settings)?;
-        check_placement(&weights, &plan)?;
-        reservation.loaded();
-        Ok(MoeModel {
-            memory: context.memory()?,
-            context,
-            cached: Cached::new(plan.context_tokens(), plan.context().batch_tokens),
-            timing: Timing::default(),
-            plan,
-            load_seconds: started.elapsed().as_secs_f64(),
-            _reservation: reservation,
-        })
-    }
-
-    fn devices(&self) -> Result<Vec<Device>> {
-        let mut devices = engine::devices_with(&self.rpc_servers)?;
-        for (name, budget) in &self.budgets {
-            let name = DeviceName::new(name)?;
-            let known = || devices.iter().map(|device| device.name.clone()).collect();
-            let Some(i) = devices.iter().position(|device| name.matches(&device.name)) else {
-                let known = known();
-                return Err(Error::UnknownDevice { name: name.as_str().to_owned(), known });
-            };
-            let device = &mut devices[i];
-            device.free_bytes = Some(device.free_bytes.map_or(*budget, |free| free.min(*budget)));
-            device.total_bytes = Some(device.total_bytes.map_or(*budget, |all| all.min(*budget)));
-        }
-        Ok(devices)
-    }
-
-    fn plan_for(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
-        if let Some(plan) = &self.plan {
-            return plan.check(gguf).map(|()| plan.clone());
-        }
-        let devices = reservation::with_available(devices.to_vec());
-        self.policy.plan(gguf, &devices, &self.context)
-    }
-
-    /// The plan with exact bytes on the devices, by dry runs; without devices there is nothing to
-    /// be exact about.
-    fn exact_plan(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
-        if self.plan.is_none() && self.policy.fit_limit().is_some() && !devices.is_empty() {
-            return self.fitting_plan(gguf, devices);
-        }
-        let mut plan = self.plan_for(gguf, devices)?;
-        if plan.devices().len() > 1 {
-            plan.refine(&self.dry_run(&plan)?);
-        }
-        Ok(plan)
-    }
-
-    /// Where experts go changes the compute buffers a little, and these change where experts fit:
-    /// measured with all of them on the CPU, then solved and measured again until it holds.
-    fn fitting_plan(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
-        const ROUNDS: usize = 4;
-        let devices = reservation::with_available(devices.to_vec());
-        let plan = |measured: &[DeviceMemory]| {
-            self.policy.plan_with(gguf, &devices, &self.context, measured)
-        };
-        let lean = self.policy.without_fit();
-        let lean = lean.plan(gguf, &devices, &self.context)?;
-        let mut measured = self.dry_run(&lean)?;
-        let mut solved = plan(&measured)?;
-        for _ in 0..ROUNDS {
-            let exact = self.dry_run(&solved)?;
-            if !DeviceMemory::raise(&mut measured, &exact) {
-                solved.refine(&exact);
-                break;
-            }
-            solved = plan(&measured)?;
-        }
-        Ok(solved)
-    }
-
-    fn dry_run(&self, plan: &Plan) -> Result<Vec<DeviceMemory>> {
-        let settings = LoadSettings { dry_run: true, ..LoadSettings::default() };
-        let (_, context) = self.open(plan, settings)?;
-        context.memory()
-    }
-
-    fn open(&self, plan: &Plan, settings: LoadSettings) -> Result<(Arc<Weights>, Context)> {
-        let threads = self.threads.unwrap_or_else(default_threads);
-        if !(1..=512).contains(&threads) {
-            let (option, value) = ("threads", threads.to_string());
-            return Err(Error::InvalidOption { option, value, expected: "from 1 to 512" });
-        }
-        let weights = Arc::new(Weights::load(&self.path, plan, settings)?);
-        let settings = ContextSettings {
-            context_tokens: plan.context_tokens(),
-            batch_tokens: plan.context().batch_tokens,
-            micro_batch_tokens: plan.context().micro_batch_tokens,
-            kv_type: plan.context().kv_type,
-            threads,
-        };
-        let context = Context::new(Arc::clone(&weights), &settings)?;
-        Ok((weights, context))
-    }
-}
-
-/// Every tensor that the engine holds must be where the plan puts it, or a copy that it foresees.
-fn check_placement(weights: &Weights, plan: &Plan) -> Result<()> {
-    let placed = plan.tensors().iter().map(|p| (p.tensor.name.as_str(), p.device.as_str()));
-    let planned: HashMap<&str, &str> = placed.collect();
-    for (name, _, actual) in weights.tensors()? {
-        let Some(&planned) = planned.get(name.as_str()) else {
-            continue; // made by the engine, not from the file
-        };
-        let is_copy =
-            || plan.copies().iter().any(|copy| copy.name == name && copy.device == actual);
-        if actual != planned && !is_copy() {
-            return Err(Error::PlanBroken { tensor: name, planned: planned.to_owned(), actual });
-        }
-    }
-    Ok(())
-}
-
-fn default_threads() -> u32 {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = if cores > 8 { cores / 2 } else { cores - 1 };
-    u32::try_from(threads.clamp(1, 64)).unwrap_or(1)
 }

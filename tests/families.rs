@@ -77,6 +77,32 @@ fn check_contexts(family: &Family, path: &Path) {
     }
 }
 
+/// Fit keeps within its budget, by the engine's account, and what was planned is what was done.
+fn check_fit(family: &Family, path: &Path, server: &Server) {
+    for context in [256, 1000] {
+        let load = |policy: String| {
+            MoeModel::builder(path)
+                .rpc_server(&server.endpoint)
+                .policy(policy.parse().unwrap())
+                .threads(1)
+                .context_tokens(context)
+                .micro_batch_tokens(64)
+                .load()
+                .unwrap_or_else(|error| panic!("{} under {policy}: {error}", family.name))
+        };
+        let total = |model: &MoeModel| model.memory()[0].total_bytes();
+        let lean = total(&load("all-experts".to_owned()));
+        let full = total(&load("none".to_owned()));
+        for percent in [5, 35, 70, 100] {
+            let budget = lean + 16_384 + full.saturating_sub(lean) * percent / 100;
+            let model = load(format!("fit:{budget}"));
+            let used = total(&model);
+            assert!(used <= budget, "{}: {used} of {budget}", family.name);
+            assert!(model.verify().holds(), "{}\n{}", family.name, model.verify());
+        }
+    }
+}
+
 #[test]
 fn every_family_under_every_policy() {
     let server = Server::start();
@@ -87,6 +113,7 @@ fn every_family_under_every_policy() {
         family.build(&SynthOptions::tiny()).unwrap().save(&path, 1, |_| {}).unwrap();
         check(family, &path, &server);
         check_contexts(family, &path);
+        check_fit(family, &path, &server);
         checked += 1;
     }
     assert!(checked >= 30, "{checked}");

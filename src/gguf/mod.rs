@@ -93,14 +93,7 @@ impl GgufFile {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let (header, shard) = open_one(path)?;
-        let mut gguf = Self {
-            version: header.version,
-            alignment: header.alignment,
-            metadata: header.metadata,
-            tensors: Vec::new(),
-            shards: Vec::new(),
-        };
-        gguf.add(shard, header.tensors);
+        let mut gguf = Self::of(header, shard);
         gguf.open_siblings(path)?;
         Ok(gguf)
     }
@@ -114,15 +107,7 @@ impl GgufFile {
         let path = path.as_ref();
         let header = Header::read(&mut Cursor::new(source, path, file_bytes, MAX_HEADER_BYTES))?;
         let shard = Shard { path: path.to_owned(), file_bytes, header_bytes: header.bytes };
-        let mut gguf = Self {
-            version: header.version,
-            alignment: header.alignment,
-            metadata: header.metadata,
-            tensors: Vec::new(),
-            shards: Vec::new(),
-        };
-        gguf.add(shard, header.tensors);
-        Ok(gguf)
+        Ok(Self::of(header, shard))
     }
 
     /// The first file of the model, the one to load.
@@ -180,6 +165,18 @@ impl GgufFile {
 
     pub(crate) fn missing(&self, key: &str) -> Error {
         Error::MissingMetadata { path: self.path().to_owned(), key: key.to_owned() }
+    }
+
+    fn of(header: Header, shard: Shard) -> Self {
+        let mut gguf = Self {
+            version: header.version,
+            alignment: header.alignment,
+            metadata: header.metadata,
+            tensors: Vec::new(),
+            shards: Vec::new(),
+        };
+        gguf.add(shard, header.tensors);
+        gguf
     }
 
     fn add(&mut self, shard: Shard, entries: Vec<header::TensorEntry>) {

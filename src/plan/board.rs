@@ -188,31 +188,12 @@ impl<'a> Board<'a> {
             .devices
             .iter()
             .enumerate()
-            .map(|(i, device)| DevicePlan {
-                name: device.name.clone(),
-                weights_bytes: 0,
-                padding_bytes: 0,
-                context_bytes: None,
-                compute_bytes: None,
-                reserved_bytes: 0,
-                total_bytes: 0,
-                expert_bytes: 0,
-                layers: count(repeating.iter().filter(|&&d| d == i).count()),
-                free_bytes: device.free_bytes,
+            .map(|(i, device)| {
+                let layers = repeating.iter().filter(|&&at| at == i).count();
+                DevicePlan::empty(&device.name, count(layers), device.free_bytes)
             })
             .collect();
-        plans.push(DevicePlan {
-            name: CPU.to_owned(),
-            weights_bytes: 0,
-            padding_bytes: 0,
-            context_bytes: None,
-            compute_bytes: None,
-            reserved_bytes: 0,
-            total_bytes: 0,
-            expert_bytes: 0,
-            layers: experts.layers() - count(repeating.len()),
-            free_bytes: None,
-        });
+        plans.push(DevicePlan::empty(CPU, experts.layers() - count(repeating.len()), None));
         for (i, plan) in plans.iter_mut().enumerate() {
             let alignment = self.devices.get(i).and_then(|device| device.alignment_bytes);
             plan.context_bytes =

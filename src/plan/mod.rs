@@ -154,6 +154,21 @@ pub struct Override {
 }
 
 impl DevicePlan {
+    fn empty(name: &str, layers: u32, free_bytes: Option<u64>) -> Self {
+        Self {
+            name: name.to_owned(),
+            weights_bytes: 0,
+            padding_bytes: 0,
+            expert_bytes: 0,
+            context_bytes: None,
+            compute_bytes: None,
+            reserved_bytes: 0,
+            total_bytes: 0,
+            layers,
+            free_bytes,
+        }
+    }
+
     /// Free memory that is left over; `None` where the free memory is not known.
     pub fn left_over_bytes(&self) -> Option<u64> {
         self.free_bytes.map(|free| free.saturating_sub(self.total_bytes))

@@ -1,0 +1,109 @@
+//! What exactly is wrong with a header, a policy or a flag.
+
+use thiserror::Error as ThisError;
+
+use crate::gguf::GgmlType;
+
+/// What is wrong with a GGUF header.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what each field is
+pub enum GgufFault {
+    #[error("it is big-endian; convert it with llama.cpp's gguf_convert_endian.py")]
+    BigEndian,
+    #[error("version {version} of the format is not supported, only 2 and 3")]
+    UnsupportedVersion { version: u32 },
+    #[error("{count} tensors, more than {max}")]
+    TooManyTensors { count: u64, max: u64 },
+    #[error("{count} metadata pairs, more than {max}")]
+    TooMuchMetadata { count: u64, max: u64 },
+    #[error("the header is larger than {max} bytes")]
+    HeaderTooLarge { max: u64 },
+    #[error("{what} has {bytes} bytes, more than {max}")]
+    StringTooLong { what: &'static str, bytes: u64, max: u64 },
+    #[error("{what} is not UTF-8")]
+    InvalidUtf8 { what: &'static str },
+    #[error("{what} is empty")]
+    EmptyName { what: &'static str },
+    #[error("the metadata key `{key}` occurs twice")]
+    DuplicateKey { key: String },
+    #[error("the metadata `{key}` has the unknown type {id}")]
+    UnknownValueType { key: String, id: u32 },
+    #[error("the metadata `{key}` is an array of arrays, which the engine does not read")]
+    NestedArray { key: String },
+    #[error("the array `{key}` claims {len} elements")]
+    ArrayTooLong { key: String, len: u64 },
+    #[error("general.alignment is {value}, not a power of two up to 1 GiB")]
+    BadAlignment { value: String },
+    #[error("the tensor name `{tensor}` occurs twice")]
+    DuplicateTensor { tensor: String },
+    #[error("tensor `{tensor}` has {dimensions} dimensions, more than 4")]
+    BadDimensions { tensor: String, dimensions: u32 },
+    #[error("tensor `{tensor}` has the type {id}, which the pinned engine does not know")]
+    UnknownTensorType { tensor: String, id: u32 },
+    #[error("tensor `{tensor}` of type {ggml_type} has the impossible shape {shape:?}")]
+    BadShape { tensor: String, shape: Vec<u64>, ggml_type: GgmlType },
+    #[error("tensor `{tensor}` starts at {data_offset}, not a multiple of {alignment}")]
+    Misaligned { tensor: String, data_offset: u64, alignment: u64 },
+    #[error("the data of tensors `{tensor}` and `{other}` overlap")]
+    Overlap { tensor: String, other: String },
+}
+
+/// What is wrong with a policy's text.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+pub enum PolicyFault {
+    /// The text, or a part between two semicolons, is empty.
+    #[error("there is an empty rule; write `none` for no offloading")]
+    Empty,
+    /// No policy has this name.
+    #[error(
+        "no such rule; there are none, all-experts, first-layers:N, last-layers:N, layers:0-3,7, regex:PATTERN=DEVICE, fit and fit:SIZE"
+    )]
+    UnknownRule,
+    /// A number of layers is missing or no positive number.
+    #[error("it needs a number of layers from 1 up, as in `first-layers:12`")]
+    BadLayerCount,
+    /// A set of layers does not parse.
+    #[error("it needs layer numbers and ranges, as in `layers:0-3,7`")]
+    BadLayerSet,
+    /// A regular expression comes without a device, or with an empty pattern.
+    #[error("it needs a pattern and a device, as in `regex:ffn_up_exps=cpu`")]
+    BadRegexRule,
+    /// A device name is empty, has white space around it, or holds `;`, `=` or a comma.
+    #[error("a device's name has 1 to 255 bytes and holds no `;`, `=` or `,`")]
+    BadDevice,
+    /// The limit of `fit` does not parse.
+    #[error("`fit` takes a budget or a margin, as in `fit:10GiB` or `fit:-1GiB`")]
+    BadFit,
+    /// `fit` stands before other rules.
+    #[error("`fit` decides over all experts that are left, so it must be the last rule")]
+    FitNotLast,
+    /// `none` stands in a list of rules.
+    #[error("`none` cannot be combined with other rules; leave it out")]
+    NoneInList,
+}
+
+/// What is wrong with a llama.cpp flag.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+pub enum FlagFault {
+    /// Not one of the flags that place tensors.
+    #[error("is not one of --cpu-moe, --n-cpu-moe N and -ot PATTERN=DEVICE")]
+    Unknown,
+    /// The value is missing.
+    #[error("needs a value")]
+    MissingValue,
+    /// Not a number of layers.
+    #[error("needs a number of layers from 0 to 65535, not `{value}`")]
+    BadNumber {
+        /// The value.
+        value: String,
+    },
+    /// Not of the form pattern=device.
+    #[error("needs PATTERN=DEVICE, not `{value}`")]
+    BadOverride {
+        /// The value.
+        value: String,
+    },
+}

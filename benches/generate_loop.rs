@@ -13,7 +13,8 @@ use llama_cpp_sys_2 as llama;
 use moe_offload::{GenerateOptions, MoeModel, Sampling};
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/demo-model/demo-moe.gguf");
-const PROMPT: &str = "Once upon a time";
+const PROMPT: &str =
+    "<|im_start|>user\nTell me a story about a dragon<|im_end|>\n<|im_start|>assistant\n";
 const CONTEXT: u32 = 512;
 const TOKENS: u64 = 400;
 /// Runs of each side in one pair.
@@ -57,14 +58,14 @@ impl Bare {
             let vocab = llama::llama_model_get_vocab(self.model);
             llama::llama_memory_clear(llama::llama_get_memory(self.context), true);
             llama::llama_sampler_reset(self.sampler);
-            let mut prompt = vec![0; 64];
+            let mut prompt = vec![0; 256];
             let length = i32::try_from(PROMPT.len()).expect("short");
             let count = llama::llama_tokenize(
                 vocab,
                 PROMPT.as_ptr().cast(),
                 length,
                 prompt.as_mut_ptr(),
-                64,
+                256,
                 true,
                 true,
             );

@@ -12,13 +12,18 @@ has_libclang() {
     [ "$(uname)" = Darwin ] && xcode-select -p >/dev/null 2>&1
 }
 
+has_clang_headers() {
+    command -v clang >/dev/null && return 0
+    compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null && return 0
+    compgen -G '/usr/lib*/clang/*/include/stddef.h' >/dev/null && return 0
+    [ "$(uname)" = Darwin ]
+}
+
 missing=()
 command -v cmake >/dev/null || missing+=(cmake)
 command -v c++ >/dev/null || missing+=(g++)
-has_libclang || missing+=(libclang-dev)
-# bindgen looks for the compiler's own headers (stddef.h), which come with clang.
-command -v clang >/dev/null || compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null ||
-    compgen -G '/usr/lib/gcc/*/*/include/stddef.h' >/dev/null || missing+=(clang)
+# bindgen wants clang's own headers (stddef.h) too, which Debian's libclang-dev brings along.
+has_libclang && has_clang_headers || missing+=(libclang-dev)
 
 if ! command -v cargo >/dev/null; then
     echo "There is no Rust toolchain: install it from https://rustup.rs, then try again." >&2

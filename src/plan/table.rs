@@ -35,41 +35,37 @@ impl Plan {
     fn fmt_devices(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width =
             self.devices.iter().map(|d| d.name.chars().count()).max().unwrap_or(0).clamp(6, 60);
-        writeln!(
-            f,
-            "{:width$}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>6}",
-            "device",
-            "weights",
-            "of experts",
-            "KV cache",
-            "compute",
-            "total",
-            "free",
-            "left over",
-            "layers"
-        )?;
+        // Without devices of known memory two columns would be empty.
+        let knows_free = self.devices.iter().any(|device| device.free_bytes.is_some());
         let or = |bytes: Option<u64>, unknown: &str| {
             bytes.map_or_else(|| unknown.to_owned(), human_bytes)
         };
+        write!(f, "{:width$}  layers", "device")?;
+        for column in ["weights", "of experts", "KV cache", "compute", "total"] {
+            write!(f, "  {column:>11}")?;
+        }
+        writeln!(f, "{}", if knows_free { "         free    left over" } else { "" })?;
         for device in &self.devices {
             // A reserve is a guess, and marked as one.
             let compute = match device.reserved_bytes {
                 0 => or(device.compute_bytes, "not yet"),
                 reserved => format!("~{}", human_bytes(reserved)),
             };
-            writeln!(
+            write!(
                 f,
-                "{:width$}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>11}  {:>6}",
+                "{:width$}  {:>6}  {:>11}  {:>11}  {:>11}  {compute:>11}  {:>11}",
                 device.name,
+                device.layers,
                 human_bytes(device.weights_bytes),
                 human_bytes(device.expert_bytes),
                 or(device.context_bytes, "unknown"),
-                compute,
                 human_bytes(device.total_bytes),
-                or(device.free_bytes, "-"),
-                or(device.left_over_bytes(), "-"),
-                device.layers,
             )?;
+            if knows_free {
+                let left = or(device.left_over_bytes(), "-");
+                write!(f, "  {:>11}  {left:>11}", or(device.free_bytes, "-"))?;
+            }
+            writeln!(f)?;
         }
         let unused: u64 = self
             .tensors

@@ -318,4 +318,50 @@ proptest! {
         prop_assert_eq!(placed, plan.model().tensor_bytes);
         prop_assert!(plan.overrides().len() <= 12, "{:?}", plan.overrides());
     }
+
+    #[test]
+    fn fit_never_exceeds_and_leaves_nothing_out_that_fits(
+        layers in 1_u32..24,
+        dense in 0_u32..3,
+        biases: bool,
+        fused: bool,
+        // About the compute reserve, dense weights and some of the experts.
+        free in 2_330_000_u64..2_800_000,
+        count in 1_usize..4,
+        rule in prop::option::of(any_rule()),
+        context_tokens in 1_u32..600,
+    ) {
+        let shape = Shape { layers, dense, biases, fused, ..Shape::default() };
+        let gguf = shape.open();
+        // A small alignment that does not divide every tensor's size.
+        let devices: Vec<Device> = ["a", "b", "c"][..count]
+            .iter()
+            .map(|&name| {
+                let mut device = Device::new(name).with_free_bytes(free);
+                device.alignment_bytes = Some(96);
+                device
+            })
+            .collect();
+        let context = ContextOptions::with_context_tokens(context_tokens);
+        let text = rule.map_or("fit".to_owned(), |rule| format!("{rule};fit"));
+        let policy: OffloadPolicy = text.parse().unwrap();
+        let Ok(plan) = policy.plan(&gguf, &devices, &context) else { return Ok(()) };
+        prop_assert_eq!(&policy.plan(&gguf, &devices, &context).unwrap(), &plan);
+        prop_assert!(plan.check(&gguf).is_ok());
+        // Where every tensor is if there is room: the same rule without a limit.
+        let all = text.replace("fit", "fit:1TiB");
+        let roomy: Vec<Device> =
+            devices.iter().map(|device| device.clone().with_free_bytes(1 << 42)).collect();
+        let roomy = all.parse::<OffloadPolicy>().unwrap().plan(&gguf, &roomy, &context);
+        let Ok(roomy) = roomy else { return Ok(()) };
+        for device in plan.devices().iter().filter(|device| device.name != CPU) {
+            let left = device.free_bytes.unwrap().checked_sub(device.total_bytes);
+            prop_assert!(left.is_some(), "{}", plan);
+            let left_out = std::iter::zip(plan.tensors(), roomy.tensors())
+                .filter(|(here, there)| here.device == CPU && there.device == device.name)
+                .map(|(here, _)| here.tensor.bytes.next_multiple_of(96))
+                .min();
+            prop_assert!(left_out.is_none_or(|bytes| Some(bytes) > left), "{}", plan);
+        }
+    }
 }

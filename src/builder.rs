@@ -166,9 +166,8 @@ impl MoeModelBuilder {
         let mut devices = engine::devices_with(&self.rpc_servers)?;
         for (name, budget) in &self.budgets {
             let name = DeviceName::new(name)?;
-            let known = || devices.iter().map(|device| device.name.clone()).collect();
             let Some(i) = devices.iter().position(|device| name.matches(&device.name)) else {
-                let known = known();
+                let known = devices.into_iter().map(|device| device.name).collect();
                 return Err(Error::UnknownDevice { name: name.as_str().to_owned(), known });
             };
             let device = &mut devices[i];
@@ -230,10 +229,7 @@ impl MoeModelBuilder {
 
     fn open(&self, plan: &Plan, settings: LoadSettings) -> Result<(Arc<Weights>, Context)> {
         let threads = self.threads.unwrap_or_else(default_threads);
-        if !(1..=512).contains(&threads) {
-            let (option, value) = ("threads", threads.to_string());
-            return Err(Error::InvalidOption { option, value, expected: "from 1 to 512" });
-        }
+        engine::check_threads(threads as usize)?;
         let weights = Arc::new(Weights::load(&self.path, plan, settings)?);
         let settings = ContextSettings {
             context_tokens: plan.context_tokens(),

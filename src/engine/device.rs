@@ -86,10 +86,7 @@ pub fn connect_rpc(endpoint: &str) -> Result<()> {
 /// [`Error::Engine`] if the address cannot be listened at, [`Error::MissingBackend`] if the engine
 /// was built without RPC.
 pub fn serve_rpc(endpoint: &str, threads: usize) -> Result<()> {
-    if !(1..=512).contains(&threads) {
-        let (option, value) = ("threads", threads.to_string());
-        return Err(Error::InvalidOption { option, value, expected: "from 1 to 512" });
-    }
+    check_threads(threads)?;
     check_endpoint(endpoint)?;
     backend::init()?;
     let endpoint = c_string("the endpoint", endpoint)?;
@@ -100,6 +97,15 @@ pub fn serve_rpc(endpoint: &str, threads: usize) -> Result<()> {
     .map_err(|failure| {
         if failure.is_missing() { missing_rpc() } else { failure.into_error("serve over RPC") }
     })
+}
+
+/// The limit is ggml's own (`GGML_MAX_N_THREADS`).
+pub(crate) fn check_threads(threads: usize) -> Result<()> {
+    if !(1..=512).contains(&threads) {
+        let (option, value) = ("threads", threads.to_string());
+        return Err(Error::InvalidOption { option, value, expected: "from 1 to 512" });
+    }
+    Ok(())
 }
 
 /// `host:port`; the engine takes an assertion to say that it is not.

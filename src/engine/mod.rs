@@ -20,7 +20,7 @@ mod sampler;
 mod weights;
 
 pub(crate) use self::context::{Context, ContextSettings, Decoded};
-pub(crate) use self::device::devices_with;
+pub(crate) use self::device::{check_threads, devices_with};
 pub use self::device::{connect_rpc, devices, serve_rpc};
 pub(crate) use self::sampler::Sampler;
 pub use self::weights::LoadMode;

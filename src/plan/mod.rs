@@ -229,15 +229,12 @@ impl OffloadPolicy {
         let cache = KvCache::new(gguf);
         plan.fill(&board, &experts, &places, cache.as_ref());
         if let Some(limit) = self.fit_limit() {
-            plan.reserve(compute_reserve(gguf, &plan.context));
+            let reserve = compute_reserve(gguf, &plan.context);
+            plan.reserve(reserve);
             plan.refine(measured);
             board.fit(&experts, &mut places, &plan.devices, limit)?;
-            let reserved: Vec<u64> = plan.devices.iter().map(|d| d.reserved_bytes).collect();
             plan.fill(&board, &experts, &places, cache.as_ref());
-            for (device, reserved) in plan.devices.iter_mut().zip(reserved) {
-                device.reserved_bytes = reserved;
-                device.settle();
-            }
+            plan.reserve(reserve);
         }
         plan.refine(measured);
         Ok(plan)

@@ -5,48 +5,13 @@
 //! `cargo run --release -p moe-offload-benches --bin fit-time -- MODEL [127.0.0.1:50052]`.
 //! The weights are not read: a file made by `synth --no-weights` will do.
 
-use std::ffi::CString;
-use std::ptr;
+mod common;
+
 use std::time::Instant;
 
-use llama_cpp_sys_2 as llama;
-use moe_offload::plan::CPU;
-use moe_offload::{ContextOptions, Device, GgufFile, MoeModel, OffloadPolicy};
+use moe_offload::{ContextOptions, Device, ExpertMap, GgufFile, MoeModel, OffloadPolicy};
 
 const CONTEXT: u32 = 4096;
-
-/// Seconds that llama.cpp's fit takes, and whether it found something.
-fn theirs(path: &str, budget: u64, free: u64) -> (f64, bool) {
-    let path = CString::new(path).expect("no NUL");
-    // SAFETY: the arrays are as long as llama.cpp asks for and live during the call; the fit is not
-    // thread-safe, and nothing else runs.
-    unsafe {
-        let devices = llama::llama_max_devices();
-        let mut model = llama::llama_model_default_params();
-        let mut context = llama::llama_context_default_params();
-        context.n_ctx = CONTEXT;
-        context.swa_full = false;
-        let mut split = vec![0.0_f32; devices];
-        let none =
-            llama::llama_model_tensor_buft_override { pattern: ptr::null(), buft: ptr::null_mut() };
-        let mut overrides = vec![none; llama::llama_max_tensor_buft_overrides()];
-        let margin = usize::try_from(free.saturating_sub(budget)).expect("64 bits");
-        let mut margins = vec![margin; devices];
-        let started = Instant::now();
-        let status = llama::llama_rs_fit_params(
-            path.as_ptr(),
-            &raw mut model,
-            &raw mut context,
-            split.as_mut_ptr(),
-            overrides.as_mut_ptr(),
-            margins.as_mut_ptr(),
-            CONTEXT,
-            ptr::null(),
-            llama::GGML_LOG_LEVEL_ERROR,
-        );
-        (started.elapsed().as_secs_f64(), status == 0)
-    }
-}
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
@@ -56,7 +21,7 @@ fn main() {
     let device = moe_offload::devices().expect("lists").remove(0);
     let free = device.free_bytes.expect("says its memory");
     println!(
-        "{:>7}  {:>12}  {:>12}  {:>12}  {:>9}  experts on the device",
+        "{:>7}  {:>12}  {:>12}  {:>12}  {:>9}  experts on the device: ours, llama.cpp's",
         "budget", "header, pure", "dry runs", "llama.cpp", "ratio"
     );
     for gib in [3, 6, 9] {
@@ -75,17 +40,20 @@ fn main() {
             .forecast()
             .expect("fits");
         let exact = started.elapsed().as_secs_f64();
-        let (theirs, found) = theirs(&path, budget, free);
-        let experts: u64 =
-            plan.devices().iter().filter(|d| d.name != CPU).map(|d| d.expert_bytes).sum();
+        let experts = ExpertMap::new(&gguf).expect("classifies");
+        let theirs = common::llama_fit(&path, &experts, CONTEXT, 512, free.saturating_sub(budget));
+        let gib_of = |bytes: u64| bytes as f64 / f64::from(1 << 30);
         println!(
-            "{gib:>3} GiB  {:>9.1} ms  {:>9.0} ms  {:>9.0} ms  {:>8.1}x  {:.2} GiB{}",
+            "{gib:>3} GiB  {:>9.1} ms  {:>9.0} ms  {:>9.0} ms  {:>8.1}x  {:.3} GiB, {}",
             pure * 1e3,
             exact * 1e3,
-            theirs * 1e3,
-            theirs / exact,
-            experts as f64 / f64::from(1 << 30),
-            if found { "" } else { " (llama.cpp found nothing)" }
+            theirs.seconds * 1e3,
+            theirs.seconds / exact,
+            gib_of(plan.expert_bytes_on_devices()),
+            match theirs.expert_bytes {
+                Some(bytes) => format!("{:.3} GiB", gib_of(bytes)),
+                None => "nothing found".to_owned(),
+            }
         );
     }
 }

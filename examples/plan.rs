@@ -4,6 +4,7 @@ mod common;
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Parser;
 use moe_offload::gguf::GgmlType;
@@ -18,18 +19,23 @@ struct Arguments {
     #[arg(long)]
     model: PathBuf,
     /// Where tensors go: none, all-experts, first-layers:N, last-layers:N, layers:0-3,7 or
-    /// regex:PATTERN=DEVICE, joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN
+    /// regex:PATTERN=DEVICE, joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN, with what it
+    /// may give up: fit:10GiB,cache-to-host,fewer-layers,smaller-context:2048
     #[arg(long, default_value = "all-experts")]
     policy: OffloadPolicy,
-    /// Tokens that prompt and answer can have together
+    /// Tokens that prompt and answer can have together; `auto`: more where `fit` has room
     #[arg(long)]
-    context: Option<u32>,
-    /// Element type of the KV cache, such as f16, or `q8_0` for half the memory
-    #[arg(long, default_value = "f16", value_parser = kv_type)]
-    kv_type: GgmlType,
-    /// Tokens computed at once while a prompt is read
-    #[arg(long, default_value_t = 512)]
-    micro_batch: u32,
+    context: Option<Open<u32>>,
+    /// Element type of the KV cache, such as f16, or `q8_0` for half the memory; `auto`: `fit`
+    /// chooses
+    #[arg(long, default_value = "f16")]
+    kv_type: Open<KvType>,
+    /// Tokens computed at once while a prompt is read; `auto`: `fit` chooses
+    #[arg(long, default_value = "512")]
+    micro_batch: Open<u32>,
+    /// Keep the KV cache in CPU memory
+    #[arg(long)]
+    cache_on_host: bool,
     /// A device with its free memory, such as CUDA0=24GiB; may be repeated. Default: one `gpu`
     #[arg(long, value_name = "NAME=BYTES", value_parser = device)]
     device: Vec<Device>,
@@ -50,9 +56,20 @@ fn main() {
 fn run(arguments: Arguments) -> Result<()> {
     let gguf = GgufFile::open(&arguments.model)?;
     let mut context = ContextOptions::default();
-    context.context_tokens = arguments.context;
-    context.kv_type = arguments.kv_type;
-    context.micro_batch_tokens = arguments.micro_batch;
+    context.cache_on_host = arguments.cache_on_host;
+    match arguments.context {
+        Some(Open::Is(tokens)) => context.context_tokens = Some(tokens),
+        Some(Open::Auto) => context.open.context_tokens = true,
+        None => {}
+    }
+    match arguments.kv_type {
+        Open::Is(KvType(kv_type)) => context.kv_type = kv_type,
+        Open::Auto => context.open.kv_type = true,
+    }
+    match arguments.micro_batch {
+        Open::Is(tokens) => context.micro_batch_tokens = tokens,
+        Open::Auto => context.open.micro_batch_tokens = true,
+    }
     let devices = match arguments.device {
         named if named.is_empty() => vec![Device::new("gpu")],
         named => named,
@@ -92,6 +109,34 @@ fn device(text: &str) -> Result<Device, String> {
     Ok(Device::new(name).with_free_bytes(bytes))
 }
 
-fn kv_type(name: &str) -> Result<GgmlType, String> {
-    GgmlType::from_name(name).ok_or_else(|| format!("there is no type `{name}`"))
+/// A value, or `auto`.
+#[derive(Clone)]
+enum Open<T> {
+    Is(T),
+    Auto,
+}
+
+impl<T: FromStr> FromStr for Open<T>
+where
+    T::Err: ToString,
+{
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" {
+            return Ok(Self::Auto);
+        }
+        text.parse().map(Self::Is).map_err(|error: T::Err| error.to_string())
+    }
+}
+
+#[derive(Clone)]
+struct KvType(GgmlType);
+
+impl FromStr for KvType {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        GgmlType::from_name(name).map(Self).ok_or_else(|| format!("there is no type `{name}`"))
+    }
 }

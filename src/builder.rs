@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cancel::CancelHandle;
-use crate::engine::{self, Context, ContextSettings, LoadMode, LoadSettings, Weights};
+use crate::engine::{self, Context, ContextSettings, DryRun, LoadMode, LoadSettings, Weights};
 use crate::error::{Error, Result};
 use crate::gguf::{GgmlType, GgufFile};
 use crate::memory::DeviceMemory;
 use crate::model::MoeModel;
-use crate::plan::{ContextOptions, Device, Plan};
+use crate::plan::{self, Compute, ContextOptions, Device, OpenChoices, Plan};
 use crate::policy::{DeviceName, OffloadPolicy};
 use crate::reservation::{self, Reservation};
 
@@ -80,6 +80,19 @@ impl MoeModelBuilder {
     /// Element type of keys and values; `f16` without it. `q8_0` takes half the memory.
     pub fn kv_type(mut self, kv_type: GgmlType) -> Self {
         self.context.kv_type = kv_type;
+        self
+    }
+
+    /// Keeps the KV cache in CPU memory, where attention is then computed.
+    pub fn cache_on_host(mut self, cache_on_host: bool) -> Self {
+        self.context.cache_on_host = cache_on_host;
+        self
+    }
+
+    /// Sizes that the policy `fit` may choose itself, together with where experts go; what it chose
+    /// is in [`Plan::decisions`].
+    pub fn leave_open(mut self, open: OpenChoices) -> Self {
+        self.context.open = open;
         self
     }
 
@@ -156,10 +169,16 @@ impl MoeModelBuilder {
         let plan = self.exact_plan(&gguf, &devices)?;
         let mut reservation = Reservation::new(&plan, &devices)?;
         let settings = std::mem::take(&mut self.load);
+        let before = engine::devices_with(&self.rpc_servers)?;
         let (weights, context) = self.open(&plan, settings)?;
         check_placement(&weights, &plan)?;
         reservation.loaded();
-        MoeModel::assemble(plan, context, reservation, started)
+        let mut memory = context.memory()?;
+        let after = engine::devices_with(&self.rpc_servers)?;
+        for row in &mut memory {
+            row.note_free(&before, &after);
+        }
+        Ok(MoeModel::assemble(plan, memory, context, reservation, started))
     }
 
     fn devices(&self) -> Result<Vec<Device>> {
@@ -185,44 +204,31 @@ impl MoeModelBuilder {
         self.policy.plan(gguf, &devices, &self.context)
     }
 
-    /// The plan with exact bytes on the devices, by dry runs; without devices there is nothing to
-    /// be exact about.
+    /// The plan with exact bytes, by dry runs; without devices there is nothing to be exact about.
     fn exact_plan(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
-        if self.plan.is_none() && self.policy.fit_limit().is_some() && !devices.is_empty() {
-            return self.fitting_plan(gguf, devices);
-        }
-        let mut plan = self.plan_for(gguf, devices)?;
-        if plan.devices().len() > 1 {
-            plan.refine(&self.dry_run(&plan)?);
-        }
-        Ok(plan)
-    }
-
-    /// Where experts go changes the compute buffers a little, and these change where experts fit:
-    /// measured with all of them on the CPU, then solved and measured again until it holds.
-    fn fitting_plan(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
-        const ROUNDS: usize = 4;
-        let devices = reservation::with_available(devices.to_vec());
-        let plan = |measured: &[DeviceMemory]| {
-            self.policy.plan_with(gguf, &devices, &self.context, measured)
-        };
-        let lean = self.policy.without_fit();
-        let lean = lean.plan(gguf, &devices, &self.context)?;
-        let mut measured = self.dry_run(&lean)?;
-        let mut solved = plan(&measured)?;
-        for _ in 0..ROUNDS {
-            let exact = self.dry_run(&solved)?;
-            if !DeviceMemory::raise(&mut measured, &exact) {
-                solved.refine(&exact);
-                break;
+        if let Some(plan) = &self.plan {
+            plan.check(gguf)?;
+            let mut plan = plan.clone();
+            if plan.devices().len() > 1 {
+                plan.refine(&self.dry_run(gguf, &plan)?);
             }
-            solved = plan(&measured)?;
+            return Ok(plan);
         }
-        Ok(solved)
+        let mut ask = |plan: &Plan| self.dry_run(gguf, plan);
+        let mut compute = match devices {
+            [] => Compute::Formula,
+            _ => Compute::DryRun { ask: &mut ask, last: Vec::new() },
+        };
+        let devices = reservation::with_available(devices.to_vec());
+        plan::solve(&self.policy, gguf, &devices, &self.context, &mut compute)
     }
 
-    fn dry_run(&self, plan: &Plan) -> Result<Vec<DeviceMemory>> {
-        let settings = LoadSettings { dry_run: true, ..LoadSettings::default() };
+    fn dry_run(&self, gguf: &GgufFile, plan: &Plan) -> Result<Vec<DeviceMemory>> {
+        if self.load.cancel.as_ref().is_some_and(CancelHandle::is_cancelled) {
+            return Err(Error::Cancelled { operation: "loading" });
+        }
+        let dry_run = Some(DryRun::of(gguf));
+        let settings = LoadSettings { dry_run, mode: self.load.mode, ..LoadSettings::default() };
         let (_, context) = self.open(plan, settings)?;
         context.memory()
     }
@@ -236,6 +242,7 @@ impl MoeModelBuilder {
             batch_tokens: plan.context().batch_tokens,
             micro_batch_tokens: plan.context().micro_batch_tokens,
             kv_type: plan.context().kv_type,
+            cache_on_host: plan.context().cache_on_host,
             threads,
         };
         let context = Context::new(Arc::clone(&weights), &settings)?;

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "llama")]
+use crate::plan::Device;
 use crate::plan::{CPU, Plan, human_bytes};
 
 /// What the engine has allocated on one device, by its own account.
@@ -19,21 +21,76 @@ pub struct DeviceMemory {
     pub context_bytes: u64,
     /// Bytes of the buffers for intermediate results.
     pub compute_bytes: u64,
+    /// For [`CPU`]: how its memory is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostMemory>,
+    /// By how much the device's own free memory fell while the model was loaded; `None` for
+    /// [`CPU`], for a dry run, and where the device does not tell: an RPC server's CPU always
+    /// reports all its memory as free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub free_fell_bytes: Option<u64>,
+}
+
+/// How CPU memory is held: all three together are the CPU's weights, context and compute bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct HostMemory {
+    /// Mapped from the file: the system may drop it and read it again. The engine counts whole
+    /// stretches of the file.
+    pub mapped_bytes: u64,
+    /// Allocated, such as repacked weights, a cache or buffers.
+    pub anonymous_bytes: u64,
+    /// Allocated where a device can read it directly, and never swapped.
+    pub pinned_bytes: u64,
+}
+
+impl HostMemory {
+    #[cfg(feature = "llama")]
+    fn add(&mut self, other: Self) {
+        self.mapped_bytes += other.mapped_bytes;
+        self.anonymous_bytes += other.anonymous_bytes;
+        self.pinned_bytes += other.pinned_bytes;
+    }
 }
 
 impl DeviceMemory {
-    /// All three together.
+    #[cfg(feature = "llama")]
+    pub(crate) fn empty(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            weights_bytes: 0,
+            context_bytes: 0,
+            compute_bytes: 0,
+            host: None,
+            free_fell_bytes: None,
+        }
+    }
+
+    /// Notes by how much the device's free memory fell, if it tells.
+    #[cfg(feature = "llama")]
+    pub(crate) fn note_free(&mut self, before: &[Device], after: &[Device]) {
+        let free = |devices: &[Device]| {
+            devices.iter().find(|device| device.name == self.name).and_then(|d| d.free_bytes)
+        };
+        let fell = free(before).zip(free(after)).and_then(|(a, b)| a.checked_sub(b));
+        self.free_fell_bytes = fell.filter(|&bytes| bytes > 0);
+    }
+
+    /// Weights, context and compute bytes together.
     pub fn total_bytes(&self) -> u64 {
         self.weights_bytes + self.context_bytes + self.compute_bytes
     }
 
-    /// Raises the context and compute bytes of each device to those of `other`; whether any rose.
-    #[cfg(feature = "llama")]
-    pub(crate) fn raise(rows: &mut [Self], other: &[Self]) -> bool {
+    /// Raises the context and compute bytes of each device to those of `other`; whether any of the
+    /// compute bytes rose.
+    pub(crate) fn raise(rows: &mut Vec<Self>, other: &[Self]) -> bool {
         let mut rose = false;
-        for row in rows.iter_mut().filter(|row| row.name != CPU) {
-            let Some(other) = other.iter().find(|other| other.name == row.name) else { continue };
-            rose |= other.context_bytes > row.context_bytes;
+        for other in other.iter().filter(|other| other.name != CPU) {
+            let Some(row) = rows.iter_mut().find(|row| row.name == other.name) else {
+                rows.push(other.clone());
+                rose = true;
+                continue;
+            };
             rose |= other.compute_bytes > row.compute_bytes;
             row.context_bytes = row.context_bytes.max(other.context_bytes);
             row.compute_bytes = row.compute_bytes.max(other.compute_bytes);
@@ -44,8 +101,7 @@ impl DeviceMemory {
     /// Adds up rows of the same device; the CPU comes last and is always there.
     #[cfg(feature = "llama")]
     pub(crate) fn by_device(rows: impl Iterator<Item = Self>) -> Vec<Self> {
-        let mut cpu =
-            Self { name: CPU.to_owned(), weights_bytes: 0, context_bytes: 0, compute_bytes: 0 };
+        let mut cpu = Self::empty(CPU);
         let mut devices: Vec<Self> = Vec::new();
         for row in rows {
             let known = devices.iter().position(|device| device.name == row.name);
@@ -60,6 +116,9 @@ impl DeviceMemory {
             sum.weights_bytes += row.weights_bytes;
             sum.context_bytes += row.context_bytes;
             sum.compute_bytes += row.compute_bytes;
+            if let Some(host) = row.host {
+                sum.host.get_or_insert_default().add(host);
+            }
         }
         devices.sort_by(|a, b| a.name.cmp(&b.name));
         devices.push(cpu);
@@ -71,6 +130,21 @@ impl DeviceMemory {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verification {
     rows: Vec<VerifiedRow>,
+    #[serde(default)]
+    by_device: Vec<FreeFell>,
+}
+
+/// What a device itself says of a load, beside the engine's account. Its driver takes memory
+/// besides, and other programs use it, so these need not agree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FreeFell {
+    /// The device.
+    pub device: String,
+    /// All that the engine allocated there.
+    pub allocated_bytes: u64,
+    /// By how much its free memory fell; `None` where the device does not tell.
+    pub free_fell_bytes: Option<u64>,
 }
 
 /// One figure of one device.
@@ -100,6 +174,11 @@ impl Verification {
         &self.rows
     }
 
+    /// What the devices themselves say.
+    pub fn by_device(&self) -> &[FreeFell] {
+        &self.by_device
+    }
+
     /// Whether every figure holds.
     pub fn holds(&self) -> bool {
         self.rows.iter().all(VerifiedRow::holds)
@@ -126,6 +205,7 @@ impl Plan {
     /// ```
     pub fn verify(&self, measured: &[DeviceMemory]) -> Verification {
         let mut rows = Vec::new();
+        let mut by_device = Vec::new();
         for planned in self.devices().iter().filter(|device| device.name != CPU) {
             let found = measured.iter().find(|memory| memory.name == planned.name);
             let weights = planned.weights_bytes + planned.padding_bytes;
@@ -140,8 +220,13 @@ impl Plan {
                 planned_bytes,
                 measured_bytes: measured_bytes.unwrap_or(0),
             }));
+            by_device.push(FreeFell {
+                device: planned.name.clone(),
+                allocated_bytes: found.map_or(0, DeviceMemory::total_bytes),
+                free_fell_bytes: found.and_then(|memory| memory.free_fell_bytes),
+            });
         }
-        Verification { rows }
+        Verification { rows, by_device }
     }
 }
 
@@ -171,6 +256,15 @@ impl fmt::Display for Verification {
                 row.device,
                 row.what,
                 human_bytes(row.measured_bytes)
+            )?;
+        }
+        for FreeFell { device, allocated_bytes, free_fell_bytes } in &self.by_device {
+            let Some(fell) = free_fell_bytes else { continue };
+            let difference = i128::from(*fell) - i128::from(*allocated_bytes);
+            let (allocated, fell) = (human_bytes(*allocated_bytes), human_bytes(*fell));
+            write!(
+                f,
+                "\n{device:width$}  itself    {allocated:>11}  {fell:>11}  {difference:>+14} B"
             )?;
         }
         Ok(())

@@ -47,19 +47,20 @@ impl MoeModel {
     /// A model of what was loaded, `started` ago.
     pub(crate) fn assemble(
         plan: Plan,
+        memory: Vec<DeviceMemory>,
         context: Context,
         reservation: Reservation,
         started: Instant,
-    ) -> Result<Self> {
-        Ok(Self {
-            memory: context.memory()?,
+    ) -> Self {
+        Self {
+            memory,
             context,
             cached: Cached::new(plan.context_tokens(), plan.context().batch_tokens),
             timing: Timing::default(),
             plan,
             load_seconds: started.elapsed().as_secs_f64(),
             _reservation: reservation,
-        })
+        }
     }
 
     /// Continues `prompt`, piece by piece. Special tokens written in it are recognised.

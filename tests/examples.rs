@@ -312,3 +312,46 @@ fn a_conversation_goes_on_after_an_error() {
     assert!(text(&output.stderr).contains("the prompt has"), "{output:?}");
     assert!(text(&output.stdout).contains("demo model"), "{output:?}");
 }
+
+#[test]
+fn plan_fits_with_fallbacks_and_open_sizes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    std::fs::write(&path, bytes_of(&Shape::default().writer())).unwrap();
+    let plan = |arguments: &[&str]| {
+        let mut all = vec!["--model", path.to_str().unwrap()];
+        all.extend(arguments);
+        run("plan", &all)
+    };
+    let output = plan(&[
+        "--device",
+        "RTX 4070=12GiB",
+        "--policy",
+        "fit",
+        "--context",
+        "auto",
+        "--kv-type",
+        "auto",
+        "--micro-batch",
+        "auto",
+    ]);
+    assert!(output.status.success(), "{output:?}");
+    let table = text(&output.stdout);
+    for line in ["chose: KV cache in ", "tokens computed at once", "RTX 4070"] {
+        assert!(table.contains(line), "{table}");
+    }
+    let output = plan(&[
+        "--device",
+        "a=2400000",
+        "--policy",
+        "fit:cache-to-host",
+        "--context",
+        "8192",
+        "--json",
+    ]);
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["decisions"][0]["decision"], "cache-to-host");
+    assert_eq!(json["devices"][0]["context_from"], "formula");
+    refused(&plan(&["--policy", "fit:cache-to-host,cache-to-host"]));
+    refused(&plan(&["--kv-type", "f17"]));
+}

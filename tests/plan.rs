@@ -5,7 +5,7 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use moe_offload::plan::CPU;
+use moe_offload::plan::{CPU, Decision};
 use moe_offload::{ContextOptions, Device, Error, ExpertMap, OffloadPolicy, Plan};
 use proptest::prelude::*;
 use regex::Regex;
@@ -230,6 +230,7 @@ fn a_stored_plan_that_was_changed_is_refused() {
         ("/layer_devices", json!([0, 0, 0])),
         ("/layer_devices/0", json!(99)),
         ("/layer_devices/0", json!(1)),
+        ("/layer_devices/1", json!(null)),
         ("/context/context_tokens", json!(null)),
         ("/context/context_tokens", json!(0)),
         ("/context/batch_tokens", json!(0)),
@@ -326,42 +327,170 @@ proptest! {
         biases: bool,
         fused: bool,
         // About the compute reserve, dense weights and some of the experts.
-        free in 2_330_000_u64..2_800_000,
-        count in 1_usize..4,
+        free in prop::collection::vec(2_330_000_u64..3_100_000, 1..4),
         rule in prop::option::of(any_rule()),
         context_tokens in 1_u32..600,
+        fallbacks in prop::sample::select(vec!["", ":fewer-layers", ":cache-to-host,fewer-layers"]),
     ) {
         let shape = Shape { layers, dense, biases, fused, ..Shape::default() };
         let gguf = shape.open();
-        // A small alignment that does not divide every tensor's size.
-        let devices: Vec<Device> = ["a", "b", "c"][..count]
-            .iter()
-            .map(|&name| {
-                let mut device = Device::new(name).with_free_bytes(free);
-                device.alignment_bytes = Some(96);
-                device
-            })
+        let devices: Vec<Device> = std::iter::zip(["a", "b", "c"], &free)
+            .map(|(name, &free)| card(name, free))
             .collect();
         let context = ContextOptions::with_context_tokens(context_tokens);
-        let text = rule.map_or("fit".to_owned(), |rule| format!("{rule};fit"));
+        let text = rule.map_or("fit".to_owned(), |rule| format!("{rule};fit")) + fallbacks;
         let policy: OffloadPolicy = text.parse().unwrap();
         let Ok(plan) = policy.plan(&gguf, &devices, &context) else { return Ok(()) };
         prop_assert_eq!(&policy.plan(&gguf, &devices, &context).unwrap(), &plan);
         prop_assert!(plan.check(&gguf).is_ok());
-        // Where every tensor is if there is room: the same rule without a limit.
-        let all = text.replace("fit", "fit:1TiB");
-        let roomy: Vec<Device> =
-            devices.iter().map(|device| device.clone().with_free_bytes(1 << 42)).collect();
-        let roomy = all.parse::<OffloadPolicy>().unwrap().plan(&gguf, &roomy, &context);
-        let Ok(roomy) = roomy else { return Ok(()) };
-        for device in plan.devices().iter().filter(|device| device.name != CPU) {
-            let left = device.free_bytes.unwrap().checked_sub(device.total_bytes);
-            prop_assert!(left.is_some(), "{}", plan);
-            let left_out = std::iter::zip(plan.tensors(), roomy.tensors())
-                .filter(|(here, there)| here.device == CPU && there.device == device.name)
-                .map(|(here, _)| here.tensor.bytes.next_multiple_of(96))
-                .min();
-            prop_assert!(left_out.is_none_or(|bytes| Some(bytes) > left), "{}", plan);
+        check_fit(&plan);
+    }
+}
+
+#[test]
+fn devices_with_room_are_filled_by_their_size() {
+    let gguf = Shape { layers: 24, ..Shape::default() }.open();
+    let layers = |sizes: &[u64]| {
+        let devices: Vec<Device> =
+            sizes.iter().enumerate().map(|(i, size)| card(&format!("d{i}"), size << 24)).collect();
+        let policy: OffloadPolicy = "fit".parse().unwrap();
+        let context = ContextOptions::with_context_tokens(64);
+        let plan = policy.plan(&gguf, &devices, &context).unwrap();
+        assert_eq!(plan.expert_bytes_on_devices(), plan.model().expert_bytes);
+        plan.devices().iter().map(|device| device.layers).collect::<Vec<_>>()
+    };
+    assert_eq!(layers(&[1, 1]), [12, 12, 0]);
+    assert_eq!(layers(&[1, 1, 1]), [8, 8, 8, 0]);
+    let by_size = layers(&[1, 2, 1]);
+    assert!(by_size[1] > by_size[0] + 3 && by_size[1] > by_size[2] + 3, "{by_size:?}");
+}
+
+/// A device with a small alignment that does not divide every tensor's size.
+fn card(name: &str, free: u64) -> Device {
+    let mut device = Device::new(name).with_free_bytes(free);
+    device.alignment_bytes = Some(96);
+    device
+}
+
+/// Every device keeps its limit, and what was left out would not have fitted.
+fn check_fit(plan: &Plan) {
+    for device in plan.devices().iter().filter(|device| device.name != CPU) {
+        let left = device.free_bytes.unwrap().checked_sub(device.total_bytes);
+        let left = left.unwrap_or_else(|| panic!("over its limit\n{plan}"));
+        let layers: Vec<Option<u32>> = plan
+            .tensors()
+            .iter()
+            .filter(|p| p.tensor.name.ends_with("attn_q.weight") && p.device == device.name)
+            .map(|p| p.tensor.layer)
+            .collect();
+        // What `fit` decided over is what the last rule matched.
+        let earlier = plan.rules().iter().rev().skip(1).any(|rule| rule.matched_tensors > 0);
+        // Weights and their bias are one.
+        let mut left_out: BTreeMap<&str, u64> = BTreeMap::new();
+        for p in plan.tensors().iter().filter(|p| p.tensor.kind.is_expert() && !earlier) {
+            if p.device == CPU && layers.contains(&p.tensor.layer) {
+                let stem = p.tensor.name.rsplit_once('.').unwrap().0;
+                *left_out.entry(stem).or_default() += p.tensor.bytes.next_multiple_of(96);
+            }
+        }
+        let smallest = left_out.values().min();
+        assert!(smallest.is_none_or(|&bytes| bytes > left), "{left} bytes are left\n{plan}");
+    }
+}
+
+fn fit_plan(policy: &str, free: u64, context: &ContextOptions) -> Result<Plan, Error> {
+    let policy: OffloadPolicy = policy.parse().unwrap();
+    policy.plan(&deepseek().open(), &[card("gpu", free)], context)
+}
+
+/// The fewest bytes for which the policy makes a plan.
+fn least(policy: &str, context: &ContextOptions) -> u64 {
+    let (mut low, mut high) = (0_u64, 1 << 32);
+    while low < high {
+        let middle = low.midpoint(high);
+        match fit_plan(policy, middle, context) {
+            Ok(_) => high = middle,
+            Err(Error::DoesNotFit { .. }) => low = middle + 1,
+            Err(error) => panic!("{error}"),
         }
     }
+    high
+}
+
+#[test]
+fn fallbacks_are_used_in_order_and_no_more_than_needed() {
+    let context = ContextOptions::with_context_tokens(4096);
+    let plain = least("fit", &context);
+    assert_eq!(fit_plan("fit:fewer-layers", plain, &context).unwrap().decisions(), []);
+
+    // One byte less, and the first fallback gives up one step.
+    let plan = fit_plan("fit:fewer-layers,cache-to-host", plain - 1, &context).unwrap();
+    assert_eq!(plan.decisions(), [Decision::FewerLayers { host_layers: 1 }]);
+    let layer = |plan: &Plan, name: &str| {
+        plan.tensors().iter().find(|p| p.tensor.name == name).unwrap().device.clone()
+    };
+    assert_eq!(layer(&plan, "blk.0.attn_q.weight"), CPU);
+    assert_eq!(layer(&plan, "blk.1.attn_q.weight"), "gpu");
+    assert_eq!((plan.device("gpu").unwrap().layers, plan.device(CPU).unwrap().layers), (5, 1));
+
+    let plan = fit_plan("fit:cache-to-host,fewer-layers", plain - 1, &context).unwrap();
+    assert_eq!(plan.decisions(), [Decision::CacheToHost]);
+    assert_eq!(plan.device("gpu").unwrap().context_bytes, Some(0));
+    let all = fit_plan("fit", 1 << 32, &context).unwrap();
+    let cache = all.device("gpu").unwrap().context_bytes;
+    // All but the padding is on the CPU.
+    let host = plan.device(CPU).unwrap().context_bytes;
+    assert!(host > Some(0) && host <= cache, "{host:?} of {cache:?}");
+
+    let plan = fit_plan("fit:smaller-context:1000", plain - 1, &context).unwrap();
+    let decision = Decision::SmallerContext { context_tokens: 3840, asked_tokens: 4096 };
+    assert_eq!(plan.decisions(), [decision]);
+    assert_eq!(plan.context_tokens(), 3840);
+
+    // Too little for one alone: the second is added, and the first is used no more than needed.
+    let host = least("fit:cache-to-host", &context);
+    assert!(matches!(
+        fit_plan("fit:cache-to-host", host - 1, &context),
+        Err(Error::DoesNotFit { .. })
+    ));
+    let plan = fit_plan("fit:cache-to-host,fewer-layers", host - 1, &context).unwrap();
+    let both = [Decision::CacheToHost, Decision::FewerLayers { host_layers: 1 }];
+    assert_eq!(plan.decisions(), both);
+    assert!(plan.to_string().contains("gave up: the first 1 layers"), "{plan}");
+    check_fit(&plan);
+
+    // Nothing helps: the error is that of the policy without fallbacks.
+    let error = fit_plan("fit:fewer-layers,cache-to-host", 1000, &context).unwrap_err();
+    assert_eq!(error.to_string(), fit_plan("fit", 1000, &context).unwrap_err().to_string());
+}
+
+#[test]
+fn open_sizes_are_chosen_and_given_ones_kept() {
+    let mut context = ContextOptions::with_context_tokens(512);
+    let roomy = fit_plan("fit", 1 << 30, &context).unwrap();
+    assert_eq!(roomy.decisions(), []);
+    context.open.micro_batch_tokens = true;
+    context.open.kv_type = true;
+    // Plenty of room: the type stays, as it costs nothing.
+    let plan = fit_plan("fit", 1 << 30, &context).unwrap();
+    assert!(plan.context().micro_batch_tokens <= 512);
+    // Little room: small buffers make place for experts.
+    let tight = fit_plan("fit", least("fit", &context) + 60_000, &context).unwrap();
+    assert_eq!(tight.context().micro_batch_tokens, 128, "{tight}");
+    assert_eq!(tight.decisions().len(), 2);
+    let given = ContextOptions::with_context_tokens(512);
+    assert!(fit_plan("fit", tight.device("gpu").unwrap().free_bytes.unwrap(), &given).is_err());
+
+    // The context takes what experts leave, and nothing of theirs.
+    let mut context = ContextOptions::with_context_tokens(512);
+    context.open.context_tokens = true;
+    let plan = fit_plan("fit", 1 << 30, &context).unwrap();
+    let trained = Decision::LargerContext { context_tokens: 2048, default_tokens: 512 };
+    assert_eq!(plan.decisions(), [trained]);
+    let some = ContextOptions::with_context_tokens(512);
+    let free = least("fit", &some) + 30_000;
+    let (grown, plain) =
+        (fit_plan("fit", free, &context).unwrap(), fit_plan("fit", free, &some).unwrap());
+    assert_eq!(grown.expert_bytes_on_devices(), plain.expert_bytes_on_devices());
+    check_fit(&grown);
 }

@@ -35,6 +35,8 @@ fn every_form_parses_and_prints() {
         "fit:10GiB",
         "layers:0;fit:-512MiB",
         "fit:1000001",
+        "fit:fewer-layers",
+        "layers:3;fit:10GiB,smaller-context:2048,cache-to-host,fewer-layers",
         "all-experts=RTX 4070",
     ] {
         assert_eq!(parse(text).unwrap().to_string(), text);
@@ -75,7 +77,19 @@ fn faults_are_told_apart() {
     assert_eq!(fault("regex:=cpu"), PolicyFault::BadRegexRule);
     assert_eq!(fault("regex:abc="), PolicyFault::BadDevice);
     assert_eq!(fault("all-experts=a,b"), PolicyFault::BadDevice);
-    for text in ["fit:", "fit:x", "fit:--1", "fit:-"] {
+    for text in [
+        "fit:",
+        "fit:x",
+        "fit:--1",
+        "fit:-",
+        "fit:1GiB,",
+        "fit:fewer-layers,1GiB",
+        "fit:fewer-layers,fewer-layers",
+        "fit:smaller-context",
+        "fit:smaller-context:0",
+        "fit:smaller-context:+1",
+        "fit:smaller-context:1,smaller-context:2",
+    ] {
         assert_eq!(fault(text), PolicyFault::BadFit, "{text}");
     }
     assert_eq!(fault("fit=cpu"), PolicyFault::UnknownRule);

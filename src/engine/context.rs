@@ -20,6 +20,7 @@ pub(crate) struct ContextSettings {
     pub(crate) batch_tokens: u32,
     pub(crate) micro_batch_tokens: u32,
     pub(crate) kv_type: GgmlType,
+    pub(crate) cache_on_host: bool,
     pub(crate) threads: u32,
 }
 
@@ -56,6 +57,7 @@ impl Context {
         params.n_ubatch = settings.micro_batch_tokens.min(settings.batch_tokens);
         params.type_k = settings.kv_type.id();
         params.type_v = settings.kv_type.id();
+        params.offload_kqv = !settings.cache_on_host;
         params.n_threads = threads;
         params.n_threads_batch = threads;
         // Sliding-window layers keep their window, not the whole context.
@@ -156,6 +158,7 @@ impl Context {
     pub(crate) fn memory(&self) -> Result<Vec<DeviceMemory>> {
         let empty = || ffi::moe_memory {
             device: ptr::null(),
+            held: ffi::MOE_HELD_DEVICE,
             weights_bytes: 0,
             context_bytes: 0,
             compute_bytes: 0,
@@ -168,11 +171,12 @@ impl Context {
         })
         .map_err(|failure| failure.into_error("measure the memory"))?;
         Ok(DeviceMemory::by_device(rows.iter().map(|row| DeviceMemory {
-            // SAFETY: the engine keeps devices and their names as long as the process.
-            name: unsafe { copied(row.device) },
             weights_bytes: row.weights_bytes,
             context_bytes: row.context_bytes,
             compute_bytes: row.compute_bytes,
+            host: self.weights.held_by_host(row),
+            // SAFETY: the engine keeps devices and their names as long as the process.
+            ..DeviceMemory::empty(&unsafe { copied(row.device) })
         })))
     }
 }

@@ -8,11 +8,13 @@ use std::ptr::{self, NonNull};
 use serde::{Deserialize, Serialize};
 
 use super::call::guarded;
+use super::dry_run::DryRun;
 use super::overrides::OverrideArray;
 use super::rpc::RpcDevices;
 use super::{Token, backend, device, ffi, locks};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
+use crate::memory::HostMemory;
 use crate::plan::{CPU, Plan};
 
 /// How the weights in CPU memory come from the file.
@@ -47,7 +49,7 @@ pub(crate) struct LoadSettings {
     pub(crate) on_progress: Option<Box<dyn FnMut(f32) + Send>>,
     pub(crate) cancel: Option<CancelHandle>,
     /// Only count what would be allocated; the weights cannot be used.
-    pub(crate) dry_run: bool,
+    pub(crate) dry_run: Option<DryRun>,
 }
 
 /// Loaded weights with the arrays that the engine was given for them. Freed on drop; whoever uses
@@ -56,6 +58,8 @@ pub(crate) struct Weights {
     model: NonNull<ffi::llama_model>,
     /// Where only one thread may be at work.
     pub(super) rpc: RpcDevices,
+    /// A dry run for a load that maps the file.
+    will_map: bool,
     _overrides: OverrideArray,
     _devices: Vec<ffi::ggml_backend_dev_t>,
     _tensor_split: Vec<f32>,
@@ -85,10 +89,13 @@ impl Weights {
         params.devices = devices.as_mut_ptr();
         params.tensor_buft_overrides = overrides.as_ptr();
         params.tensor_split = tensor_split.as_ptr();
-        params.n_gpu_layers = if devices.len() == 1 { 0 } else { i32::MAX };
+        params.n_gpu_layers = i32::try_from(plan.device_layers()).unwrap_or(i32::MAX);
         params.load_mode = settings.mode.for_engine();
-        if settings.dry_run {
+        // A dry run maps nothing, but counts for a load that does.
+        let will_map = settings.dry_run.is_some() && maps(settings.mode, &devices)?;
+        if let Some(dry_run) = &settings.dry_run {
             params.no_alloc = true;
+            params.kv_overrides = dry_run.as_ptr();
             params.load_mode = LoadMode::Read.for_engine();
         }
         params.progress_callback = Some(on_progress);
@@ -117,10 +124,30 @@ impl Weights {
         Ok(Self {
             model,
             rpc,
+            will_map,
             _overrides: overrides,
             _devices: devices,
             _tensor_split: tensor_split,
         })
+    }
+
+    /// How a row of memory is held, if by the host.
+    pub(super) fn held_by_host(&self, row: &ffi::moe_memory) -> Option<HostMemory> {
+        let allocated = row.context_bytes + row.compute_bytes;
+        let mut host = HostMemory::default();
+        let weights = match row.held {
+            ffi::MOE_HELD_DEVICE => return None,
+            ffi::MOE_HELD_PLAIN | ffi::MOE_HELD_PINNED if self.will_map => &mut host.mapped_bytes,
+            ffi::MOE_HELD_MAPPED => &mut host.mapped_bytes,
+            ffi::MOE_HELD_PINNED => &mut host.pinned_bytes,
+            _ => &mut host.anonymous_bytes,
+        };
+        *weights += row.weights_bytes;
+        match row.held {
+            ffi::MOE_HELD_PINNED => host.pinned_bytes += allocated,
+            _ => host.anonymous_bytes += allocated,
+        }
+        Some(host)
     }
 
     pub(super) fn as_ptr(&self) -> *mut ffi::llama_model {
@@ -279,6 +306,24 @@ impl Drop for Weights {
             tracing::error!(target: "llama.cpp", "freeing a model failed: {}", failure.reason);
         }
         self.rpc.freed();
+    }
+}
+
+/// Whether the engine maps the file in this mode.
+fn maps(mode: LoadMode, devices: &[ffi::ggml_backend_dev_t]) -> Result<bool> {
+    let all_map = || {
+        devices.iter().filter(|device| !device.is_null()).try_fold(true, |all, &device| {
+            let mut maps = true;
+            // SAFETY: devices live as long as the process; `maps` is written during the call.
+            guarded(|message| unsafe { ffi::moe_device_maps(device, &raw mut maps, message) })
+                .map_err(|failure| failure.into_error("ask a device whether it maps files"))?;
+            Ok::<bool, Error>(all && maps)
+        })
+    };
+    match mode {
+        LoadMode::Auto => all_map(),
+        LoadMode::Mapped => Ok(true),
+        LoadMode::Read => Ok(false),
     }
 }
 

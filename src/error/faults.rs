@@ -74,7 +74,9 @@ pub enum PolicyFault {
     #[error("a device's name has 1 to 255 bytes and holds no `;`, `=` or `,`")]
     BadDevice,
     /// The limit of `fit` does not parse.
-    #[error("`fit` takes a budget or a margin, as in `fit:10GiB` or `fit:-1GiB`")]
+    #[error(
+        "`fit` takes a budget or a margin, then what it may give up, as in `fit:10GiB`, `fit:-1GiB` or `fit:10GiB,cache-to-host,fewer-layers,smaller-context:2048`"
+    )]
     BadFit,
     /// `fit` stands before other rules.
     #[error("`fit` decides over all experts that are left, so it must be the last rule")]

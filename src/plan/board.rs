@@ -1,33 +1,25 @@
 //! The devices with the layers dealt out, on which every tensor gets its place.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::context::ContextOptions;
-use super::device::{self, Device};
+use super::device::Device;
 use super::fit::{self, Candidate};
-use super::rules::{Destination, Rule};
-use super::{CPU, DevicePlan, NOT_LOADED, Placement, RuleMatch, TensorCopy};
+use super::homes::{Decided, Home, own_layer};
+use super::{CPU, DevicePlan, NOT_LOADED, Placement, Source, TensorCopy};
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
-use crate::kv_cache::KvCache;
+use crate::kv_cache::{KvCache, LayerCache};
+use crate::memory::HostMemory;
 use crate::policy::FitLimit;
 
 /// Where the engine puts a tensor that nothing overrides; `None` is the CPU.
-pub(super) fn own_device(tensor: &ClassifiedTensor, layer_devices: &[usize]) -> Option<usize> {
-    match (tensor.kind, tensor.layer) {
-        (TensorKind::Input, _) => None,
-        (TensorKind::Output, _) => layer_devices.last().copied(),
-        (_, Some(layer)) => layer_devices.get(layer as usize).copied(),
-        (_, None) => layer_devices.first().copied(),
-    }
-}
-
-/// A place for one tensor while a plan is made.
-pub(super) struct Place {
-    pub(super) at: At,
-    by_rule: bool,
-    /// The rule was `fit`, which may still move it to the CPU.
-    is_candidate: bool,
+pub(super) fn own_device(
+    tensor: &ClassifiedTensor,
+    layer_devices: &[Option<usize>],
+) -> Option<usize> {
+    let layer = own_layer(tensor, layer_devices.len().checked_sub(1)?)?;
+    layer_devices.get(layer).copied().flatten()
 }
 
 #[derive(Clone, Copy)]
@@ -38,27 +30,16 @@ pub(super) enum At {
     NotLoaded,
 }
 
-impl From<Option<usize>> for At {
-    fn from(device: Option<usize>) -> Self {
-        device.map_or(Self::Cpu, Self::Device)
-    }
-}
-
 /// The devices with the layers dealt out to them.
 pub(super) struct Board<'a> {
-    devices: &'a [Device],
-    /// For each layer and then the output a device's index; empty without devices.
-    pub(super) layer_devices: Vec<usize>,
+    pub(super) devices: &'a [Device],
+    pub(super) decided: &'a [Decided],
+    /// For each layer and then the output a device's index, or `None` for the CPU; empty without
+    /// devices.
+    pub(super) layer_devices: Vec<Option<usize>>,
 }
 
-impl<'a> Board<'a> {
-    pub(super) fn new(experts: &ExpertMap, devices: &'a [Device]) -> Self {
-        let layers = experts.layers() as usize + 1;
-        let layer_devices =
-            if devices.is_empty() { Vec::new() } else { device::assign_layers(layers, devices) };
-        Self { devices, layer_devices }
-    }
-
+impl Board<'_> {
     pub(super) fn name(&self, at: At) -> &str {
         match at {
             At::Cpu => CPU,
@@ -67,46 +48,17 @@ impl<'a> Board<'a> {
         }
     }
 
-    pub(super) fn place_all(
-        &self,
-        experts: &ExpertMap,
-        rules: &[Rule],
-    ) -> Result<(Vec<Place>, Vec<RuleMatch>)> {
-        let mut reports: Vec<RuleMatch> = rules
-            .iter()
-            .map(|rule| RuleMatch { text: rule.text.clone(), matched_tensors: 0, matched_bytes: 0 })
-            .collect();
-        let mut found = vec![false; rules.len()];
-        let mut places = Vec::with_capacity(experts.tensors().len());
-        for tensor in experts.tensors() {
-            if tensor.kind == TensorKind::NextToken {
-                places.push(Place { at: At::NotLoaded, by_rule: false, is_candidate: false });
-                continue;
+    /// Every tensor at home; what `fit` decides over is on the devices.
+    pub(super) fn place_all(&self) -> Vec<At> {
+        let place = |decided: &Decided| match decided.home {
+            Home::Cpu => At::Cpu,
+            Home::NotLoaded => At::NotLoaded,
+            Home::Device(device) => At::Device(device),
+            Home::WithLayer(layer) => {
+                self.layer_devices.get(layer).copied().flatten().map_or(At::Cpu, At::Device)
             }
-            let mut decided = None;
-            for (i, rule) in rules.iter().enumerate() {
-                if (decided.is_none() || !found[i]) && rule.matches(tensor) {
-                    found[i] = true;
-                    decided = decided.or(Some(i));
-                }
-            }
-            let own = own_device(tensor, &self.layer_devices);
-            let device = decided.map_or(own, |i| match rules[i].destination {
-                Destination::Cpu => None,
-                Destination::OwnDevice => own.or(self.layer_devices.first().copied()),
-                Destination::Device(device) => Some(device),
-            });
-            if let Some(i) = decided {
-                reports[i].matched_tensors += 1;
-                reports[i].matched_bytes += tensor.bytes;
-            }
-            let is_candidate = decided.is_some_and(|i| rules[i].is_fit());
-            places.push(Place { at: device.into(), by_rule: decided.is_some(), is_candidate });
-        }
-        match found.iter().position(|&found| !found) {
-            Some(i) => Err(rules[i].no_match(experts)),
-            None => Ok((places, reports)),
-        }
+        };
+        self.decided.iter().map(place).collect()
     }
 
     /// Moves the candidates that do not fit to the CPU. `full` says what each device holds with
@@ -114,25 +66,13 @@ impl<'a> Board<'a> {
     pub(super) fn fit(
         &self,
         experts: &ExpertMap,
-        places: &mut [Place],
+        places: &mut [At],
         full: &[DevicePlan],
         limit: FitLimit,
     ) -> Result<()> {
         for (i, device) in self.devices.iter().enumerate() {
-            let unknown = || Error::UnknownFreeMemory { device: device.name.clone() };
-            let limit = limit.bytes(device.free_bytes).ok_or_else(unknown)?;
-            let candidates: Vec<Candidate> = std::iter::zip(experts.tensors(), places.iter())
-                .enumerate()
-                .filter(|(_, (_, place))| {
-                    place.is_candidate && matches!(place.at, At::Device(at) if at == i)
-                })
-                .map(|(index, (tensor, _))| Candidate {
-                    tensor: index,
-                    layer: tensor.layer.unwrap_or(0),
-                    bytes: tensor.bytes + padding(tensor.bytes, device.alignment_bytes),
-                    is_small: tensor.kind == TensorKind::ExpertBias,
-                })
-                .collect();
+            let limit = device.limit_bytes(limit)?;
+            let candidates = self.candidates(i, device, experts, places);
             let movable: u64 = candidates.iter().map(|candidate| candidate.bytes).sum();
             let fixed = full[i].total_bytes.saturating_sub(movable);
             let room = limit.checked_sub(fixed).ok_or_else(|| Error::DoesNotFit {
@@ -141,29 +81,58 @@ impl<'a> Board<'a> {
                 free_bytes: limit,
             })?;
             let taken: BTreeSet<usize> = fit::choose(&candidates, room).into_iter().collect();
-            for candidate in candidates.iter().filter(|c| !taken.contains(&c.tensor)) {
-                places[candidate.tensor].at = At::Cpu;
+            for &tensor in candidates.iter().flat_map(|candidate| &candidate.tensors) {
+                if !taken.contains(&tensor) {
+                    places[tensor] = At::Cpu;
+                }
             }
         }
         Ok(())
     }
 
+    /// What `fit` decides over on one device.
+    pub(super) fn candidates(
+        &self,
+        index: usize,
+        device: &Device,
+        experts: &ExpertMap,
+        places: &[At],
+    ) -> Vec<Candidate> {
+        let is_here = |i: usize| {
+            self.decided[i].is_candidate && matches!(places[i], At::Device(at) if at == index)
+        };
+        let mut by_stem: BTreeMap<&str, Candidate> = BTreeMap::new();
+        for (i, tensor) in experts.tensors().iter().enumerate().filter(|&(i, _)| is_here(i)) {
+            let layer = tensor.layer.unwrap_or(0);
+            let candidate = by_stem.entry(stem(&tensor.name)).or_insert(Candidate {
+                tensors: Vec::new(),
+                layer,
+                bytes: 0,
+            });
+            candidate.tensors.push(i);
+            candidate.bytes += device.padded(tensor.bytes);
+        }
+        let mut candidates: Vec<Candidate> = by_stem.into_values().collect();
+        candidates.sort_by(|a, b| a.tensors.cmp(&b.tensors));
+        candidates
+    }
+
     /// The engine copies an embedding that serves as output too, and rotary factors to each device
     /// that has layers; a tensor that a rule places stays one.
-    pub(super) fn copies(&self, experts: &ExpertMap, placed: &[Place]) -> Vec<TensorCopy> {
-        let has_output = experts.tensors().iter().any(|tensor| tensor.name == "output.weight");
-        let with_layers: BTreeSet<usize> =
-            self.layer_devices.iter().rev().skip(1).copied().collect();
+    pub(super) fn copies(&self, experts: &ExpertMap) -> Vec<TensorCopy> {
+        let Some((output, layers)) = self.layer_devices.split_last() else { return Vec::new() };
+        let is_tied = |tensor: &ClassifiedTensor| is_tied_embedding(experts, tensor);
+        let with_layers: BTreeSet<usize> = layers.iter().copied().flatten().collect();
+        let first = layers.first().copied().flatten();
         let mut copies = Vec::new();
-        for (tensor, place) in std::iter::zip(experts.tensors(), placed) {
-            if place.by_rule || self.devices.is_empty() {
-                continue;
-            }
+        for (tensor, _) in
+            std::iter::zip(experts.tensors(), self.decided).filter(|(_, decided)| !decided.by_rule)
+        {
             let targets: Vec<usize> = match tensor.kind {
-                TensorKind::EveryLayer => with_layers.iter().copied().skip(1).collect(),
-                TensorKind::Input if tensor.name == "token_embd.weight" && !has_output => {
-                    self.layer_devices.last().copied().into_iter().collect()
+                TensorKind::EveryLayer => {
+                    with_layers.iter().copied().filter(|&at| Some(at) != first).collect()
                 }
+                TensorKind::Input if is_tied(tensor) => output.iter().copied().collect(),
                 _ => Vec::new(),
             };
             copies.extend(targets.into_iter().map(|device| TensorCopy {
@@ -189,18 +158,24 @@ impl<'a> Board<'a> {
             .iter()
             .enumerate()
             .map(|(i, device)| {
-                let layers = repeating.iter().filter(|&&at| at == i).count();
+                let layers = repeating.iter().filter(|&&at| at == Some(i)).count();
                 DevicePlan::empty(&device.name, count(layers), device.free_bytes)
             })
             .collect();
-        plans.push(DevicePlan::empty(CPU, experts.layers() - count(repeating.len()), None));
+        let dealt: u32 = plans.iter().map(|plan| plan.layers).sum();
+        plans.push(DevicePlan::empty(CPU, experts.layers() - dealt, None));
         for (i, plan) in plans.iter_mut().enumerate() {
-            let alignment = self.devices.get(i).and_then(|device| device.alignment_bytes);
+            let device = self.devices.get(i);
             plan.context_bytes =
-                cache.and_then(|cache| self.cache_bytes(i, alignment, context, cache));
+                cache.and_then(|cache| self.cache_bytes(device, i, context, cache));
+            plan.context_from = match plan.context_bytes {
+                Some(_) => Source::Formula,
+                None => Source::Unknown,
+            };
+            let padded = |bytes| device.map_or(bytes, |device| device.padded(bytes));
             let mut add = |bytes: u64, is_expert: bool| {
                 plan.weights_bytes += bytes;
-                plan.padding_bytes += padding(bytes, alignment);
+                plan.padding_bytes += padded(bytes) - bytes;
                 plan.expert_bytes += if is_expert { bytes } else { 0 };
             };
             for placement in tensors.iter().filter(|placement| placement.device == plan.name) {
@@ -209,34 +184,54 @@ impl<'a> Board<'a> {
             for copy in copies.iter().filter(|copy| copy.device == plan.name) {
                 add(copy.bytes, false);
             }
+            // As the engine does if it is left to it; copies in another layout it does not tell.
+            plan.host = device.is_none().then(|| HostMemory {
+                mapped_bytes: plan.weights_bytes,
+                anonymous_bytes: plan.context_bytes.unwrap_or(0),
+                pinned_bytes: 0,
+            });
         }
         plans
     }
-}
 
-impl Board<'_> {
-    /// The cache of the layers on device `index`; without devices the CPU has index 0.
+    /// The cache of the layers on `device`, or on the CPU, which comes after all devices.
     fn cache_bytes(
         &self,
+        device: Option<&Device>,
         index: usize,
-        alignment: Option<u64>,
         context: &ContextOptions,
         cache: &KvCache,
     ) -> Option<u64> {
-        let mut here = cache.layers().iter().enumerate().filter(|&(layer, _)| {
-            self.layer_devices.get(layer).copied().unwrap_or(self.devices.len()) == index
-        });
+        let at = |layer: usize| match self.layer_devices.get(layer) {
+            Some(Some(device)) if !context.cache_on_host => *device,
+            _ => self.devices.len(),
+        };
+        let mut here = cache.layers().iter().enumerate().filter(|&(layer, _)| at(layer) == index);
         here.try_fold(0_u64, |sum, (_, layer)| {
-            let padded = layer.parts(context)?.map(|bytes| bytes + padding(bytes, alignment));
-            padded.into_iter().try_fold(sum, u64::checked_add)
+            sum.checked_add(layer_cache(device, layer, context)?)
         })
     }
 }
 
-/// What a tensor takes beyond its own bytes.
-fn padding(bytes: u64, alignment: Option<u64>) -> u64 {
-    let alignment = alignment.unwrap_or(1).max(1);
-    bytes.checked_next_multiple_of(alignment).map_or(0, |padded| padded - bytes)
+/// What a tensor of weights and its biases and scales have in common.
+fn stem(name: &str) -> &str {
+    name.rsplit_once('.').map_or(name, |(stem, _)| stem)
+}
+
+/// Bytes of one layer's cache on a device, padding included; `None` is the CPU.
+pub(super) fn layer_cache(
+    device: Option<&Device>,
+    layer: &LayerCache,
+    context: &ContextOptions,
+) -> Option<u64> {
+    let padded = |bytes| device.map_or(bytes, |device| device.padded(bytes));
+    layer.parts(context)?.into_iter().map(padded).try_fold(0_u64, u64::checked_add)
+}
+
+/// Whether the tensor is an embedding that serves as output too.
+pub(super) fn is_tied_embedding(experts: &ExpertMap, tensor: &ClassifiedTensor) -> bool {
+    let is_output = |tensor: &ClassifiedTensor| tensor.name == "output.weight";
+    tensor.name == "token_embd.weight" && !experts.tensors().iter().any(is_output)
 }
 
 pub(super) fn count(n: usize) -> u32 {

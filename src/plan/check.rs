@@ -29,7 +29,8 @@ impl Plan {
         let devices = self.devices.len() - 1;
         let expected = if devices == 0 { 0 } else { layers };
         if self.layer_devices.len() != expected
-            || self.layer_devices.iter().any(|&device| device >= devices)
+            || self.layer_devices.iter().flatten().any(|&device| device >= devices)
+            // The CPU's layers come first.
             || !self.layer_devices.is_sorted()
         {
             return Err(invalid("it does not give every layer to a device, in order"));

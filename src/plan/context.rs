@@ -24,6 +24,41 @@ pub struct ContextOptions {
     /// Element type of keys and values: `f16`, or `q8_0` for half the memory.
     #[serde(default = "default_kv_type")]
     pub kv_type: GgmlType,
+    /// The KV cache is in CPU memory, and attention is computed there.
+    #[serde(default)]
+    pub cache_on_host: bool,
+    /// What the policy `fit` may choose instead of the values above.
+    #[serde(default, skip_serializing_if = "OpenChoices::is_none")]
+    pub open: OpenChoices,
+}
+
+/// Sizes that are left open for the policy `fit` to choose, together with where experts go. The
+/// other policies take the values that are there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct OpenChoices {
+    /// A larger context than asked for, up to what the model was trained for, in memory that no
+    /// expert needs.
+    pub context_tokens: bool,
+    /// `q8_0` instead of the type that is set, if an answer takes at least a twentieth less time
+    /// with it, by a rough estimate: 2048 tokens of prompt and 256 of answer, of which only moving
+    /// the weights and the cache counts, at 50 GB/s in CPU memory, 500 GB/s on a device and 20 GB/s
+    /// between them.
+    pub kv_type: bool,
+    /// A micro-batch of 128 to 2048 tokens, whichever takes least time by the same estimate.
+    pub micro_batch_tokens: bool,
+}
+
+impl OpenChoices {
+    /// Everything is left open.
+    pub fn all() -> Self {
+        Self { context_tokens: true, kv_type: true, micro_batch_tokens: true }
+    }
+
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde wants it so
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// The types that the engine offers for the KV cache.
@@ -41,6 +76,8 @@ impl Default for ContextOptions {
             batch_tokens: 2048,
             micro_batch_tokens: 512,
             kv_type: GgmlType::F16,
+            cache_on_host: false,
+            open: OpenChoices::default(),
         }
     }
 }
@@ -56,10 +93,9 @@ impl ContextOptions {
         u64::from(self.micro_batch_tokens.min(self.batch_tokens))
     }
 
-    /// The same options with every open choice made for this file.
+    /// The same options for this file, with nothing left open.
     pub(super) fn resolve(&self, gguf: &GgufFile) -> Result<Self> {
-        let trained = gguf.hyper_parameter("context_length").and_then(Value::as_u64);
-        let trained = trained.and_then(|n| u32::try_from(n).ok()).filter(|&n| n > 0);
+        let trained = trained_tokens(gguf);
         let tokens = self.context_tokens.unwrap_or_else(|| {
             trained.unwrap_or(DEFAULT_CONTEXT_TOKENS).min(DEFAULT_CONTEXT_TOKENS)
         });
@@ -82,6 +118,13 @@ impl ContextOptions {
             });
         }
         let batch_tokens = self.batch_tokens.max(self.micro_batch_tokens);
-        Ok(Self { context_tokens: Some(tokens), batch_tokens, ..self.clone() })
+        let open = OpenChoices::default();
+        Ok(Self { context_tokens: Some(tokens), batch_tokens, open, ..self.clone() })
     }
+}
+
+/// The longest context that the model was trained for, where its file says it.
+pub(super) fn trained_tokens(gguf: &GgufFile) -> Option<u32> {
+    let trained = gguf.hyper_parameter("context_length").and_then(Value::as_u64)?;
+    u32::try_from(trained).ok().filter(|&n| n > 0 && n <= MAX_CONTEXT_TOKENS)
 }

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{Error, Result};
+use crate::policy::FitLimit;
+
 /// A device that can hold layers, such as a GPU or a server reached over RPC.
 ///
 /// The CPU is never listed: it is always there and takes what no device takes.
@@ -52,53 +55,16 @@ impl Device {
     pub fn with_free_bytes(self, free_bytes: u64) -> Self {
         Self { free_bytes: Some(free_bytes), ..self }
     }
-}
 
-/// Divides `layers` contiguously over the devices in proportion to their free memory, equally
-/// where that is unknown. The result holds a device's index for each layer.
-///
-/// The rule is the engine's own for its default split (`llama_model_base::load_tensors`).
-pub(super) fn assign_layers(layers: usize, devices: &[Device]) -> Vec<usize> {
-    let known: Option<Vec<u64>> = devices.iter().map(|device| device.free_bytes).collect();
-    let weights = known
-        .filter(|free| free.iter().any(|&bytes| bytes > 0))
-        .unwrap_or_else(|| vec![1; devices.len()]);
-    let total: u128 = weights.iter().map(|&weight| u128::from(weight)).sum();
-    let mut assigned = Vec::with_capacity(layers);
-    let (mut device, mut below) = (0, u128::from(weights.first().copied().unwrap_or(0)));
-    for layer in 0..layers {
-        // layer / layers >= below / total, in whole numbers
-        while device + 1 < devices.len() && (layer as u128) * total >= below * (layers as u128) {
-            device += 1;
-            below += u128::from(weights[device]);
-        }
-        assigned.push(device);
-    }
-    assigned
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn layers_follow_free_memory() {
-        let one = Device::new("a").with_free_bytes(10);
-        let three = Device::new("b").with_free_bytes(30);
-        assert_eq!(assign_layers(4, &[one.clone(), three.clone()]), [0, 1, 1, 1]);
-        assert_eq!(assign_layers(4, &[three, one]), [0, 0, 0, 1]);
+    /// What a tensor of so many bytes takes on it.
+    pub(super) fn padded(&self, bytes: u64) -> u64 {
+        let alignment = self.alignment_bytes.unwrap_or(1).max(1);
+        bytes.checked_next_multiple_of(alignment).unwrap_or(bytes)
     }
 
-    #[test]
-    fn unknown_memory_divides_equally_and_none_left_over() {
-        let devices = [Device::new("a"), Device::new("b").with_free_bytes(5), Device::new("c")];
-        assert_eq!(assign_layers(7, &devices), [0, 0, 0, 1, 1, 2, 2]);
-    }
-
-    #[test]
-    fn a_full_device_takes_nothing() {
-        let full = Device::new("a").with_free_bytes(0);
-        let free = Device::new("b").with_free_bytes(8);
-        assert_eq!(assign_layers(3, &[full, free]), [1, 1, 1]);
+    /// The bytes that `fit` may use of it.
+    pub(super) fn limit_bytes(&self, limit: FitLimit) -> Result<u64> {
+        let unknown = || Error::UnknownFreeMemory { device: self.name.clone() };
+        limit.bytes(self.free_bytes).ok_or_else(unknown)
     }
 }

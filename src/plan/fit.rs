@@ -2,24 +2,22 @@
 
 use std::collections::BTreeMap;
 
-/// An expert tensor that may go on the device or stay on the CPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Experts that go on the device together or stay on the CPU: a tensor of weights with its biases
+/// and scales. Apart, every layer would cross the bus twice more.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Candidate {
-    /// Its index among the tensors.
-    pub(super) tensor: usize,
+    /// Their indices among the tensors.
+    pub(super) tensors: Vec<usize>,
     pub(super) layer: u32,
-    /// Bytes that it takes on the device, padding included.
+    /// Bytes that they take on the device, padding included.
     pub(super) bytes: u64,
-    /// Biases and scales, which are small.
-    pub(super) is_small: bool,
 }
 
 /// Chooses candidates for `room` bytes; the rest stays on the CPU. Returns their tensors.
 ///
-/// Biases first: they are a thousandth of the experts, and the side that computes the prompt needs
-/// them there. Then whole layers from the first on, so that few layers are split between device and
-/// CPU and the last ones stay on the CPU. Then single tensors of the layers left over. Each is
-/// taken if it fits, so in the end no tensor that was left out would have fitted.
+/// Whole layers from the first on, so that few layers are split between device and CPU and the last
+/// ones stay on the CPU. Then single candidates of the layers left over. Each is taken if it fits,
+/// so in the end none that was left out would have fitted.
 pub(super) fn choose(candidates: &[Candidate], room: u64) -> Vec<usize> {
     let mut room = room;
     let mut taken = Vec::new();
@@ -28,15 +26,12 @@ pub(super) fn choose(candidates: &[Candidate], room: u64) -> Vec<usize> {
         let fits = bytes.is_some_and(|bytes| bytes <= room);
         if let Some(bytes) = bytes.filter(|_| fits) {
             room -= bytes;
-            taken.extend(group.iter().map(|candidate| candidate.tensor));
+            taken.extend(group.iter().flat_map(|candidate| &candidate.tensors));
         }
         fits
     };
-    for candidate in candidates.iter().filter(|candidate| candidate.is_small) {
-        take(&[candidate]);
-    }
     let mut layers: BTreeMap<u32, Vec<&Candidate>> = BTreeMap::new();
-    for candidate in candidates.iter().filter(|candidate| !candidate.is_small) {
+    for candidate in candidates {
         layers.entry(candidate.layer).or_default().push(candidate);
     }
     layers.retain(|_, layer| !take(layer));
@@ -54,26 +49,22 @@ mod tests {
 
     use super::*;
 
-    fn candidates(sizes: &[(u32, u64, bool)]) -> Vec<Candidate> {
-        let candidate = |(tensor, &(layer, bytes, is_small)): (usize, &(u32, u64, bool))| {
-            Candidate { tensor, layer, bytes, is_small }
+    fn candidates(sizes: &[(u32, u64)]) -> Vec<Candidate> {
+        let candidate = |(i, &(layer, bytes)): (usize, &(u32, u64))| Candidate {
+            tensors: vec![i],
+            layer,
+            bytes,
         };
         sizes.iter().enumerate().map(candidate).collect()
     }
 
     #[test]
     fn first_layers_whole_then_single_tensors() {
-        let layer = |layer| [(layer, 10, false), (layer, 10, false), (layer, 12, false)];
+        let layer = |layer| [(layer, 10), (layer, 10), (layer, 12)];
         let sizes: Vec<_> = (0..4).flat_map(layer).collect();
         assert_eq!(choose(&candidates(&sizes), 32 + 21), [0, 1, 2, 3, 4]);
         assert_eq!(choose(&candidates(&sizes), 9), [0_usize; 0]);
         assert_eq!(choose(&candidates(&sizes), u64::MAX).len(), 12);
-    }
-
-    #[test]
-    fn biases_come_first() {
-        let sizes = [(0, 10, false), (0, 1, true), (1, 10, false), (1, 1, true)];
-        assert_eq!(choose(&candidates(&sizes), 12), [1, 3, 0]);
     }
 
     proptest! {
@@ -81,7 +72,7 @@ mod tests {
 
         #[test]
         fn never_over_and_nothing_left_out_that_fits(
-            sizes in prop::collection::vec((0_u32..12, 1_u64..1000, any::<bool>()), 0..60),
+            sizes in prop::collection::vec((0_u32..12, 1_u64..1000), 0..60),
             room in 0_u64..20_000,
         ) {
             let candidates = candidates(&sizes);
@@ -92,7 +83,7 @@ mod tests {
             prop_assert!(used <= room);
             let smallest_left = candidates
                 .iter()
-                .filter(|candidate| !unique.contains(&candidate.tensor))
+                .filter(|candidate| !unique.contains(&candidate.tensors[0]))
                 .map(|candidate| candidate.bytes)
                 .min();
             prop_assert!(smallest_left.is_none_or(|bytes| bytes > room - used));

@@ -6,25 +6,36 @@
 mod board;
 mod bytes;
 mod check;
+mod choice;
 mod context;
+mod decision;
 mod device;
+mod device_plan;
+mod estimate;
+mod fallback;
 mod fingerprint;
 mod fit;
+mod homes;
 mod patterns;
 mod picture;
 mod rules;
+mod solve;
+mod split;
 mod table;
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use self::board::{Board, Place, count};
+use self::board::{At, Board, count};
 pub(crate) use self::bytes::human_bytes;
 pub use self::bytes::parse_bytes;
-pub use self::context::ContextOptions;
+pub use self::context::{ContextOptions, OpenChoices};
+pub use self::decision::Decision;
 pub use self::device::Device;
+pub use self::device_plan::{DevicePlan, Source};
 pub use self::picture::Picture;
+pub(crate) use self::solve::{Compute, plan as solve};
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap};
 use crate::gguf::GgufFile;
@@ -51,8 +62,10 @@ pub struct Plan {
     rules: Vec<RuleMatch>,
     tensors: Vec<Placement>,
     copies: Vec<TensorCopy>,
-    /// For each layer and then the output, which of `devices`.
-    layer_devices: Vec<usize>,
+    #[serde(default)]
+    decisions: Vec<Decision>,
+    /// For each layer and then the output, which of `devices`; `None` for the CPU.
+    layer_devices: Vec<Option<usize>>,
 }
 
 /// What a plan says of its model.
@@ -75,36 +88,6 @@ pub struct ModelSummary {
     pub expert_bytes: u64,
     /// Identifies the file's header: tensors, their types, shapes and places, and the metadata.
     pub fingerprint: String,
-}
-
-/// What a plan puts on one device. The last device of a plan is always [`CPU`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct DevicePlan {
-    /// Its name; [`CPU`] for CPU memory.
-    pub name: String,
-    /// Bytes of the weights on it, copies included.
-    pub weights_bytes: u64,
-    /// Bytes that the weights take besides, because the device aligns every tensor; 0 where its
-    /// alignment is not known, and for CPU memory.
-    pub padding_bytes: u64,
-    /// Bytes of the experts among them.
-    pub expert_bytes: u64,
-    /// Bytes of the KV cache and recurrent state of its layers; `None` where the architecture's
-    /// cache is not known (see [`kv_cache`](crate::kv_cache)) and only the engine can tell.
-    pub context_bytes: Option<u64>,
-    /// Bytes of the buffers for intermediate results; `None` until a dry run of the engine has
-    /// measured them.
-    pub compute_bytes: Option<u64>,
-    /// Bytes that `fit` holds back for compute buffers, by a cautious formula, as long as no dry
-    /// run has measured them.
-    pub reserved_bytes: u64,
-    /// All of these together; what is not known counts nothing.
-    pub total_bytes: u64,
-    /// How many layers are computed on it, but for what is overridden.
-    pub layers: u32,
-    /// Memory free for use before loading, where known.
-    pub free_bytes: Option<u64>,
 }
 
 /// Where one tensor goes.
@@ -153,36 +136,6 @@ pub struct Override {
     pub device: String,
 }
 
-impl DevicePlan {
-    fn empty(name: &str, layers: u32, free_bytes: Option<u64>) -> Self {
-        Self {
-            name: name.to_owned(),
-            weights_bytes: 0,
-            padding_bytes: 0,
-            expert_bytes: 0,
-            context_bytes: None,
-            compute_bytes: None,
-            reserved_bytes: 0,
-            total_bytes: 0,
-            layers,
-            free_bytes,
-        }
-    }
-
-    /// Free memory that is left over; `None` where the free memory is not known.
-    pub fn left_over_bytes(&self) -> Option<u64> {
-        self.free_bytes.map(|free| free.saturating_sub(self.total_bytes))
-    }
-
-    fn settle(&mut self) {
-        let context = self.context_bytes.unwrap_or(0);
-        let compute = self.compute_bytes.unwrap_or(self.reserved_bytes);
-        self.total_bytes = [self.padding_bytes, context, compute]
-            .into_iter()
-            .fold(self.weights_bytes, u64::saturating_add);
-    }
-}
-
 impl OffloadPolicy {
     /// What this policy does to a model on these devices. Pure: reads nothing, loads nothing.
     ///
@@ -199,45 +152,7 @@ impl OffloadPolicy {
         devices: &[Device],
         context: &ContextOptions,
     ) -> Result<Plan> {
-        self.plan_with(gguf, devices, context, &[])
-    }
-
-    /// As [`Self::plan`], with the context and compute bytes of a dry run where there are some.
-    pub(crate) fn plan_with(
-        &self,
-        gguf: &GgufFile,
-        devices: &[Device],
-        context: &ContextOptions,
-        measured: &[DeviceMemory],
-    ) -> Result<Plan> {
-        check_devices(devices)?;
-        let context = context.resolve(gguf)?;
-        let experts = ExpertMap::new(gguf)?;
-        let rules = rules::compile(self, gguf, &experts, devices)?;
-        let board = Board::new(&experts, devices);
-        let (mut places, rules) = board.place_all(&experts, &rules)?;
-        let mut plan = Plan {
-            policy: self.clone(),
-            model: summary(gguf, &experts),
-            context,
-            devices: Vec::new(),
-            rules,
-            tensors: Vec::new(),
-            copies: board.copies(&experts, &places),
-            layer_devices: board.layer_devices.clone(),
-        };
-        let cache = KvCache::new(gguf);
-        plan.fill(&board, &experts, &places, cache.as_ref());
-        if let Some(limit) = self.fit_limit() {
-            let reserve = compute_reserve(gguf, &plan.context);
-            plan.reserve(reserve);
-            plan.refine(measured);
-            board.fit(&experts, &mut places, &plan.devices, limit)?;
-            plan.fill(&board, &experts, &places, cache.as_ref());
-            plan.reserve(reserve);
-        }
-        plan.refine(measured);
-        Ok(plan)
+        solve(self, gguf, devices, context, &mut Compute::Formula)
     }
 }
 
@@ -282,6 +197,11 @@ impl Plan {
         &self.tensors
     }
 
+    /// What `fit` gave up or chose beside the places of experts, in order.
+    pub fn decisions(&self) -> &[Decision] {
+        &self.decisions
+    }
+
     /// Copies that the engine makes besides.
     pub fn copies(&self) -> &[TensorCopy] {
         &self.copies
@@ -303,13 +223,13 @@ impl Plan {
         &mut self,
         board: &Board<'_>,
         experts: &ExpertMap,
-        places: &[Place],
+        places: &[At],
         cache: Option<&KvCache>,
     ) {
         self.tensors = std::iter::zip(experts.tensors(), places)
-            .map(|(tensor, place)| Placement {
+            .map(|(tensor, &at)| Placement {
                 tensor: tensor.clone(),
-                device: board.name(place.at).to_owned(),
+                device: board.name(at).to_owned(),
             })
             .collect();
         self.devices =
@@ -317,23 +237,52 @@ impl Plan {
         self.devices.iter_mut().for_each(DevicePlan::settle);
     }
 
+    /// Holds memory back for compute buffers where something is computed.
     fn reserve(&mut self, bytes: u64) {
-        for device in self.devices.iter_mut().filter(|device| device.name != CPU) {
+        let used = |device: &&mut DevicePlan| device.layers > 0 || device.weights_bytes > 0;
+        for device in self.devices.iter_mut().filter(|device| device.name != CPU).filter(used) {
             device.reserved_bytes = bytes;
+            device.compute_from = Source::Reserve;
             device.settle();
         }
     }
 
-    /// Takes over what a dry run measured: context and compute bytes are then exact.
+    /// Takes over what was measured for a similar plan: the compute bytes, and the context's where
+    /// no formula knows them.
+    fn assume(&mut self, measured: &[DeviceMemory]) {
+        self.take_over(measured, |device| device.context_from != Source::Formula);
+    }
+
+    /// Takes over what a dry run of this plan measured: context and compute bytes are then exact.
     pub(crate) fn refine(&mut self, measured: &[DeviceMemory]) {
+        self.take_over(measured, |_| true);
+    }
+
+    fn take_over(&mut self, measured: &[DeviceMemory], context: impl Fn(&DevicePlan) -> bool) {
         for device in &mut self.devices {
-            if let Some(memory) = measured.iter().find(|memory| memory.name == device.name) {
-                device.context_bytes = Some(memory.context_bytes);
-                device.compute_bytes = Some(memory.compute_bytes);
-                device.reserved_bytes = 0;
-                device.settle();
+            let row = measured.iter().find(|memory| memory.name == device.name);
+            // A device that is not used has no row.
+            let (context_bytes, compute_bytes) = match row {
+                Some(memory) => (memory.context_bytes, memory.compute_bytes),
+                None if measured.is_empty() => continue,
+                None => (0, 0),
+            };
+            if context(device) {
+                device.context_bytes = Some(context_bytes);
+                device.context_from = Source::DryRun;
             }
+            device.compute_bytes = Some(compute_bytes);
+            device.compute_from = Source::DryRun;
+            device.reserved_bytes = 0;
+            device.host = row.and_then(|memory| memory.host).or(device.host);
+            device.settle();
         }
+    }
+
+    /// Bytes of experts that are not on the CPU.
+    pub fn expert_bytes_on_devices(&self) -> u64 {
+        let devices = self.devices.iter().filter(|device| device.name != CPU);
+        devices.map(|device| device.expert_bytes).sum()
     }
 
     /// Whether the plan was made for this file.
@@ -341,12 +290,18 @@ impl Plan {
         self.model.fingerprint == fingerprint::of(gguf)
     }
 
+    /// How many layers are not the CPU's, the output counted as one.
+    #[cfg(feature = "llama")]
+    pub(crate) fn device_layers(&self) -> usize {
+        self.layer_devices.iter().flatten().count()
+    }
+
     /// How many layers each device gets, the output counted as one, without the CPU.
     #[cfg(feature = "llama")]
     pub(crate) fn layer_split(&self) -> Vec<u32> {
         let devices = self.devices.len().saturating_sub(1);
         let mut split = vec![0; devices];
-        for &device in &self.layer_devices {
+        for &device in self.layer_devices.iter().flatten() {
             if let Some(count) = split.get_mut(device) {
                 *count += 1;
             }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::bytes::human_bytes;
-use super::{NOT_LOADED, Plan};
+use super::{NOT_LOADED, Plan, Source};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -20,11 +20,15 @@ impl fmt::Display for Plan {
         let context = &self.context;
         writeln!(
             f,
-            "context  {} tokens, {} at once, cache in {}",
+            "context  {} tokens, {} at once, cache in {}{}",
             self.context_tokens(),
             context.computed_at_once(),
-            context.kv_type
+            context.kv_type,
+            if context.cache_on_host { ", in CPU memory" } else { "" }
         )?;
+        for decision in &self.decisions {
+            writeln!(f, "         {decision}")?;
+        }
         writeln!(f)?;
         self.fmt_devices(f)?;
         self.fmt_rules(f)
@@ -76,8 +80,36 @@ impl Plan {
         if unused > 0 {
             writeln!(f, "(next-token layers are not loaded: {})", human_bytes(unused))?;
         }
+        self.fmt_host(f)?;
         if self.devices.len() == 1 {
             writeln!(f, "(no GPU or other device: everything stays in CPU memory)")?;
+        }
+        Ok(())
+    }
+
+    fn fmt_host(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cpu = self.devices.last();
+        if let Some(host) = cpu.and_then(|cpu| cpu.host) {
+            let parts = [
+                ("mapped from the file", host.mapped_bytes),
+                ("allocated", host.anonymous_bytes),
+                ("pinned", host.pinned_bytes),
+            ];
+            let parts: Vec<String> = parts
+                .into_iter()
+                .filter(|&(_, bytes)| bytes > 0)
+                .map(|(what, bytes)| format!("{} {what}", human_bytes(bytes)))
+                .collect();
+            if !parts.is_empty() {
+                writeln!(f, "(cpu: {})", parts.join(", "))?;
+            }
+        }
+        let compute = self.devices.iter().map(|device| device.compute_from);
+        let context = self.devices.iter().map(|device| device.context_from);
+        if compute.chain(context).any(|source| source == Source::DryRun) {
+            writeln!(f, "(KV cache and compute by a dry run of the engine)")?;
+        } else if self.devices.iter().any(|device| device.reserved_bytes > 0) {
+            writeln!(f, "(~ is held back by a cautious formula; the engine's dry run is exact)")?;
         }
         Ok(())
     }

@@ -1,10 +1,140 @@
-//! How much of each device's memory `fit` may use.
+//! How much of each device's memory `fit` may use, and what it may give up.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, PolicyFault};
 use crate::plan::parse_bytes;
+
+/// What the rule `fit` is to keep, and what it may give up if not even the parts of the model that
+/// are used for every token fit.
+///
+/// As text the limit and the fallbacks are joined by commas.
+///
+/// ```
+/// use moe_offload::policy::{Fallback, Fit, FitLimit};
+/// let fit: Fit = "10GiB,cache-to-host,smaller-context:2048".parse()?;
+/// assert_eq!(fit.limit, FitLimit::Budget(10 << 30));
+/// let smaller = Fallback::SmallerContext { at_least_tokens: 2048 };
+/// assert_eq!(fit.fallbacks, [Fallback::CacheToHost, smaller]);
+/// assert_eq!(fit.to_string(), "10GiB,cache-to-host,smaller-context:2048");
+/// # Ok::<(), moe_offload::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Fit {
+    /// The limit on each device.
+    pub limit: FitLimit,
+    /// What may be given up, in this order and no more of it than is needed. None: it is an error
+    /// if everything but the experts does not fit.
+    pub fallbacks: Vec<Fallback>,
+}
+
+/// Something that `fit` may give up; see [`Fit::fallbacks`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fallback {
+    /// `fewer-layers`: the first layers are computed on the CPU, with their part of the KV cache.
+    FewerLayers,
+    /// `cache-to-host`: the whole KV cache is in CPU memory, and attention is computed there.
+    CacheToHost,
+    /// `smaller-context:N`: fewer context tokens than were asked for.
+    SmallerContext {
+        /// The fewest that are of use.
+        at_least_tokens: u32,
+    },
+}
+
+impl From<FitLimit> for Fit {
+    fn from(limit: FitLimit) -> Self {
+        Self { limit, fallbacks: Vec::new() }
+    }
+}
+
+impl Fit {
+    /// The same with this as the last resort.
+    ///
+    /// ```
+    /// use moe_offload::policy::{Fallback, Fit};
+    /// assert_eq!(Fit::default().or(Fallback::FewerLayers).to_string(), "fewer-layers");
+    /// ```
+    #[must_use]
+    pub fn or(mut self, fallback: Fallback) -> Self {
+        self.fallbacks.push(fallback);
+        self
+    }
+
+    /// Each fallback at most once, and no empty context.
+    pub(super) fn is_valid(&self) -> bool {
+        let no_tokens = Fallback::SmallerContext { at_least_tokens: 0 };
+        self.fallbacks.iter().enumerate().all(|(i, &fallback)| {
+            let earlier = &self.fallbacks[..i];
+            fallback != no_tokens && !earlier.iter().any(|&other| same_kind(other, fallback))
+        })
+    }
+}
+
+impl FromStr for Fit {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let bad = || Error::InvalidPolicy { text: text.to_owned(), fault: PolicyFault::BadFit };
+        let mut fit = Self::default();
+        for (i, part) in text.split(',').map(str::trim).enumerate() {
+            match part.parse() {
+                Ok(fallback) if !fit.fallbacks.iter().any(|f| same_kind(*f, fallback)) => {
+                    fit.fallbacks.push(fallback);
+                }
+                Err(_) if i == 0 => fit.limit = part.parse().map_err(|_| bad())?,
+                _ => return Err(bad()),
+            }
+        }
+        Ok(fit)
+    }
+}
+
+fn same_kind(a: Fallback, b: Fallback) -> bool {
+    std::mem::discriminant(&a) == std::mem::discriminant(&b)
+}
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limit = (self.limit != FitLimit::Free).then(|| self.limit.to_string());
+        let fallbacks = self.fallbacks.iter().map(ToString::to_string);
+        f.write_str(&limit.into_iter().chain(fallbacks).collect::<Vec<_>>().join(","))
+    }
+}
+
+impl FromStr for Fallback {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let tokens = |digits: &str| {
+            let number = digits.parse().ok().filter(|&tokens: &u32| tokens > 0)?;
+            digits.bytes().all(|b| b.is_ascii_digit()).then_some(number)
+        };
+        match text.split_once(':') {
+            None if text == "fewer-layers" => Some(Self::FewerLayers),
+            None if text == "cache-to-host" => Some(Self::CacheToHost),
+            Some(("smaller-context", digits)) => tokens(digits.trim())
+                .map(|at_least_tokens| Self::SmallerContext { at_least_tokens }),
+            _ => None,
+        }
+        .ok_or_else(|| Error::InvalidPolicy { text: text.to_owned(), fault: PolicyFault::BadFit })
+    }
+}
+
+impl fmt::Display for Fallback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FewerLayers => f.write_str("fewer-layers"),
+            Self::CacheToHost => f.write_str("cache-to-host"),
+            Self::SmallerContext { at_least_tokens } => {
+                write!(f, "smaller-context:{at_least_tokens}")
+            }
+        }
+    }
+}
 
 /// The limit that `fit` keeps on each device, for everything: weights, cache and compute buffers.
 ///

@@ -9,6 +9,7 @@
 //! | `layers:0-3,7` | the experts of these layers, numbered as in the file |
 //! | `regex:PATTERN=DEVICE` | every tensor whose name the pattern finds, on that device |
 //! | `fit`, `fit:10GiB`, `fit:-1GiB` | the experts that do not fit the free memory, a budget, or all but a margin |
+//! | `fit:cache-to-host,fewer-layers` | and the KV cache, then the first layers, if the rest does not fit either |
 //!
 //! Rules are joined by `;` and the first that matches a tensor wins. Each of the expert rules may
 //! name another device than the CPU: `layers:0-7=RPC0`.
@@ -22,7 +23,7 @@ mod text;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::fit::FitLimit;
+pub use self::fit::{Fallback, Fit, FitLimit};
 pub use self::layers::LayerSet;
 pub use self::regex_rule::RegexRule;
 pub use self::target::{DeviceName, Target};
@@ -58,7 +59,7 @@ pub enum OffloadPolicy {
     Regex(RegexRule),
     /// As many experts on the devices as fit, the rest to CPU memory. Only as the last rule: the
     /// rules before it win.
-    Fit(FitLimit),
+    Fit(Fit),
     /// One of the expert rules with another device than the CPU; see [`OffloadPolicy::on`].
     On(Redirected),
     /// Several rules, of which the first that matches a tensor wins; see [`OffloadPolicy::then`].
@@ -147,21 +148,12 @@ impl OffloadPolicy {
         }
     }
 
-    /// The limit of the `fit` rule, if there is one.
-    pub(crate) fn fit_limit(&self) -> Option<FitLimit> {
+    /// The `fit` rule, if there is one.
+    pub(crate) fn fit(&self) -> Option<&Fit> {
         match self.rules().last() {
-            Some(Self::Fit(limit)) => Some(*limit),
+            Some(Self::Fit(fit)) => Some(fit),
             _ => None,
         }
-    }
-
-    /// The same with all experts that `fit` would decide over on the CPU.
-    #[cfg(feature = "llama")]
-    pub(crate) fn without_fit(&self) -> Self {
-        let mut rules = self.clone().into_rules();
-        rules.retain(|rule| !rule.is_fit());
-        rules.push(Self::AllExperts);
-        Self::from_rules(rules)
     }
 
     fn is_fit(&self) -> bool {
@@ -198,6 +190,7 @@ impl OffloadPolicy {
         let fault = match self {
             Self::FirstLayers(0) | Self::LastLayers(0) => Some(PolicyFault::BadLayerCount),
             Self::Layers(layers) if layers.is_empty() => Some(PolicyFault::BadLayerSet),
+            Self::Fit(fit) if !fit.is_valid() => Some(PolicyFault::BadFit),
             Self::On(redirected) => return redirected.experts.validate(),
             Self::FirstMatch(list) if list.0.iter().rev().skip(1).any(Self::is_fit) => {
                 Some(PolicyFault::FitNotLast)

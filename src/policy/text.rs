@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::regex_rule::{RegexRule, split_rules};
-use super::{FitLimit, LayerSet, OffloadPolicy, Target};
+use super::{Fit, LayerSet, OffloadPolicy, Target};
 use crate::error::{Error, PolicyFault};
 
 impl fmt::Display for OffloadPolicy {
@@ -16,8 +16,8 @@ impl fmt::Display for OffloadPolicy {
             Self::LastLayers(n) => write!(f, "last-layers:{n}"),
             Self::Layers(layers) => write!(f, "layers:{layers}"),
             Self::Regex(rule) => write!(f, "regex:{}={}", rule.pattern(), rule.target()),
-            Self::Fit(FitLimit::Free) => f.write_str("fit"),
-            Self::Fit(limit) => write!(f, "fit:{limit}"),
+            Self::Fit(fit) if *fit == Fit::default() => f.write_str("fit"),
+            Self::Fit(fit) => write!(f, "fit:{fit}"),
             Self::On(redirected) => {
                 write!(f, "{}={}", redirected.experts, redirected.target)
             }
@@ -74,10 +74,10 @@ fn parse_rule(text: &str) -> Result<OffloadPolicy, Error> {
     };
     let policy = match (name, argument) {
         ("none", None) if !text.contains('=') => OffloadPolicy::None,
-        ("fit", limit) if !text.contains('=') => {
-            let limit = limit.map(str::parse::<FitLimit>).transpose();
+        ("fit", argument) if !text.contains('=') => {
+            let fit = argument.map(str::parse::<Fit>).transpose();
             OffloadPolicy::Fit(
-                limit.map_err(|_| invalid(text, PolicyFault::BadFit))?.unwrap_or_default(),
+                fit.map_err(|_| invalid(text, PolicyFault::BadFit))?.unwrap_or_default(),
             )
         }
         ("all-experts", None) => OffloadPolicy::AllExperts,

@@ -46,7 +46,10 @@ impl Shape {
         writer
             .set("general.architecture", "deepseek2")
             .set("deepseek2.block_count", self.layers)
-            .set("deepseek2.context_length", 2048_u32);
+            .set("deepseek2.context_length", 2048_u32)
+            .set("deepseek2.embedding_length", 64_u32)
+            .set("deepseek2.attention.head_count", 16_u32)
+            .set("deepseek2.attention.head_count_kv", 1_u32);
         if self.experts > 0 {
             let experts = u32::try_from(self.experts).unwrap();
             writer.set("deepseek2.expert_count", experts).set("deepseek2.expert_used_count", 2_u32);

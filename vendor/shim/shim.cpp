@@ -81,6 +81,18 @@ const char * device_name(ggml_backend_buffer_type_t buffer_type) {
     return ggml_backend_dev_name(device);
 }
 
+moe_held how_held(ggml_backend_buffer_type_t buffer_type) {
+    ggml_backend_dev_t device = ggml_backend_buft_get_device(buffer_type);
+    const bool of_cpu = device == nullptr || kind_of(device) == MOE_DEVICE_CPU;
+    if (!of_cpu) {
+        return ggml_backend_buft_is_host(buffer_type) ? MOE_HELD_PINNED : MOE_HELD_DEVICE;
+    }
+    if (buffer_type == ggml_backend_cpu_buffer_type()) {
+        return MOE_HELD_PLAIN;
+    }
+    return ggml_backend_buft_is_host(buffer_type) ? MOE_HELD_MAPPED : MOE_HELD_REPACKED;
+}
+
 ggml_backend_reg_t rpc_registry() {
     return ggml_backend_reg_by_name("RPC");
 }
@@ -130,6 +142,15 @@ moe_status moe_device_memory(ggml_backend_dev_t device, moe_device_memory_info *
         ggml_backend_dev_memory(device, &free, &total);
         ggml_backend_buffer_type_t buffer_type = ggml_backend_dev_buffer_type(device);
         *info = { free, total, buffer_type == nullptr ? 1 : ggml_backend_buft_get_alignment(buffer_type) };
+        return MOE_OK;
+    });
+}
+
+moe_status moe_device_maps(ggml_backend_dev_t device, bool * maps, moe_message * message) {
+    return guarded(message, [&] {
+        ggml_backend_dev_props props;
+        ggml_backend_dev_get_props(device, &props);
+        *maps = props.caps.mmap_support;
         return MOE_OK;
     });
 }
@@ -255,7 +276,7 @@ moe_status moe_context_memory(const llama_context * context, moe_memory * rows, 
         *count = 0;
         for (const auto & [buffer_type, bytes] : llama_get_memory_breakdown(context)) {
             if (*count < capacity) {
-                rows[*count] = { device_name(buffer_type), bytes.model, bytes.context, bytes.compute };
+                rows[*count] = { device_name(buffer_type), how_held(buffer_type), bytes.model, bytes.context, bytes.compute };
             }
             ++*count;
         }

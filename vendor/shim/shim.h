@@ -59,6 +59,9 @@ typedef struct moe_device_memory_info {
 // Asks a device for its memory; fails for a server that is gone, waits for one that is busy.
 moe_status moe_device_memory(ggml_backend_dev_t device, moe_device_memory_info * info, moe_message * message);
 
+// Whether files are mapped for a model that uses this device and leaves it to the engine.
+moe_status moe_device_maps(ggml_backend_dev_t device, bool * maps, moe_message * message);
+
 // Connects to an RPC server, or sees whether it still answers. Its devices are not registered yet.
 moe_status moe_rpc_connect(const char * endpoint, ggml_backend_reg_t * server, moe_message * message);
 
@@ -92,8 +95,17 @@ moe_status moe_model_tensors(const struct llama_model * model, moe_tensor_visito
 moe_status moe_context_new(struct llama_model * model, const struct llama_context_params * params, struct llama_context ** context, moe_message * message);
 moe_status moe_context_free(struct llama_context * context, moe_message * message);
 
+typedef enum moe_held {
+    MOE_HELD_DEVICE   = 0, // by the device
+    MOE_HELD_PLAIN    = 1, // host memory of the CPU's own kind
+    MOE_HELD_MAPPED   = 2, // a mapped file
+    MOE_HELD_PINNED   = 3, // host memory that a device reads directly
+    MOE_HELD_REPACKED = 4, // host memory in another layout than the file's
+} moe_held;
+
 typedef struct moe_memory {
     const char * device; // "cpu" for host memory
+    moe_held     held;
     uint64_t     weights_bytes;
     uint64_t     context_bytes;
     uint64_t     compute_bytes;

@@ -1,0 +1,141 @@
+//! What `fit` chooses where it is left open: the KV cache's type, the micro-batch, the context.
+
+use super::context::trained_tokens;
+use super::estimate::answer_seconds;
+use super::fallback;
+use super::solve::{Compute, Setting, Task};
+use super::{ContextOptions, Decision, OpenChoices, Plan};
+use crate::error::{Error, Result};
+use crate::gguf::GgmlType;
+use crate::policy::Fit;
+
+/// Micro-batches to choose from.
+const MICRO_BATCHES: [u32; 5] = [512, 2048, 1024, 256, 128];
+/// Another type of cache than the given one must make an answer faster by so much.
+const KV_TYPE_HURDLE: f64 = 1.05;
+/// Contexts grow in such steps.
+const CONTEXT_STEP: u32 = 256;
+
+/// The plan of a `fit`, with everything chosen that is left open.
+pub(super) fn choose(
+    task: &Task<'_>,
+    fit: &Fit,
+    open: OpenChoices,
+    setting: &Setting,
+    compute: &mut Compute<'_>,
+) -> Result<Plan> {
+    let (mut plan, setting) = choose_types(task, fit, open, setting, compute)?;
+    if open.kv_type {
+        plan.decisions.push(Decision::KvType { kv_type: setting.context.kv_type });
+    }
+    if open.micro_batch_tokens {
+        let micro_batch_tokens = setting.context.micro_batch_tokens;
+        plan.decisions.push(Decision::MicroBatch { micro_batch_tokens });
+    }
+    if open.context_tokens && plan.context() == &setting.context {
+        plan = grow(task, fit, &setting, plan, compute)?;
+    }
+    Ok(plan)
+}
+
+fn choose_types(
+    task: &Task<'_>,
+    fit: &Fit,
+    open: OpenChoices,
+    setting: &Setting,
+    compute: &mut Compute<'_>,
+) -> Result<(Plan, Setting)> {
+    let given_type = setting.context.kv_type;
+    let mut ranked: Vec<(f64, Setting)> = Vec::new();
+    let all = settings(task, open, setting);
+    if let [only] = &all[..] {
+        return Ok((fallback::fitted(task, fit, only, compute)?, only.clone()));
+    }
+    for setting in &all {
+        if let Ok(plan) = task.fitted(setting, fit, &mut Compute::Formula) {
+            // A smaller type changes the text a little, so it has to be worth it.
+            let is_given = setting.context.kv_type == given_type;
+            let weight = if is_given { 1.0 } else { KV_TYPE_HURDLE };
+            ranked.push((answer_seconds(&plan) * weight, setting.clone()));
+        }
+    }
+    // Stable: of equals the one that comes nearest to the defaults.
+    ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+    for (_, setting) in ranked {
+        // The engine may refuse a type of cache, or need more than the formula says.
+        if let Ok(plan) = task.fitted(&setting, fit, compute) {
+            return Ok((plan, setting));
+        }
+    }
+    let smallest = all.last().unwrap_or(setting);
+    Ok((fallback::fitted(task, fit, smallest, compute)?, smallest.clone()))
+}
+
+/// Every setting that may be chosen, that with the smallest buffers last.
+fn settings(task: &Task<'_>, open: OpenChoices, setting: &Setting) -> Vec<Setting> {
+    let given = &setting.context;
+    let mut micro_batches = vec![given.micro_batch_tokens];
+    if open.micro_batch_tokens {
+        let most = given.context_tokens.unwrap_or(u32::MAX).max(128);
+        micro_batches = MICRO_BATCHES.into_iter().filter(|&tokens| tokens <= most).collect();
+    }
+    let mut kv_types = vec![given.kv_type];
+    // The engine needs flash attention for it, which Grok cannot have.
+    if open.kv_type && task.experts.architecture() != "grok" {
+        kv_types.extend(GgmlType::from_name("q8_0").filter(|&q8| q8 != given.kv_type));
+    }
+    let mut all = Vec::new();
+    for kv_type in kv_types {
+        for &micro_batch_tokens in &micro_batches {
+            let batch_tokens = given.batch_tokens.max(micro_batch_tokens);
+            let context =
+                ContextOptions { batch_tokens, micro_batch_tokens, kv_type, ..given.clone() };
+            all.push(Setting { context, ..setting.clone() });
+        }
+    }
+    all
+}
+
+/// The same plan with as many context tokens as fit without taking an expert's place.
+fn grow(
+    task: &Task<'_>,
+    fit: &Fit,
+    setting: &Setting,
+    plan: Plan,
+    compute: &mut Compute<'_>,
+) -> Result<Plan> {
+    let default_tokens = plan.context_tokens();
+    let most = trained_tokens(task.gguf).unwrap_or(default_tokens);
+    let on_devices = |plan: &Plan| plan.expert_bytes_on_devices();
+    let experts = on_devices(&plan);
+    let attempt = |steps: u32, compute: &mut Compute<'_>| -> Result<Option<Plan>> {
+        let tokens = default_tokens.saturating_add(steps.saturating_mul(CONTEXT_STEP)).min(most);
+        let mut setting = setting.clone();
+        setting.context.context_tokens = Some(tokens);
+        match task.fitted(&setting, fit, compute) {
+            Ok(plan) => Ok(Some(plan).filter(|plan| on_devices(plan) >= experts)),
+            Err(Error::DoesNotFit { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    let mut guess = compute.assumed();
+    let (mut low, mut high) = (0, most.saturating_sub(default_tokens).div_ceil(CONTEXT_STEP));
+    while low < high {
+        let middle = high - (high - low) / 2;
+        match attempt(middle, &mut guess)? {
+            Some(_) => low = middle,
+            None => high = middle - 1,
+        }
+    }
+    // The attention mask grows with the context, so the guess may have been too good.
+    while low > 0 {
+        if let Some(mut grown) = attempt(low, compute)? {
+            let context_tokens = grown.context_tokens();
+            grown.decisions = plan.decisions;
+            grown.decisions.push(Decision::LargerContext { context_tokens, default_tokens });
+            return Ok(grown);
+        }
+        low = low * 7 / 8;
+    }
+    Ok(plan)
+}

@@ -1,0 +1,94 @@
+//! What decides over each tensor's place: a rule, or the engine's own habits.
+
+use super::RuleMatch;
+use super::rules::{Destination, Rule};
+use crate::error::Result;
+use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
+
+/// Where a tensor is at home, before the layers are dealt out to the devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Home {
+    Cpu,
+    /// Where the layer of this number is; the output counts as one more layer.
+    WithLayer(usize),
+    /// A device's index.
+    Device(usize),
+    /// The engine leaves it in the file; see [`NOT_LOADED`](super::NOT_LOADED).
+    NotLoaded,
+}
+
+/// What decides over one tensor.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Decided {
+    pub(super) home: Home,
+    pub(super) by_rule: bool,
+    /// The rule was `fit`, which may still move it to the CPU.
+    pub(super) is_candidate: bool,
+}
+
+/// The layer with which the engine places a tensor by itself; `None` is the CPU.
+pub(super) fn own_layer(tensor: &ClassifiedTensor, layers: usize) -> Option<usize> {
+    match (tensor.kind, tensor.layer) {
+        (TensorKind::Input, _) => None,
+        (TensorKind::Output, _) => Some(layers),
+        (_, Some(layer)) => Some(layer as usize),
+        (_, None) => Some(0),
+    }
+}
+
+/// Decides over every tensor, the first `host_layers` layers being the CPU's, and says what each
+/// rule did.
+///
+/// # Errors
+/// [`Error::NoMatch`](crate::Error::NoMatch) for a rule that matches nothing.
+pub(super) fn decide_all(
+    experts: &ExpertMap,
+    rules: &[Rule],
+    host_layers: usize,
+) -> Result<(Vec<Decided>, Vec<RuleMatch>)> {
+    let mut reports: Vec<RuleMatch> = rules
+        .iter()
+        .map(|rule| RuleMatch { text: rule.text.clone(), matched_tensors: 0, matched_bytes: 0 })
+        .collect();
+    let mut found = vec![false; rules.len()];
+    let mut decided = Vec::with_capacity(experts.tensors().len());
+    for tensor in experts.tensors() {
+        if tensor.kind == TensorKind::NextToken {
+            let home = Home::NotLoaded;
+            decided.push(Decided { home, by_rule: false, is_candidate: false });
+            continue;
+        }
+        let mut first = None;
+        for (i, rule) in rules.iter().enumerate() {
+            if (first.is_none() || !found[i]) && rule.matches(tensor) {
+                found[i] = true;
+                first = first.or(Some(i));
+            }
+        }
+        if let Some(i) = first {
+            reports[i].matched_tensors += 1;
+            reports[i].matched_bytes += tensor.bytes;
+        }
+        let own = own_layer(tensor, experts.layers() as usize);
+        decided.push(decide(first.map(|i| &rules[i]), own, host_layers));
+    }
+    match found.iter().position(|&found| !found) {
+        Some(i) => Err(rules[i].no_match(experts)),
+        None => Ok((decided, reports)),
+    }
+}
+
+fn decide(rule: Option<&Rule>, own: Option<usize>, host_layers: usize) -> Decided {
+    let on_device = own.filter(|&layer| layer >= host_layers);
+    let is_fit = rule.is_some_and(Rule::is_fit);
+    let home = match rule.map(|rule| rule.destination) {
+        Some(Destination::Cpu) => Home::Cpu,
+        Some(Destination::Device(device)) => Home::Device(device),
+        // A rule that names the GPU is kept also where the layer is the CPU's.
+        Some(Destination::OwnDevice) if !is_fit => {
+            Home::WithLayer(on_device.unwrap_or(host_layers))
+        }
+        _ => on_device.map_or(Home::Cpu, Home::WithLayer),
+    };
+    Decided { home, by_rule: rule.is_some(), is_candidate: is_fit && home != Home::Cpu }
+}

@@ -28,6 +28,8 @@ pub mod policy;
 #[cfg(feature = "llama")]
 mod reservation;
 #[cfg(feature = "llama")]
+mod rpc;
+#[cfg(feature = "llama")]
 mod sampling;
 #[cfg(feature = "llama")]
 mod stats;
@@ -55,6 +57,8 @@ pub use self::memory::DeviceMemory;
 pub use self::model::MoeModel;
 pub use self::plan::{ContextOptions, Device, Plan};
 pub use self::policy::OffloadPolicy;
+#[cfg(feature = "llama")]
+pub use self::rpc::{RpcTraffic, rpc_traffic};
 #[cfg(feature = "llama")]
 pub use self::sampling::Sampling;
 #[cfg(feature = "llama")]

@@ -69,18 +69,20 @@ impl Context {
         let created = guarded(|message| unsafe {
             ffi::moe_context_new(weights.as_ptr(), &raw const params, &raw mut context, message)
         });
-        let context = created
-            .map_err(|failure| failure.into_error("create a context"))
-            .and_then(|()| {
+        let context =
+            created.map_err(|failure| failure.into_error("create a context")).and_then(|()| {
                 NonNull::new(context).ok_or_else(|| Error::Engine {
                     operation: "create a context",
                     reason: String::new(),
                 })
-            })
-            .inspect_err(|_| weights.rpc.freed())?;
-        weights.rpc.context_begins();
+            });
         drop(lock);
-        Ok(Self { raw: context, weights, cancel: None, lost: false })
+        let context = match context {
+            Ok(raw) => Self { raw, weights: Arc::clone(&weights), cancel: None, lost: false },
+            Err(error) => return Err(weights.rpc.check().err().unwrap_or(error)),
+        };
+        weights.rpc.check()?;
+        Ok(context)
     }
 
     pub(super) fn as_ptr(&mut self) -> *mut ffi::llama_context {
@@ -148,10 +150,11 @@ impl Context {
             return Err(Error::ContextLost);
         }
         let _lock = self.weights.rpc.lock();
-        guarded(call).map_err(|failure: Failure| {
-            self.lost = true;
-            failure.into_error(operation)
-        })
+        let done = guarded(call).map_err(|failure: Failure| failure.into_error(operation));
+        // A server that was lost explains what failed, and spoils what did not.
+        let outcome = self.weights.rpc.check().and(done);
+        self.lost = outcome.is_err();
+        outcome
     }
 
     /// What the engine has allocated, by device, the CPU last.
@@ -190,8 +193,6 @@ impl Drop for Context {
         if let Err(failure) = freed {
             tracing::error!(target: "llama.cpp", "freeing a context failed: {}", failure.reason);
         }
-        self.weights.rpc.context_ends();
-        self.weights.rpc.freed();
     }
 }
 

@@ -1,11 +1,13 @@
 //! The devices that the engine sees.
 
 use std::ptr;
+use std::sync::Arc;
 
 use super::call::{c_string, copied, guarded, table};
 use super::{backend, ffi, locks};
 use crate::error::{Error, Result};
 use crate::plan::{CPU, Device};
+use crate::rpc::{self, Link};
 
 /// The engine's name of its RPC backend.
 const RPC: &str = "RPC";
@@ -43,31 +45,35 @@ fn with_memory(rows: &[Row], wanted: impl Fn(&Row) -> bool) -> Vec<Device> {
 /// [`devices`]. Connecting again only sees whether it still answers.
 ///
 /// llama.cpp calls its RPC backend experimental and insecure: no encryption, no authentication.
-/// Use it on this machine or in a network that you trust. Two more things to know:
-/// - A server serves one process at a time. Connecting to one that is busy waits without a limit.
-/// - When a server goes away while a model uses it, llama.cpp ends this process.
+/// Use it on this machine or in a network that you trust. A server serves one process at a time; one
+/// that is busy is waited for, for half a minute. If it goes away while a model uses it, the model's
+/// next call fails with [`Error::RpcLost`]; when all models that used it are dropped, it can be
+/// connected again.
 ///
 /// # Errors
-/// [`Error::InvalidOption`] for an endpoint that is none, [`Error::RpcUnreachable`] if no server answers, [`Error::MissingBackend`] if the engine was
-/// built without RPC.
+/// [`Error::InvalidOption`] for an endpoint that is none, [`Error::RpcUnreachable`] if no server
+/// answers, [`Error::RpcLost`] if models still use a connection that broke,
+/// [`Error::MissingBackend`] if the engine was built without RPC.
 pub fn connect_rpc(endpoint: &str) -> Result<()> {
     check_endpoint(endpoint)?;
     backend::init()?;
-    let endpoint_c = c_string("the endpoint", endpoint)?;
-    let rpc = locks::rpc(true);
+    let link = rpc::link(endpoint)?;
+    // The engine is given the relay's address, never the server's.
+    let relay = c_string("the endpoint", link.relay())?;
+    let lock = locks::rpc(true);
     let mut server = ptr::null_mut();
     // SAFETY: the string lives during the call; the engine copies it. The registry entry is the
     // engine's and lives as long as the process.
-    guarded(|message| unsafe {
-        ffi::moe_rpc_connect(endpoint_c.as_ptr(), &raw mut server, message)
-    })
-    .map_err(|failure| {
-        if failure.is_missing() {
-            return missing_rpc();
-        }
-        Error::RpcUnreachable { endpoint: endpoint.to_owned(), reason: failure.reason }
-    })?;
-    drop(rpc);
+    guarded(|message| unsafe { ffi::moe_rpc_connect(relay.as_ptr(), &raw mut server, message) })
+        .map_err(|failure| {
+            if failure.is_missing() {
+                return missing_rpc();
+            }
+            let reason = link.reason().unwrap_or(failure.reason);
+            Error::RpcUnreachable { endpoint: endpoint.to_owned(), reason }
+        })?;
+    drop(lock);
+    link.check()?;
     let Some(_writing) = locks::write_registry() else {
         let reason = "a new server cannot be added from inside a load's callback".to_owned();
         return Err(Error::Engine { operation: "register an RPC server", reason });
@@ -132,6 +138,8 @@ pub(super) struct Row {
     description: String,
     backend: String,
     kind: ffi::moe_device_kind,
+    /// For a device of an RPC server.
+    link: Option<Arc<Link>>,
 }
 
 impl Row {
@@ -147,6 +155,10 @@ impl Row {
                 tracing::warn!(target: "llama.cpp", "{} does not answer: {reason}", self.name);
             })
             .ok()?;
+        // A server that was lost has no memory: what was just read is made up.
+        if self.link.as_ref().is_some_and(|link| link.check().is_err()) {
+            return None;
+        }
         let mut device = Device::new(&self.name);
         device.description.clone_from(&self.description);
         device.backend.clone_from(&self.backend);
@@ -175,25 +187,29 @@ fn rows() -> Result<Vec<Row>> {
         unsafe { ffi::moe_devices(rows, capacity, count, message) }
     })
     .map_err(|failure| failure.into_error("list the devices"))?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Row {
-            handle: row.handle,
-            // SAFETY: the engine keeps devices and their names as long as the process.
-            name: unsafe { copied(row.name) },
-            // SAFETY: likewise.
-            description: unsafe { copied(row.description) },
-            // SAFETY: likewise.
-            backend: unsafe { copied(row.backend) },
-            kind: row.kind,
-        })
-        .collect())
+    let row = |row: ffi::moe_device| {
+        // SAFETY: the engine keeps devices and their names as long as the process.
+        let texts = unsafe { [copied(row.name), copied(row.description), copied(row.backend)] };
+        let [name, description, backend] = texts;
+        // The engine describes a server's devices by the endpoint that it was given.
+        let link = if backend == RPC { rpc::link_at(&description) } else { None };
+        let description = link.as_ref().map_or(description, |link| link.endpoint().to_owned());
+        Row { handle: row.handle, name, description, backend, kind: row.kind, link }
+    };
+    Ok(rows.into_iter().map(row).collect())
 }
 
-/// Those of these devices that are reached over RPC.
-pub(super) fn rpc_handles(names: &[&str]) -> Result<Vec<ffi::ggml_backend_dev_t>> {
-    let is_wanted = |row: &&Row| row.backend == RPC && names.contains(&row.name.as_str());
-    Ok(rows()?.iter().filter(is_wanted).map(|row| row.handle).collect())
+/// The connections to the servers that these devices belong to, each once.
+pub(super) fn links(names: &[&str]) -> Result<Vec<Arc<Link>>> {
+    let mut links: Vec<Arc<Link>> = Vec::new();
+    for row in rows()?.into_iter().filter(|row| names.contains(&row.name.as_str())) {
+        if let Some(link) = row.link
+            && !links.iter().any(|other| Arc::ptr_eq(other, &link))
+        {
+            links.push(link);
+        }
+    }
+    Ok(links)
 }
 
 /// The engine's handles of the devices of these names, in this order.

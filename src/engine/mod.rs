@@ -33,8 +33,41 @@ pub(crate) type Token = ffi::llama_token;
 
 #[cfg(test)]
 mod tests {
-    use super::ffi;
+    use std::process::Command;
+
+    use super::call::guarded;
+    use super::{backend, ffi};
     use crate::gguf::GgmlType;
+
+    #[test]
+    fn a_failed_assertion_on_the_calling_thread_is_an_error() {
+        backend::init().unwrap();
+        // SAFETY: it only fails an assertion.
+        let failed = guarded(|message| unsafe { ffi::moe_fail_assertion(false, message) });
+        let reason = failed.unwrap_err().reason;
+        assert!(reason.contains(r#"GGML_ASSERT(1 == 2 && "planted") failed"#), "{reason}");
+    }
+
+    /// What is known to end the process, and how: seen from outside, in a process of its own.
+    #[test]
+    fn a_failed_assertion_on_another_thread_ends_the_process_and_says_so() {
+        const CHILD: &str = "MOE_OFFLOAD_TEST_FAILS_AN_ASSERTION";
+        if std::env::var_os(CHILD).is_some() {
+            backend::init().unwrap();
+            // SAFETY: it only fails an assertion.
+            let _ = guarded(|message| unsafe { ffi::moe_fail_assertion(true, message) });
+            return;
+        }
+        let this =
+            "engine::tests::a_failed_assertion_on_another_thread_ends_the_process_and_says_so";
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let output = command.args([this, "--exact", "--nocapture"]).env(CHILD, "1").output();
+        let output = output.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains("moe-offload: the engine ends this process"), "{said}");
+        assert!(said.contains("planted"), "{said}");
+    }
 
     #[test]
     fn tensor_types_have_the_engine_s_sizes() {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::call::guarded;
 use super::dry_run::DryRun;
 use super::overrides::OverrideArray;
-use super::rpc::RpcDevices;
+use super::rpc::RpcServers;
 use super::{Token, backend, device, ffi, locks};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
@@ -57,7 +57,7 @@ pub(crate) struct LoadSettings {
 pub(crate) struct Weights {
     model: NonNull<ffi::llama_model>,
     /// Where only one thread may be at work.
-    pub(super) rpc: RpcDevices,
+    pub(super) rpc: RpcServers,
     /// A dry run for a load that maps the file.
     will_map: bool,
     _overrides: OverrideArray,
@@ -77,7 +77,7 @@ impl Weights {
         backend::init()?;
         let names = plan.devices().iter().map(|device| device.name.as_str());
         let names: Vec<&str> = names.filter(|&name| name != CPU).collect();
-        let rpc = RpcDevices::among(&names)?;
+        let rpc = RpcServers::of(&names)?;
         let lock = rpc.lock();
         let mut devices = device::handles(names)?;
         devices.push(ptr::null_mut());
@@ -110,25 +110,27 @@ impl Weights {
             ffi::moe_model_load(c_path.as_ptr(), &raw const params, &raw mut model, message)
         });
         drop(reading);
-        if loaded.is_err() {
-            rpc.freed();
-        }
         drop(lock);
         progress.outcome()?;
+        if loaded.is_err() {
+            rpc.check()?;
+        }
         loaded.map_err(|failure| Error::LoadFailed {
             path: path.to_owned(),
             reason: failure.reason,
         })?;
         let model = NonNull::new(model)
             .ok_or_else(|| Error::LoadFailed { path: path.to_owned(), reason: String::new() })?;
-        Ok(Self {
+        let weights = Self {
             model,
             rpc,
             will_map,
             _overrides: overrides,
             _devices: devices,
             _tensor_split: tensor_split,
-        })
+        };
+        weights.rpc.check()?;
+        Ok(weights)
     }
 
     /// How a row of memory is held, if by the host.
@@ -305,7 +307,6 @@ impl Drop for Weights {
         if let Err(failure) = freed {
             tracing::error!(target: "llama.cpp", "freeing a model failed: {}", failure.reason);
         }
-        self.rpc.freed();
     }
 }
 

@@ -257,6 +257,14 @@ pub enum Error {
         /// What the engine said.
         reason: String,
     },
+    /// The server of an RPC device went away while models used it.
+    #[error("the RPC server at `{endpoint}` was lost{}; drop the models that use it, start it again, and load again", because(.reason))]
+    RpcLost {
+        /// Host and port.
+        endpoint: String,
+        /// What happened to the connection.
+        reason: String,
+    },
     /// The engine could not load the model.
     #[error("the engine could not load `{}`{}", path.display(), because(.reason))]
     LoadFailed {

@@ -29,7 +29,10 @@ impl Server {
     pub fn start() -> Self {
         // Free the moment it is asked; nothing else here listens.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let endpoint = format!("127.0.0.1:{port}");
+        Self::start_at(format!("127.0.0.1:{port}"))
+    }
+
+    pub fn start_at(endpoint: String) -> Self {
         // The engine lets children inherit its sockets. A server that holds another server's
         // connection open would keep that one busy for ever, so they are closed first.
         let close = "for fd in /proc/self/fd/*; do n=${fd##*/}; \

@@ -7,11 +7,11 @@
 #include "llama-model.h"
 
 #include <cstdio>
-#include <cstring>
 #include <exception>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 namespace {
 
@@ -35,9 +35,6 @@ void on_abort(const char * text) {
     }
     // Nobody can catch it on the engine's own threads; ggml_abort leaves saying so to us.
     std::fprintf(stderr, "moe-offload: the engine ends this process: %s\n", text);
-    if (std::strstr(text, "RPC") != nullptr) {
-        std::fprintf(stderr, "moe-offload: a connection to an RPC server broke, which llama.cpp does not survive\n");
-    }
 }
 
 void set_message(moe_message * message, const char * text) {
@@ -121,6 +118,18 @@ moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_messag
     });
 }
 
+moe_status moe_fail_assertion(bool on_another_thread, moe_message * message) {
+    return guarded(message, [&] {
+        const auto fail = [] { GGML_ASSERT(1 == 2 && "planted"); };
+        if (on_another_thread) {
+            std::thread(fail).join();
+        } else {
+            fail();
+        }
+        return MOE_OK;
+    });
+}
+
 moe_status moe_devices(moe_device * rows, size_t capacity, size_t * count, moe_message * message) {
     return guarded(message, [&] {
         *count = ggml_backend_dev_count();
@@ -180,28 +189,6 @@ moe_status moe_rpc_register(ggml_backend_reg_t server, moe_message * message) {
             }
         }
         ggml_backend_register(server);
-        return MOE_OK;
-    });
-}
-
-moe_status moe_rpc_forget_graph(ggml_backend_dev_t device, moe_message * message) {
-    return guarded(message, [&] {
-        // The client keeps the identity of the graph that it computed last; one that was not
-        // planned by a scheduler has none, so that a tiny one of these makes it forget.
-        ggml_backend_ptr backend(ggml_backend_dev_init(device, nullptr));
-        if (!backend) {
-            return fail(message, "the device gives no backend");
-        }
-        ggml_init_params params = { ggml_tensor_overhead() * 4 + ggml_graph_overhead(), nullptr, true };
-        ggml_context_ptr context(ggml_init(params));
-        ggml_tensor * input = ggml_new_tensor_1d(context.get(), GGML_TYPE_F32, 32);
-        ggml_cgraph * graph = ggml_new_graph(context.get());
-        ggml_build_forward_expand(graph, ggml_scale(context.get(), input, 1.0f));
-        ggml_backend_buffer_ptr buffer(ggml_backend_alloc_ctx_tensors(context.get(), backend.get()));
-        if (!buffer) {
-            return fail(message, "the device gives no memory");
-        }
-        ggml_backend_graph_compute(backend.get(), graph);
         return MOE_OK;
     });
 }

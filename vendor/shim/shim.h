@@ -32,6 +32,10 @@ typedef struct moe_message {
 // To be called once, before anything else. `log` must be callable from every thread for ever.
 moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_message * message);
 
+// For tests: an assertion that fails. On the calling thread it is MOE_EXCEPTION, on another one it
+// ends the process, as one of the engine's own threads would.
+moe_status moe_fail_assertion(bool on_another_thread, moe_message * message);
+
 typedef enum moe_device_kind {
     MOE_DEVICE_CPU         = 0,
     MOE_DEVICE_GPU         = 1, // also RPC
@@ -67,10 +71,6 @@ moe_status moe_rpc_connect(const char * endpoint, ggml_backend_reg_t * server, m
 
 // Adds the devices of a server to the list of devices, once. Nothing may look at the list meanwhile.
 moe_status moe_rpc_register(ggml_backend_reg_t server, moe_message * message);
-
-// Makes the client forget which graph it sent last to a device. The server drops its copy whenever
-// a buffer is freed, and a client that then asks to compute it again is disconnected.
-moe_status moe_rpc_forget_graph(ggml_backend_dev_t device, moe_message * message);
 
 // Serves this machine's CPU; returns only on failure.
 moe_status moe_rpc_serve(const char * endpoint, const char * cache_dir, size_t threads, moe_message * message);

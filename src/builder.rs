@@ -160,7 +160,8 @@ impl MoeModelBuilder {
     /// # Errors
     /// Whatever is wrong with the file, the policy or an option; [`Error::DoesNotFit`] if a device
     /// has not enough free memory; [`Error::LoadFailed`] with the engine's reason;
-    /// [`Error::PlanBroken`] if the engine placed a tensor elsewhere; [`Error::Cancelled`]. Nothing
+    /// [`Error::PlanBroken`] if the engine placed a tensor elsewhere; [`Error::FileChanged`];
+    /// [`Error::RpcLost`]; [`Error::Cancelled`]. Nothing
     /// stays allocated after an error.
     pub fn load(mut self) -> Result<MoeModel> {
         let started = Instant::now();
@@ -171,6 +172,7 @@ impl MoeModelBuilder {
         let settings = std::mem::take(&mut self.load);
         let before = engine::devices_with(&self.rpc_servers)?;
         let (weights, context) = self.open(&plan, settings)?;
+        gguf.check_unchanged()?;
         check_placement(&weights, &plan)?;
         reservation.loaded();
         let mut memory = context.memory()?;

@@ -159,6 +159,25 @@ impl Cached {
 /// A generation under way: an iterator of pieces of text, each whole characters.
 ///
 /// It borrows the model; drop it to stop early. After the last piece, or an error, it is over.
+///
+/// The model cannot go while it runs, nor run a second one:
+///
+/// ```compile_fail,E0505
+/// # use moe_offload::{GenerateOptions, MoeModel, Result};
+/// # fn f(mut model: MoeModel) -> Result<()> {
+/// let generation = model.generate("Hello", &GenerateOptions::default())?;
+/// drop(model);
+/// println!("{}", generation.text()?);
+/// # Ok(()) }
+/// ```
+/// ```compile_fail,E0499
+/// # use moe_offload::{GenerateOptions, MoeModel, Result};
+/// # fn f(mut model: MoeModel) -> Result<()> {
+/// let first = model.generate("Hello", &GenerateOptions::default())?;
+/// let second = model.generate("Goodbye", &GenerateOptions::default())?;
+/// println!("{} {}", first.text()?, second.text()?);
+/// # Ok(()) }
+/// ```
 #[must_use = "a generation does nothing until it is iterated"]
 pub struct Generation<'m> {
     model: &'m mut MoeModel,

@@ -15,6 +15,10 @@ use support::model_files::{Shape, demo};
 use support::process::Server;
 
 static_assertions::assert_impl_all!(MoeModel: Send);
+static_assertions::assert_not_impl_any!(MoeModel: Sync, Clone);
+static_assertions::assert_impl_all!(MoeModelBuilder: Send);
+static_assertions::assert_impl_all!(Plan: Send, Sync);
+static_assertions::assert_impl_all!(Error: Send, Sync);
 static_assertions::assert_impl_all!(CancelHandle: Send, Sync);
 
 /// One thread each, since several tests run at once.
@@ -480,4 +484,49 @@ fn a_model_goes_on_after_another_on_its_server_was_dropped() {
     drop(load());
     text += &generation.text().unwrap();
     assert_eq!(text, expected);
+}
+
+#[test]
+fn a_file_that_changes_during_the_load_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    std::fs::copy(demo(), &path).unwrap();
+    let written = path.clone();
+    let touch = move |_| {
+        let file = std::fs::File::options().append(true).open(&written).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    };
+    let load = || MoeModel::builder(&path).threads(1).context_tokens(128);
+    let error = load().on_progress(touch).load().unwrap_err();
+    assert!(matches!(error, Error::FileChanged { .. }), "{error}");
+    load().load().unwrap();
+}
+
+/// A server that is allowed less memory than it says it has, as if another process had taken it
+/// between plan and load.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_that_is_not_there_after_all_is_an_error() {
+    let server = Server::with_memory_limit(48 << 20);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let family = moe_offload::synth::family("mixtral-8x7b").unwrap();
+    let mut options = moe_offload::synth::SynthOptions::tiny();
+    options.layers = Some(200);
+    family.build(&options).unwrap().save(&path, 1, |_| {}).unwrap();
+    let load = |policy: &str| {
+        MoeModel::builder(&path)
+            .rpc_server(&server.endpoint)
+            .policy(policy.parse().unwrap())
+            .threads(1)
+            .context_tokens(4096)
+            .load()
+    };
+    let error = load("none").unwrap_err();
+    assert!(
+        matches!(error, Error::LoadFailed { .. } | Error::Engine { .. } | Error::RpcLost { .. }),
+        "{error}"
+    );
+    // The process lives, and models load.
+    ask(&mut builder().load().unwrap(), "What is this?", 3);
 }

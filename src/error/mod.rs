@@ -235,6 +235,12 @@ pub enum Error {
         /// The file it was used with.
         path: PathBuf,
     },
+    /// A file was written to, or replaced, while a model was loaded from it.
+    #[error("`{}` changed while it was used; load again when it is written to no more", path.display())]
+    FileChanged {
+        /// The file.
+        path: PathBuf,
+    },
     /// A stored plan contradicts the file or itself.
     #[error("this plan cannot be kept: {what}; plan again")]
     InvalidPlan {

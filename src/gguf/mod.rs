@@ -28,6 +28,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use self::cursor::Cursor;
 use self::header::Header;
@@ -69,6 +70,8 @@ pub struct Shard {
     pub file_bytes: u64,
     /// Bytes of its header, before the tensor data.
     pub header_bytes: u64,
+    /// When it was last written, where it is a file and the system tells.
+    modified: Option<SystemTime>,
 }
 
 /// The header of a model, over all its files.
@@ -106,8 +109,29 @@ impl GgufFile {
     pub fn read(source: impl Read, file_bytes: u64, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let header = Header::read(&mut Cursor::new(source, path, file_bytes, MAX_HEADER_BYTES))?;
-        let shard = Shard { path: path.to_owned(), file_bytes, header_bytes: header.bytes };
+        let header_bytes = header.bytes;
+        let shard = Shard { path: path.to_owned(), file_bytes, header_bytes, modified: None };
         Ok(Self::of(header, shard))
+    }
+
+    /// Sees whether the files are still those whose headers were read, by size and time.
+    ///
+    /// # Errors
+    /// [`Error::FileChanged`], or [`Error::Io`] for one that is gone.
+    pub fn check_unchanged(&self) -> Result<()> {
+        for shard in self.shards.iter().filter(|shard| shard.modified.is_some()) {
+            let path = || shard.path.clone();
+            let attributes = std::fs::metadata(&shard.path).map_err(|source| Error::Io {
+                action: "inspect",
+                path: path(),
+                source,
+            })?;
+            let now = (attributes.len(), attributes.modified().ok());
+            if now != (shard.file_bytes, shard.modified) {
+                return Err(Error::FileChanged { path: path() });
+            }
+        }
+        Ok(())
     }
 
     /// The first file of the model, the one to load.
@@ -263,10 +287,11 @@ fn open_one(path: &Path) -> Result<(Header, Shard)> {
         return Err(Error::NotAFile { path: path.to_owned() });
     }
     let file = File::open(path).map_err(io("open"))?;
-    let file_bytes = file.metadata().map_err(io("inspect"))?.len();
+    let attributes = file.metadata().map_err(io("inspect"))?;
+    let (file_bytes, modified) = (attributes.len(), attributes.modified().ok());
     let source = BufReader::with_capacity(1 << 18, file);
     let mut cursor = Cursor::new(source, path, file_bytes, MAX_HEADER_BYTES);
     let header = Header::read(&mut cursor)?;
     let header_bytes = header.bytes;
-    Ok((header, Shard { path: path.to_owned(), file_bytes, header_bytes }))
+    Ok((header, Shard { path: path.to_owned(), file_bytes, header_bytes, modified }))
 }

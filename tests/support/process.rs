@@ -33,12 +33,24 @@ impl Server {
     }
 
     pub fn start_at(endpoint: String) -> Self {
+        Self::start_with("", endpoint)
+    }
+
+    /// A server whose address space is so many bytes larger than it is at the start, at most.
+    pub fn with_memory_limit(bytes: u64) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        // The program itself takes some hundred megabytes of address space.
+        let kib = (bytes >> 10) + (150 << 10);
+        Self::start_with(&format!("ulimit -v {kib}; "), format!("127.0.0.1:{port}"))
+    }
+
+    fn start_with(first: &str, endpoint: String) -> Self {
         // The engine lets children inherit its sockets. A server that holds another server's
         // connection open would keep that one busy for ever, so they are closed first.
         let close = "for fd in /proc/self/fd/*; do n=${fd##*/}; \
             if [ $n -gt 2 ]; then eval \"exec $n>&-\"; fi; done; exec \"$0\" \"$@\"";
         let process = Command::new("bash")
-            .args(["-c", close])
+            .args(["-c", &format!("{first}{close}")])
             .arg(example("rpc_server"))
             .args(["--listen", &endpoint, "--threads", "1"])
             .stdout(Stdio::null())

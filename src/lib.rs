@@ -25,6 +25,7 @@ pub mod memory;
 mod model;
 pub mod plan;
 pub mod policy;
+mod preflight;
 #[cfg(feature = "llama")]
 mod reservation;
 #[cfg(feature = "llama")]

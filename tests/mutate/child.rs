@@ -5,7 +5,7 @@ use std::path::Path;
 
 use moe_offload::{GenerateOptions, Message, MoeModel, Sampling};
 
-use super::mutation::mutate;
+use super::mutation::{mutate, sweep};
 use super::{Options, tiny};
 
 const TOKENS: u64 = 4;
@@ -16,7 +16,11 @@ pub(crate) fn run(options: &Options) {
     let folder = tempfile::tempdir().unwrap();
     let end = options.only.map_or(options.mutations, |only| only + 1);
     for number in options.only.unwrap_or(options.from)..end {
-        let mutation = mutate(&file, family, options.seed, number);
+        let mutation = if options.sweep {
+            sweep::mutation(&file, number)
+        } else {
+            mutate(&file, family, options.seed, number)
+        };
         tell(&format!("start {number} {}", mutation.what));
         // A file of its own: a model that could not be freed may still have the last one mapped.
         let path = folder.path().join(format!("{number}.gguf"));
@@ -40,14 +44,21 @@ fn generate(path: &Path, number: u64) -> Result<String, String> {
         let debug = format!("{error:?}");
         let name = debug.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
         let text = error.to_string();
-        let memory = ["bad_alloc", "allocate", "out of memory"].iter().any(|t| text.contains(t));
+        let memory =
+            ["bad_alloc", "insufficient memory", "out of memory"].iter().any(|t| text.contains(t));
         if memory { format!("MEMORY {text}") } else { format!("{name} | {text}") }
     };
-    let mut model = MoeModel::builder(path).threads(1).load().map_err(named)?;
-    let sampling = if number % 2 == 0 { Sampling::greedy() } else { Sampling::default() };
+    // What fails on a thread of the engine's own cannot be caught.
+    let threads = if number % 2 == 0 { 1 } else { 2 };
+    let mut model = MoeModel::builder(path).threads(threads).load().map_err(named)?;
+    let sampling = if number % 3 == 0 { Sampling::greedy() } else { Sampling::default() };
     let options = GenerateOptions::default().sampling(sampling).max_tokens(TOKENS);
     let _ = model.chat_prompt(&[Message::user("Hello")]);
-    model.generate("The quick brown fox, 12 Äpfel", &options).map_err(named)?.text().map_err(named)?;
+    model
+        .generate("The quick brown fox, 12 Äpfel", &options)
+        .map_err(named)?
+        .text()
+        .map_err(named)?;
     Ok("Ok".to_owned())
 }
 

@@ -3,6 +3,7 @@
 //!
 //! ```sh
 //! cargo test --release --test mutate -- --mutations 2000              # all families
+//! cargo test --release --test mutate -- --sweep                       # every tensor, every type
 //! cargo test --release --test mutate -- --family dbrx --seed 1 --only 17
 //! ```
 #![cfg(feature = "llama")]
@@ -30,6 +31,8 @@ pub(crate) struct Options {
     /// Where to begin.
     from: u64,
     child: bool,
+    /// Not by chance, but every tensor and value in turn.
+    sweep: bool,
     /// Say what each mutation is.
     verbose: bool,
 }
@@ -42,6 +45,7 @@ fn options() -> Option<Options> {
         only: None,
         from: 0,
         child: false,
+        sweep: false,
         verbose: false,
     };
     let mut arguments = std::env::args().skip(1);
@@ -54,6 +58,7 @@ fn options() -> Option<Options> {
             "--from" => options.from = number()?,
             "--family" => options.family = Some(arguments.next()?),
             "--child" => options.child = true,
+            "--sweep" => options.sweep = true,
             "--verbose" => options.verbose = true,
             // What cargo hands to every test program: a filter, a list, a number of threads.
             _ => return None,
@@ -83,6 +88,10 @@ fn main() -> ExitCode {
     for family in synth::families() {
         if options.family.as_ref().is_some_and(|wanted| wanted != family.name) {
             continue;
+        }
+        let mut options = options.clone();
+        if options.sweep {
+            options.mutations = mutation::sweep::count(&tiny(family.name));
         }
         let outcomes = parent::run(&options, family.name);
         exceptions += outcomes.exceptions;

@@ -28,11 +28,14 @@ struct Watched {
 
 impl Watched {
     fn start(options: &Options, family: &str, from: u64, log: std::path::PathBuf) -> Self {
-        let limit = format!("ulimit -v {ADDRESS_SPACE_KIB} -c 0; exec \"$0\" \"$@\"");
+        let limit = format!("ulimit -c 0; ulimit -v {ADDRESS_SPACE_KIB}; exec \"$0\" \"$@\"");
         let mut command = Command::new("sh");
         command.arg("-c").arg(limit).arg(std::env::current_exe().unwrap());
         command.args(["--child", "--family", family, "--seed", &options.seed.to_string()]);
         command.args(["--mutations", &options.mutations.to_string(), "--from", &from.to_string()]);
+        if options.sweep {
+            command.arg("--sweep");
+        }
         if let Some(only) = options.only {
             command.args(["--only", &only.to_string()]);
         }
@@ -74,7 +77,11 @@ pub(crate) fn run(options: &Options, family: &str) -> Outcomes {
             _ => break,
         }
     }
-    println!("{family}: {} files, {} exceptions", outcomes.counts.values().sum::<u64>(), outcomes.exceptions);
+    println!(
+        "{family}: {} files, {} exceptions",
+        outcomes.counts.values().sum::<u64>(),
+        outcomes.exceptions
+    );
     outcomes
 }
 
@@ -86,15 +93,15 @@ impl Outcomes {
     fn exception(&mut self, at: &At<'_>, kind: &str, words: &str) {
         self.exceptions += 1;
         self.count(&format!("exception: {kind}"));
-        let At { family, seed, number, what } = at;
-        println!("EXCEPTION {kind}: --family {family} --seed {seed} --only {number}: {what}: {words}");
+        let At { family, series, number, what } = at;
+        println!("EXCEPTION {kind}: --family {family} {series} --only {number}: {what}: {words}");
     }
 }
 
 /// Which mutation the child is at.
 struct At<'a> {
     family: &'a str,
-    seed: u64,
+    series: String,
     number: u64,
     what: String,
 }
@@ -106,7 +113,9 @@ fn watch(
     family: &str,
     outcomes: &mut Outcomes,
 ) -> Option<u64> {
-    let mut at = At { family, seed: options.seed, number: options.from, what: String::new() };
+    let series =
+        if options.sweep { "--sweep".to_owned() } else { format!("--seed {}", options.seed) };
+    let mut at = At { family, series, number: options.from, what: String::new() };
     loop {
         match watched.lines.recv_timeout(HANG) {
             Ok(line) => {

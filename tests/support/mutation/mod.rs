@@ -1,11 +1,12 @@
 //! Model files with one thing changed, each reproducible from a seed and a number.
 
 mod raw;
+pub mod sweep;
 mod tensors;
 mod values;
 
-pub use self::raw::{RawFile, RawValue};
 use self::raw::TEXT;
+pub use self::raw::{RawFile, RawValue};
 
 const KEYS: &str = include_str!("keys.txt");
 const ARCHITECTURES: &str = include_str!("architectures.txt");
@@ -183,7 +184,8 @@ fn bytes(random: &mut Random, file: &RawFile) -> Mutation {
     let mut what = "bytes".to_owned();
     for _ in 0..=random.below(4) {
         let at = random.index(header).unwrap();
-        file[at] = if random.below(2) == 0 { random.byte() } else { file[at] ^ (1 << random.below(8)) };
+        file[at] =
+            if random.below(2) == 0 { random.byte() } else { file[at] ^ (1 << random.below(8)) };
         what += &format!(" {at}={:02x}", file[at]);
     }
     Mutation { what, file }

@@ -17,7 +17,7 @@ fn describe(tensor: &RawTensor) -> String {
 }
 
 /// As much data as the shape and type want, if that is not too much.
-fn refit(tensor: &mut RawTensor) {
+pub fn refit(tensor: &mut RawTensor) {
     let bytes = GgmlType::from_id(tensor.type_id).and_then(|t| t.tensor_bytes(&tensor.shape));
     if let Some(bytes) = bytes.filter(|&bytes| bytes <= MOST_DATA) {
         tensor.data.resize(usize::try_from(bytes).unwrap(), 0);

@@ -25,7 +25,7 @@ pub mod memory;
 mod model;
 pub mod plan;
 pub mod policy;
-mod preflight;
+pub mod preflight;
 #[cfg(feature = "llama")]
 mod reservation;
 #[cfg(feature = "llama")]

@@ -58,6 +58,8 @@ pub enum ModelFault {
     TensorType { tensor: String, ggml_type: GgmlType, expected: &'static str },
     #[error("tensor `{tensor}` has no elements")]
     NoElements { tensor: String },
+    #[error("the tensors have {count} different names besides their layers, more than {max}")]
+    TooManyNames { count: usize, max: usize },
     #[error("there is no tensor `{tensor}`, which `{needed_by}` needs beside it")]
     MissingTensor { tensor: String, needed_by: String },
     #[error("`{key}` is 0 or missing, and the engine divides by it")]

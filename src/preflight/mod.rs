@@ -8,6 +8,7 @@
 mod attention;
 mod experts;
 mod keys;
+mod names;
 mod norms;
 mod recurrent;
 mod required;
@@ -18,10 +19,27 @@ use self::keys::Keys;
 use crate::error::{Error, ModelFault, Result};
 use crate::gguf::GgufFile;
 
-/// Refuses a file that the engine would not survive.
-pub(crate) fn check(gguf: &GgufFile) -> Result<()> {
+/// Refuses a file that the engine would not survive. `MoeModelBuilder`
+/// does this by itself.
+///
+/// ```
+/// use moe_offload::synth::{self, SynthOptions};
+/// use moe_offload::{GgufFile, preflight};
+///
+/// let mut file = Vec::new();
+/// synth::family("dbrx")?.build(&SynthOptions::tiny())?.write(&mut file)?;
+/// let gguf = GgufFile::read(&file[..], file.len() as u64, "dbrx.gguf")?;
+/// preflight::check(&gguf)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+/// [`Error::UnsafeModel`] with the key or tensor, [`Error::MissingMetadata`] if the file does not
+/// name its architecture.
+pub fn check(gguf: &GgufFile) -> Result<()> {
     let keys = Keys::new(gguf)?;
     let outcome = types::check(gguf)
+        .and_then(|()| names::check(gguf))
         .and_then(|()| attention::check(&keys))
         .and_then(|()| experts::check(&keys))
         .and_then(|()| recurrent::check(&keys))

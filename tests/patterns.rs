@@ -85,7 +85,7 @@ fn pattern(random: &mut Random) -> String {
         }
         2 => parts(random, 3_000),
         3 => (0..random.below(40))
-            .filter_map(|_| char::from_u32(random.next() as u32 >> 11))
+            .filter_map(|_| char::from_u32(u32::try_from(random.below(0x11_0000)).unwrap()))
             .collect(),
         4 => (0..random.below(60)).map(|_| char::from(random.byte() & 0x7f)).collect(),
         _ => parts(random, 8),

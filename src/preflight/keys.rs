@@ -18,7 +18,7 @@ pub(super) struct Keys<'a> {
 }
 
 /// As the engine keeps it: 32 bits without a sign.
-#[allow(clippy::cast_possible_truncation)] // so does the engine
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // so does the engine
 fn engine_u32(value: &Value) -> Option<u64> {
     match value {
         Value::Unsigned(n) => Some(u64::from(*n as u32)),

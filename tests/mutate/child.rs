@@ -49,9 +49,9 @@ fn generate(path: &Path, number: u64) -> Result<String, String> {
         if memory { format!("MEMORY {text}") } else { format!("{name} | {text}") }
     };
     // What fails on a thread of the engine's own cannot be caught.
-    let threads = if number % 2 == 0 { 1 } else { 2 };
+    let threads = if number.is_multiple_of(8) { 2 } else { 1 };
     let mut model = MoeModel::builder(path).threads(threads).load().map_err(named)?;
-    let sampling = if number % 3 == 0 { Sampling::greedy() } else { Sampling::default() };
+    let sampling = if number.is_multiple_of(3) { Sampling::greedy() } else { Sampling::default() };
     let options = GenerateOptions::default().sampling(sampling).max_tokens(TOKENS);
     let _ = model.chat_prompt(&[Message::user("Hello")]);
     model

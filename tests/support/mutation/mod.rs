@@ -186,7 +186,7 @@ fn bytes(random: &mut Random, file: &RawFile) -> Mutation {
         let at = random.index(header).unwrap();
         file[at] =
             if random.below(2) == 0 { random.byte() } else { file[at] ^ (1 << random.below(8)) };
-        what += &format!(" {at}={:02x}", file[at]);
+        what = format!("{what} {at}={:02x}", file[at]);
     }
     Mutation { what, file }
 }

@@ -126,7 +126,9 @@ impl RawFile {
         for tensor in &self.tensors {
             put(&mut out, TEXT, &tensor.name);
             out.extend(u32::try_from(tensor.shape.len()).unwrap().to_le_bytes());
-            tensor.shape.iter().for_each(|n| out.extend(n.to_le_bytes()));
+            for dimension in &tensor.shape {
+                out.extend(dimension.to_le_bytes());
+            }
             out.extend(tensor.type_id.to_le_bytes());
             out.extend(tensor.offset.unwrap_or(offset as u64).to_le_bytes());
             offset = (offset + tensor.data.len()).next_multiple_of(self.alignment);
@@ -158,7 +160,9 @@ fn put_value(out: &mut Vec<u8>, value: &RawValue) {
             out.extend(ARRAY.to_le_bytes());
             out.extend(type_id.to_le_bytes());
             out.extend((elements.len() as u64).to_le_bytes());
-            elements.iter().for_each(|element| put(out, *type_id, element));
+            for element in elements {
+                put(out, *type_id, element);
+            }
         }
     }
 }

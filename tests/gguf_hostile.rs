@@ -248,6 +248,18 @@ fn shards_are_one_model() {
     assert!(matches!(GgufFile::open(renamed).unwrap_err(), Error::ShardMismatch { .. }));
 }
 
+#[test]
+fn numbers_of_shards_near_the_largest() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m-00001-of-00002.gguf");
+    for (number, count) in [(u64::MAX, 2), (u64::MAX, u64::MAX), (0, u64::MAX), (1, 2)] {
+        let raw = Raw::new(0, 2).text(b"split.no").u32(10).u64(number);
+        std::fs::write(&path, raw.text(b"split.count").u32(10).u64(count).0).unwrap();
+        let error = GgufFile::open(&path).unwrap_err();
+        assert!(matches!(error, Error::ShardMismatch { .. }), "{number} of {count}: {error}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(3000))]
 

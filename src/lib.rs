@@ -37,6 +37,8 @@ pub mod synth;
 mod testing;
 #[cfg(feature = "llama")]
 mod text;
+#[cfg(feature = "llama")]
+mod tokenize;
 
 #[cfg(feature = "llama")]
 pub use self::builder::MoeModelBuilder;

@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 
 use moe_offload::gguf::{GgmlType, GgufWriter, MAX_TENSORS};
-use moe_offload::{Error, GgufFile, error::GgufFault};
+use moe_offload::{Error, ExpertMap, GgufFile, error::GgufFault};
 use proptest::prelude::*;
 use support::model_files::{Shape, bytes_of, read};
 
@@ -246,6 +246,15 @@ fn shards_are_one_model() {
     let renamed = folder.path().join("renamed.gguf");
     std::fs::copy(part(1), &renamed).unwrap();
     assert!(matches!(GgufFile::open(renamed).unwrap_err(), Error::ShardMismatch { .. }));
+}
+
+#[test]
+fn experts_in_tensors_of_their_own() {
+    let raw = Raw::new(1, 2).text(b"general.architecture").u32(8).text(b"llama");
+    let raw = raw.text(b"llama.block_count").u32(4).u32(1);
+    let gguf = read(&raw.tensor("blk.0.ffn_up.3.weight", &[8], 0, 0).data(32).0).unwrap();
+    let error = ExpertMap::new(&gguf).unwrap_err();
+    assert!(matches!(error, Error::LegacyExperts { .. }), "{error}");
 }
 
 #[test]

@@ -26,7 +26,9 @@ pub(crate) fn run(options: &Options) {
         let path = folder.path().join(format!("{number}.gguf"));
         std::fs::write(&path, &mutation.file).unwrap();
         forget_peak();
-        let outcome = generate(&path, number);
+        // What fails on a thread of the engine's own cannot be caught.
+        let threads = options.threads.unwrap_or(if number.is_multiple_of(8) { 2 } else { 1 });
+        let outcome = generate(&path, number, threads);
         std::fs::remove_file(&path).unwrap();
         tell(&format!("end {number} {} {}", peak_kib(), outcome.unwrap_or_else(|error| error)));
     }
@@ -39,7 +41,7 @@ fn tell(line: &str) {
 }
 
 /// Loads and generates; errors by their names, and what the engine could not allocate.
-fn generate(path: &Path, number: u64) -> Result<String, String> {
+fn generate(path: &Path, number: u64, threads: u32) -> Result<String, String> {
     let named = |error: moe_offload::Error| {
         let debug = format!("{error:?}");
         let name = debug.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
@@ -48,8 +50,6 @@ fn generate(path: &Path, number: u64) -> Result<String, String> {
             ["bad_alloc", "insufficient memory", "out of memory"].iter().any(|t| text.contains(t));
         if memory { format!("MEMORY {text}") } else { format!("{name} | {text}") }
     };
-    // What fails on a thread of the engine's own cannot be caught.
-    let threads = if number.is_multiple_of(8) { 2 } else { 1 };
     let mut model = MoeModel::builder(path).threads(threads).load().map_err(named)?;
     let sampling = if number.is_multiple_of(3) { Sampling::greedy() } else { Sampling::default() };
     let options = GenerateOptions::default().sampling(sampling).max_tokens(TOKENS);

@@ -31,6 +31,8 @@ pub(crate) struct Options {
     /// Where to begin.
     from: u64,
     child: bool,
+    /// That compute; without it one, and two for every eighth file.
+    threads: Option<u32>,
     /// Not by chance, but every tensor and value in turn.
     sweep: bool,
     /// Say what each mutation is.
@@ -45,12 +47,13 @@ fn options() -> Option<Options> {
         only: None,
         from: 0,
         child: false,
+        threads: None,
         sweep: false,
         verbose: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut number = || arguments.next()?.parse().ok();
+        let mut number = || arguments.next()?.parse::<u64>().ok();
         match argument.as_str() {
             "--mutations" => options.mutations = number()?,
             "--seed" => options.seed = number()?,
@@ -58,6 +61,7 @@ fn options() -> Option<Options> {
             "--from" => options.from = number()?,
             "--family" => options.family = Some(arguments.next()?),
             "--child" => options.child = true,
+            "--threads" => options.threads = Some(u32::try_from(number()?).ok()?),
             "--sweep" => options.sweep = true,
             "--verbose" => options.verbose = true,
             // What cargo hands to every test program: a filter, a list, a number of threads.

@@ -33,6 +33,9 @@ impl Watched {
         command.arg("-c").arg(limit).arg(std::env::current_exe().unwrap());
         command.args(["--child", "--family", family, "--seed", &options.seed.to_string()]);
         command.args(["--mutations", &options.mutations.to_string(), "--from", &from.to_string()]);
+        if let Some(threads) = options.threads {
+            command.args(["--threads", &threads.to_string()]);
+        }
         if options.sweep {
             command.arg("--sweep");
         }

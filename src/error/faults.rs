@@ -56,8 +56,6 @@ pub enum GgufFault {
 pub enum ModelFault {
     #[error("tensor `{tensor}` is of type {ggml_type}, but the engine needs {expected} there")]
     TensorType { tensor: String, ggml_type: GgmlType, expected: &'static str },
-    #[error("tensor `{tensor}` has no elements")]
-    NoElements { tensor: String },
     #[error("the tensors have {count} different names besides their layers, more than {max}")]
     TooManyNames { count: usize, max: usize },
     #[error("there is no tensor `{tensor}`, which `{needed_by}` needs beside it")]

@@ -80,7 +80,7 @@ impl<'a> Keys<'a> {
         };
         among(&|name| words.iter().any(|word| name.contains(word)))
             .or_else(|| among(&|name| name.starts_with("blk.")))
-            .unwrap_or(0)
+            .unwrap_or(u64::MAX) // nothing that the engine would load
     }
 
     /// A size that must not be more than any tensor has.

@@ -10,7 +10,7 @@ const NOT_WEIGHTS: [u32; 7] = [9, 15, 24, 25, 26, 27, 28];
 /// Tables of numbers, which are read as such.
 const TABLES: [&str; 2] = ["d2t", "ffn_gate_tid2eid"];
 /// Used element by element, in 32 bits only.
-const EXACT: [&str; 8] = [
+const EXACT: [&str; 10] = [
     ".bias",
     "norm.weight",
     ".ssm_a",
@@ -19,7 +19,11 @@ const EXACT: [&str; 8] = [
     ".shortconv.conv.weight",
     "rope_freqs.weight",
     ".scale",
+    "attn_sinks.weight",
+    "exp_probs_b",
 ];
+/// Matrices that may have a single row: classifiers, and the gate of a shared expert.
+const SINGLE_ROW: [&str; 2] = ["cls", "ffn_gate_inp_shexp"];
 
 pub(super) fn check(gguf: &GgufFile) -> Checked {
     gguf.tensors().iter().try_for_each(check_one)
@@ -34,15 +38,14 @@ fn check_one(tensor: &TensorInfo) -> Checked {
         Err(ModelFault::TensorType { tensor, ggml_type, expected })
     };
     let is_row = tensor.shape.iter().skip(1).all(|&n| n == 1);
-    let is_exact = is_row || EXACT.iter().any(|end| tensor.name.ends_with(end));
+    let is_matrix =
+        tensor.shape.len() > 1 && SINGLE_ROW.iter().any(|word| tensor.name.contains(word));
+    let is_exact = (is_row && !is_matrix) || EXACT.iter().any(|end| tensor.name.ends_with(end));
     if is_exact && tensor.ggml_type != GgmlType::F32 {
         return fault("f32");
     }
     if NOT_WEIGHTS.contains(&tensor.ggml_type.id()) {
         return fault("a type for weights");
-    }
-    if tensor.shape.contains(&0) {
-        return Err(ModelFault::NoElements { tensor: tensor.name.clone() });
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use super::target::Target;
 use crate::error::{Error, PolicyFault, Result};
 
 /// A pattern of a person takes a few KiB; a larger one takes long to compile and to match.
-const MAX_COMPILED_BYTES: usize = 1 << 19;
+const MAX_COMPILED_BYTES: usize = 1 << 17;
 
 /// A pattern that is known to parse, and a device.
 ///
@@ -22,7 +22,7 @@ impl RegexRule {
     /// Checks the pattern.
     ///
     /// # Errors
-    /// [`Error::InvalidPattern`] if it does not parse or compiles to more than 512 KiB,
+    /// [`Error::InvalidPattern`] if it does not parse or compiles to more than 128 KiB,
     /// [`Error::InvalidPolicy`] if it is empty.
     pub fn new(pattern: &str, target: Target) -> Result<Self> {
         if pattern.is_empty() {

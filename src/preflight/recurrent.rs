@@ -16,13 +16,12 @@ const STATE: [&str; 8] = [
 ];
 
 /// Divisors that the engine does not check, by architecture.
-const DIVISORS: [(&str, &str); 6] = [
+const DIVISORS: [(&str, &str); 5] = [
     ("ernie4_5-moe", "interleave_moe_layer_step"),
     ("grovemoe", "experts_per_group"),
     ("qwen3next", "expert_used_count"),
     ("dflash", "conv_group_size"),
     ("clef", "decision.head_count"),
-    ("bailingmoe3", "ssm.conv_kernel"),
 ];
 
 /// Divisors that are optional, with a default of the engine's own.

@@ -13,6 +13,7 @@ use crate::memory::DeviceMemory;
 use crate::model::MoeModel;
 use crate::plan::{self, Compute, ContextOptions, Device, OpenChoices, Plan};
 use crate::policy::{DeviceName, OffloadPolicy};
+use crate::preflight;
 use crate::reservation::{self, Reservation};
 
 /// Everything about a model to load. Setters never fail; [`load`](Self::load) checks it all.
@@ -140,7 +141,7 @@ impl MoeModelBuilder {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn make_plan(&self) -> Result<Plan> {
-        let gguf = GgufFile::open(&self.path)?;
+        let gguf = self.open_file()?;
         self.plan_for(&gguf, &self.devices()?)
     }
 
@@ -151,7 +152,7 @@ impl MoeModelBuilder {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn forecast(&self) -> Result<Plan> {
-        let gguf = GgufFile::open(&self.path)?;
+        let gguf = self.open_file()?;
         self.exact_plan(&gguf, &self.devices()?)
     }
 
@@ -165,7 +166,7 @@ impl MoeModelBuilder {
     /// stays allocated after an error.
     pub fn load(mut self) -> Result<MoeModel> {
         let started = Instant::now();
-        let gguf = GgufFile::open(&self.path)?;
+        let gguf = self.open_file()?;
         let devices = self.devices()?;
         let plan = self.exact_plan(&gguf, &devices)?;
         let mut reservation = Reservation::new(&plan, &devices)?;
@@ -181,6 +182,12 @@ impl MoeModelBuilder {
             row.note_free(&before, &after);
         }
         Ok(MoeModel::assemble(plan, memory, context, reservation, started))
+    }
+
+    /// The header, if the engine would survive the file.
+    fn open_file(&self) -> Result<GgufFile> {
+        let gguf = GgufFile::open(&self.path)?;
+        preflight::check(&gguf).map(|()| gguf)
     }
 
     fn devices(&self) -> Result<Vec<Device>> {

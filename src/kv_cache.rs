@@ -11,6 +11,8 @@ use crate::plan::ContextOptions;
 
 /// Bytes of an element of a recurrent state, which is `f32`.
 const STATE_ELEMENT_BYTES: u64 = 4;
+/// The engine has room for no more; this bounds the time and memory taken.
+const MAX_LAYERS: u64 = 512;
 /// The engine rounds numbers of cells up to this.
 const CELLS: u64 = 256;
 
@@ -87,9 +89,8 @@ impl KvCache {
         let architecture = gguf.architecture().ok()?;
         let kind = Kind::of(architecture)?;
         let blocks = keys.number("block_count")?;
-        // As many layers as can have tensors: this bounds the memory taken.
         let layers = blocks.checked_sub(keys.number("nextn_predict_layers").unwrap_or(0))?;
-        if layers > gguf.tensors().len().max(4096) as u64 {
+        if layers > MAX_LAYERS {
             return None;
         }
         let layers =

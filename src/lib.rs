@@ -25,6 +25,7 @@ pub mod memory;
 mod model;
 pub mod plan;
 pub mod policy;
+pub mod preflight;
 #[cfg(feature = "llama")]
 mod reservation;
 #[cfg(feature = "llama")]
@@ -38,6 +39,8 @@ pub mod synth;
 mod testing;
 #[cfg(feature = "llama")]
 mod text;
+#[cfg(feature = "llama")]
+mod tokenize;
 
 #[cfg(feature = "llama")]
 pub use self::builder::MoeModelBuilder;

@@ -13,6 +13,7 @@ use crate::memory::{DeviceMemory, Verification};
 use crate::plan::Plan;
 use crate::reservation::Reservation;
 use crate::stats::Stats;
+use crate::tokenize::tokenize;
 
 /// A model with its weights where a [`Plan`] put them, its context and the generation loop.
 ///
@@ -72,7 +73,7 @@ impl MoeModel {
     /// sampling, [`Error::Cancelled`], or what the engine reports.
     pub fn generate(&mut self, prompt: &str, options: &GenerateOptions) -> Result<Generation<'_>> {
         let started = Instant::now();
-        let tokens = self.context.weights().tokenize(prompt, true)?;
+        let tokens = tokenize(self.context.weights(), prompt, true)?;
         Generation::start(self, &tokens, options, started)
     }
 
@@ -89,7 +90,7 @@ impl MoeModel {
         let started = Instant::now();
         let prompt = self.chat_prompt(messages)?;
         // The template writes the beginning of the text itself where it wants one.
-        let tokens = self.context.weights().tokenize(&prompt, false)?;
+        let tokens = tokenize(self.context.weights(), &prompt, false)?;
         Generation::start(self, &tokens, options, started)
     }
 
@@ -118,7 +119,7 @@ impl MoeModel {
     /// # Errors
     /// What the engine reports.
     pub fn count_tokens(&self, text: &str) -> Result<usize> {
-        Ok(self.context.weights().tokenize(text, false)?.len())
+        Ok(tokenize(self.context.weights(), text, false)?.len())
     }
 
     /// The plan that the model was loaded by.

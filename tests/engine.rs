@@ -154,6 +154,13 @@ fn write_large(path: &std::path::Path) {
         .unwrap();
 }
 
+/// A file that the engine refuses by itself.
+fn without_vocabulary() -> Vec<u8> {
+    let mut writer = Shape::default().writer();
+    writer.set("deepseek2.attention.head_count", 2_u32);
+    support::model_files::bytes_of(&writer)
+}
+
 #[test]
 fn a_stored_plan_loads_again_and_a_foreign_one_is_refused() {
     let server = Server::start();
@@ -166,8 +173,7 @@ fn a_stored_plan_loads_again_and_a_foreign_one_is_refused() {
 
     let folder = tempfile::tempdir().unwrap();
     let other = folder.path().join("other.gguf");
-    let bytes = support::model_files::bytes_of(&Shape::default().writer());
-    std::fs::write(&other, bytes).unwrap();
+    std::fs::write(&other, without_vocabulary()).unwrap();
     let error = MoeModel::builder(&other).plan(plan.clone()).load().unwrap_err();
     assert!(matches!(error, Error::ForeignPlan { .. }), "{error}");
 
@@ -352,7 +358,7 @@ fn bad_input_is_a_typed_error() {
 fn a_failed_load_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("no-vocabulary.gguf");
-    std::fs::write(&path, support::model_files::bytes_of(&Shape::default().writer())).unwrap();
+    std::fs::write(&path, without_vocabulary()).unwrap();
     let error = MoeModel::builder(&path).load().unwrap_err();
     assert!(matches!(&error, Error::LoadFailed { reason, .. } if !reason.is_empty()), "{error}");
 }

@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 
 use moe_offload::gguf::{GgmlType, GgufWriter, MAX_TENSORS};
-use moe_offload::{Error, GgufFile, error::GgufFault};
+use moe_offload::{Error, ExpertMap, GgufFile, error::GgufFault};
 use proptest::prelude::*;
 use support::model_files::{Shape, bytes_of, read};
 
@@ -246,6 +246,27 @@ fn shards_are_one_model() {
     let renamed = folder.path().join("renamed.gguf");
     std::fs::copy(part(1), &renamed).unwrap();
     assert!(matches!(GgufFile::open(renamed).unwrap_err(), Error::ShardMismatch { .. }));
+}
+
+#[test]
+fn experts_in_tensors_of_their_own() {
+    let raw = Raw::new(1, 2).text(b"general.architecture").u32(8).text(b"llama");
+    let raw = raw.text(b"llama.block_count").u32(4).u32(1);
+    let gguf = read(&raw.tensor("blk.0.ffn_up.3.weight", &[8], 0, 0).data(32).0).unwrap();
+    let error = ExpertMap::new(&gguf).unwrap_err();
+    assert!(matches!(error, Error::LegacyExperts { .. }), "{error}");
+}
+
+#[test]
+fn numbers_of_shards_near_the_largest() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m-00001-of-00002.gguf");
+    for (number, count) in [(u64::MAX, 2), (u64::MAX, u64::MAX), (0, u64::MAX), (1, 2)] {
+        let raw = Raw::new(0, 2).text(b"split.no").u32(10).u64(number);
+        std::fs::write(&path, raw.text(b"split.count").u32(10).u64(count).0).unwrap();
+        let error = GgufFile::open(&path).unwrap_err();
+        assert!(matches!(error, Error::ShardMismatch { .. }), "{number} of {count}: {error}");
+    }
 }
 
 proptest! {

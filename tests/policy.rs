@@ -102,6 +102,14 @@ fn faults_are_told_apart() {
 }
 
 #[test]
+fn patterns_of_people_are_small_enough() {
+    for pattern in [r"\w+\.\w+_exps", r"(?i)BLK\.\d+\.FFN_.*", r"blk\.([0-9]|[1-5][0-9])\.ffn_\w+"]
+    {
+        assert!(parse(&format!("regex:{pattern}=cpu")).is_ok(), "{pattern}");
+    }
+}
+
+#[test]
 fn serde_uses_the_text() {
     let policy = parse("first-layers:2;all-experts=gpu").unwrap();
     let json = serde_json::to_string(&policy).unwrap();

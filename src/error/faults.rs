@@ -49,6 +49,29 @@ pub enum GgufFault {
     Overlap { tensor: String, other: String },
 }
 
+/// What in a readable file would bring the engine down.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+#[allow(missing_docs)] // the messages say what each field is
+pub enum ModelFault {
+    #[error("tensor `{tensor}` is of type {ggml_type}, but the engine needs {expected} there")]
+    TensorType { tensor: String, ggml_type: GgmlType, expected: &'static str },
+    #[error("the tensors have {count} different names besides their layers, more than {max}")]
+    TooManyNames { count: usize, max: usize },
+    #[error("there is no tensor `{tensor}`, which `{needed_by}` needs beside it")]
+    MissingTensor { tensor: String, needed_by: String },
+    #[error("`{key}` is 0 or missing, and the engine divides by it")]
+    Zero { key: String },
+    #[error("`{key}` comes to {value}, but the file's tensors allow no more than {limit}")]
+    TooLarge { key: String, value: u64, limit: u64 },
+    #[error("`{key}` is {value}, but must be even")]
+    Odd { key: String, value: u64 },
+    #[error("`{key}` is {value}, but must be a number from 0 up")]
+    BadEpsilon { key: String, value: String },
+    #[error("`{key}` is {value}, no multiple of `{divisor_key}`, which is {divisor}")]
+    NotDivisible { key: String, value: u64, divisor_key: String, divisor: u64 },
+}
+
 /// What is wrong with a policy's text.
 #[derive(Clone, Debug, PartialEq, Eq, ThisError)]
 #[non_exhaustive]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error as ThisError;
 
-pub use self::faults::{FlagFault, GgufFault, PolicyFault};
+pub use self::faults::{FlagFault, GgufFault, ModelFault, PolicyFault};
 
 use crate::plan::human_bytes;
 
@@ -82,6 +82,14 @@ pub enum Error {
         offset: u64,
         /// What is wrong.
         fault: GgufFault,
+    },
+    /// The file can be read, but the engine would not survive it.
+    #[error("`{}` would bring the engine down: {fault}; convert the model again, or get it from another source", path.display())]
+    UnsafeModel {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        fault: ModelFault,
     },
     /// A later file of a split model was given.
     #[error("`{}` is a later part of a split model; open the first: `{}`", path.display(), first.display())]

@@ -3,6 +3,8 @@
 //! Only the header is read: metadata and the table of tensors. Everything in it is treated as
 //! hostile: each length is checked against the file's size and a named cap before memory is taken,
 //! arithmetic is checked, and tensors must lie aligned, inside the file and apart from each other.
+//! Every byte is read once, and never more than four times the file's bytes are taken as memory, nor
+//! of a header more than [`MAX_HEADER_BYTES`] kept.
 //!
 //! ```
 //! use moe_offload::GgufFile;
@@ -223,7 +225,9 @@ impl GgufFile {
         }
         let number = self.metadata.get("split.no").and_then(Value::as_u64).unwrap_or(0);
         let name = ShardName::parse(path)
-            .filter(|name| u64::from(name.count) == count && u64::from(name.number) == number + 1)
+            .filter(|name| {
+                u64::from(name.count) == count && number.checked_add(1) == Some(name.number.into())
+            })
             .ok_or_else(|| Error::ShardMismatch {
                 path: path.to_owned(),
                 what: "the place among the shards in its name",

@@ -1,9 +1,12 @@
 //! A pattern over tensor names with the device it sends them to.
 
-use regex::Regex;
+use regex::{Regex, RegexBuilder};
 
 use super::target::Target;
 use crate::error::{Error, PolicyFault, Result};
+
+/// A pattern of a person takes a few KiB; a larger one takes long to compile and to match.
+const MAX_COMPILED_BYTES: usize = 1 << 17;
 
 /// A pattern that is known to parse, and a device.
 ///
@@ -19,7 +22,7 @@ impl RegexRule {
     /// Checks the pattern.
     ///
     /// # Errors
-    /// [`Error::InvalidPattern`] if it does not parse or compiles to more than 10 MiB,
+    /// [`Error::InvalidPattern`] if it does not parse or compiles to more than 128 KiB,
     /// [`Error::InvalidPolicy`] if it is empty.
     pub fn new(pattern: &str, target: Target) -> Result<Self> {
         if pattern.is_empty() {
@@ -47,9 +50,8 @@ impl RegexRule {
     }
 
     pub(crate) fn compile(&self) -> Result<Regex> {
-        Regex::new(&self.pattern).map_err(|source| Error::InvalidPattern {
-            pattern: self.pattern.clone(),
-            source: Box::new(source),
+        RegexBuilder::new(&self.pattern).size_limit(MAX_COMPILED_BYTES).build().map_err(|source| {
+            Error::InvalidPattern { pattern: self.pattern.clone(), source: Box::new(source) }
         })
     }
 }

@@ -294,3 +294,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_missing_file_is_an_error() {
+    for path in ["/nonexistent/model.gguf", "", "nonexistent"] {
+        let error = moe_offload::GgufFile::open(path).unwrap_err();
+        assert!(matches!(error, moe_offload::Error::Io { .. }), "{error}");
+    }
+}

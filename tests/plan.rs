@@ -494,3 +494,26 @@ fn open_sizes_are_chosen_and_given_ones_kept() {
     assert_eq!(grown.expert_bytes_on_devices(), plain.expert_bytes_on_devices());
     check_fit(&grown);
 }
+
+#[test]
+fn fit_composes_with_rules_on_either_side() {
+    let context = ContextOptions::with_context_tokens(64);
+    // Rules win over fit, whether they keep experts off a device with room or force them on one.
+    let plan = fit_plan("layers:1;fit", 1 << 30, &context).unwrap();
+    assert_eq!(offloaded(&plan), [1]);
+    let plan = fit_plan("layers:5=gpu;fit", least("layers:5=gpu;fit", &context), &context).unwrap();
+    assert_eq!(offloaded(&plan), [1, 2, 3, 4]);
+    // Added to a fit it is refused, not ignored.
+    let error = "fit;layers:1".parse::<OffloadPolicy>().unwrap_err();
+    assert!(matches!(error, Error::InvalidPolicy { .. }), "{error}");
+    let joined = "fit".parse::<OffloadPolicy>().unwrap().then(OffloadPolicy::AllExperts);
+    let error = joined.plan(&deepseek().open(), &[card("gpu", 1 << 30)], &context).unwrap_err();
+    assert!(matches!(error, Error::InvalidPolicy { .. }), "{error}");
+}
+
+#[test]
+fn fit_without_devices_is_a_plan() {
+    let plan = plan(&deepseek(), "fit:1GiB,cache-to-host", &[]).unwrap();
+    assert!(plan.tensors().iter().all(|placement| placement.device == CPU));
+    assert!(plan.decisions().is_empty());
+}

@@ -1,0 +1,51 @@
+//! A library is quiet. Alone in its process, since it watches all that the process writes.
+#![cfg(all(feature = "llama", target_os = "linux"))]
+#![allow(missing_docs)]
+
+mod support;
+
+use std::process::Command;
+
+use moe_offload::{GenerateOptions, GgufFile, Message, MoeModel, Sampling};
+use support::model_files::demo;
+
+/// Plans, loads, talks, fails and drops.
+fn use_everything() {
+    let gguf = GgufFile::open(demo()).unwrap();
+    let policy: moe_offload::OffloadPolicy = "first-layers:1".parse().unwrap();
+    policy.plan(&gguf, &[moe_offload::Device::new("gpu")], &Default::default()).unwrap();
+    let builder = || MoeModel::builder(demo()).threads(1).context_tokens(128);
+    builder().forecast().unwrap();
+    let mut model = builder().load().unwrap();
+    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(5);
+    model.chat(&[Message::user("What is this?")], &options).unwrap().text().unwrap();
+    let _ = model.generate("", &options).map(|_| ()).unwrap_err();
+    let _ = builder().rpc_server("127.0.0.1:9").load().unwrap_err();
+    let _ = builder().policy("regex:nothing=cpu".parse().unwrap()).load().unwrap_err();
+    let _ = MoeModel::builder("nonexistent").load().unwrap_err();
+    moe_offload::devices().unwrap();
+}
+
+#[test]
+fn the_library_prints_nothing() {
+    const CHILD: &str = "MOE_OFFLOAD_TEST_IS_WATCHED";
+    const BEGIN: &str = "-- begin --";
+    const END: &str = "-- end --";
+    if std::env::var_os(CHILD).is_some() {
+        println!("{BEGIN}");
+        eprintln!("{BEGIN}");
+        use_everything();
+        println!("{END}");
+        eprintln!("{END}");
+        return;
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let arguments = ["the_library_prints_nothing", "--exact", "--nocapture"];
+    let output = command.args(arguments).env(CHILD, "1").output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    for stream in [&output.stdout, &output.stderr] {
+        let text = String::from_utf8_lossy(stream);
+        let said = text.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
+        assert_eq!(said.unwrap().0.trim(), "", "{text}");
+    }
+}

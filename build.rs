@@ -20,6 +20,8 @@ mod shim {
         let engine = Engine::find();
         engine.check_version();
         engine.warn_if_slow();
+        engine.check_rpc();
+        engine.link_dynamically();
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
         compile(&engine.include_dirs());
         bind(&engine.include_dirs(), &out.join("shim.rs"));
@@ -31,6 +33,8 @@ mod shim {
         cache: String,
         /// The sources of llama.cpp.
         source: PathBuf,
+        /// Where its libraries were installed.
+        libraries: PathBuf,
     }
 
     impl Engine {
@@ -49,7 +53,8 @@ mod shim {
                 || missing("CMakeCache.txt does not name llama.cpp_SOURCE_DIR"),
                 PathBuf::from,
             );
-            Self { cache, source }
+            let libraries = cmake.parent().unwrap_or(&cmake).to_owned();
+            Self { cache, source, libraries }
         }
 
         fn include_dirs(&self) -> Vec<PathBuf> {
@@ -88,6 +93,44 @@ mod shim {
                      `debug = false` under [profile.dev.package.llama-cpp-sys-2]"
                 );
             }
+        }
+    }
+
+    impl Engine {
+        /// The feature `rpc` cannot switch the engine's RPC on, as the engine is built first; but it
+        /// can say at once that it is missing.
+        fn check_rpc(&self) {
+            let has_rpc = cached(&self.cache, "GGML_RPC").is_some_and(|value| {
+                ["ON", "1", "TRUE", "YES"].contains(&value.to_uppercase().as_str())
+            });
+            if cfg!(feature = "rpc") && !has_rpc {
+                panic!(
+                    "the feature `rpc` of moe-offload needs llama.cpp with its RPC backend: put \
+                     GGML_RPC = \"ON\" under [env] in your .cargo/config.toml and build again"
+                );
+            }
+        }
+
+        /// Lets programs of this package find the engine's libraries: beside themselves, or else
+        /// where they were built. What depends on the package is told both folders
+        /// (`DEP_MOE_OFFLOAD_LIB_DIR`, `DEP_MOE_OFFLOAD_BACKENDS_DIR`), as linker arguments are not
+        /// handed on.
+        fn link_dynamically(&self) {
+            if !cfg!(feature = "dynamic-backends") {
+                return;
+            }
+            let libraries = self.libraries.display();
+            println!("cargo:lib_dir={libraries}");
+            if let Some(backends) = env::var_os("DEP_LLAMA_BACKENDS_DIR") {
+                println!("cargo:backends_dir={}", Path::new(&backends).display());
+            }
+            let own = match env::var("CARGO_CFG_TARGET_OS").as_deref() {
+                Ok("windows") => return, // looks beside the program anyway
+                Ok("macos") => "@executable_path",
+                _ => "$ORIGIN",
+            };
+            println!("cargo:rustc-link-arg=-Wl,-rpath,{own}");
+            println!("cargo:rustc-link-arg=-Wl,-rpath,{libraries}");
         }
     }
 

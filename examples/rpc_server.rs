@@ -3,6 +3,7 @@
 mod common;
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 
 use clap::Parser;
 use moe_offload::{Result, serve_rpc};
@@ -19,6 +20,9 @@ struct Arguments {
     /// Threads that compute
     #[arg(long)]
     threads: Option<usize>,
+    /// Keep weights in this folder, so that a client does not send them again; for this server alone
+    #[arg(long, value_name = "FOLDER")]
+    cache: Option<PathBuf>,
     /// Allow an address that other machines can reach: only in a network that you trust
     #[arg(long)]
     allow_remote: bool,
@@ -46,16 +50,23 @@ fn check_address(arguments: &Arguments) -> Result<(), String> {
         .map_err(|error| format!("`{listen}` is no address such as 127.0.0.1:50052: {error}"))?
         .collect();
     addresses.retain(|address| !address.ip().is_loopback());
-    if let Some(address) = addresses.first().filter(|_| !arguments.allow_remote) {
-        return Err(format!(
+    match addresses.first() {
+        None => Ok(()),
+        Some(address) if arguments.allow_remote => {
+            eprintln!(
+                "warning: {address} can be reached from other machines, without encryption or \
+                 authentication: whoever reaches it can misuse this process"
+            );
+            Ok(())
+        }
+        Some(address) => Err(format!(
             "{address} can be reached from other machines, and there is no authentication; \
              give --allow-remote if every machine in that network is to be trusted"
-        ));
+        )),
     }
-    Ok(())
 }
 
 fn serve(arguments: &Arguments) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    serve_rpc(&arguments.listen, arguments.threads.unwrap_or(cores))
+    serve_rpc(&arguments.listen, arguments.threads.unwrap_or(cores), arguments.cache.as_deref())
 }

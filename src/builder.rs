@@ -104,8 +104,9 @@ impl MoeModelBuilder {
         Self { threads: Some(threads), ..self }
     }
 
-    /// Adds the devices of an RPC server (`host:port`); see [`connect_rpc`](crate::connect_rpc) for
-    /// what can go wrong with one. Calls of models that use such servers wait for each other.
+    /// Adds the devices of an RPC server (`host:port`), which come before this machine's own; see
+    /// [`connect_rpc`](crate::connect_rpc) for what can go wrong with one and
+    /// [`devices`](crate::devices) for their names. Calls of models that use such servers wait for each other.
     pub fn rpc_server(mut self, endpoint: impl Into<String>) -> Self {
         self.rpc_servers.push(endpoint.into());
         self
@@ -159,7 +160,8 @@ impl MoeModelBuilder {
     /// Plans, sees that it fits, loads, and checks that every tensor is where the plan puts it.
     ///
     /// # Errors
-    /// Whatever is wrong with the file, the policy or an option; [`Error::DoesNotFit`] if a device
+    /// Whatever is wrong with the file, the policy or an option; [`Error::UnknownDevice`] and
+    /// [`Error::PlannedDeviceMissing`] for devices that are not there; [`Error::DoesNotFit`] if one
     /// has not enough free memory; [`Error::LoadFailed`] with the engine's reason;
     /// [`Error::PlanBroken`] if the engine placed a tensor elsewhere; [`Error::FileChanged`];
     /// [`Error::RpcLost`]; [`Error::Cancelled`]. Nothing
@@ -207,7 +209,8 @@ impl MoeModelBuilder {
 
     fn plan_for(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
         if let Some(plan) = &self.plan {
-            return plan.check(gguf).map(|()| plan.clone());
+            plan.check(gguf)?;
+            return check_devices(plan, devices).map(|()| plan.clone());
         }
         let devices = reservation::with_available(devices.to_vec());
         self.policy.plan(gguf, &devices, &self.context)
@@ -217,6 +220,7 @@ impl MoeModelBuilder {
     fn exact_plan(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
         if let Some(plan) = &self.plan {
             plan.check(gguf)?;
+            check_devices(plan, devices)?;
             let mut plan = plan.clone();
             if plan.devices().len() > 1 {
                 plan.refine(&self.dry_run(gguf, &plan)?);
@@ -256,6 +260,18 @@ impl MoeModelBuilder {
         };
         let context = Context::new(Arc::clone(&weights), &settings)?;
         Ok((weights, context))
+    }
+}
+
+/// A plan that was made at another time may use what is not there now.
+fn check_devices(plan: &Plan, devices: &[Device]) -> Result<()> {
+    let is_there = |name: &str| devices.iter().any(|device| device.name == name);
+    match engine::used_devices(plan).find(|&(name, _)| !is_there(name)) {
+        None => Ok(()),
+        Some((name, _)) => Err(Error::PlannedDeviceMissing {
+            name: name.to_owned(),
+            known: devices.iter().map(|device| device.name.clone()).collect(),
+        }),
     }
 }
 

@@ -58,7 +58,7 @@ pub use self::gguf::GgufFile;
 pub use self::memory::DeviceMemory;
 #[cfg(feature = "llama")]
 pub use self::model::MoeModel;
-pub use self::plan::{ContextOptions, Device, Plan};
+pub use self::plan::{ContextOptions, Device, DeviceKind, Plan};
 pub use self::policy::OffloadPolicy;
 #[cfg(feature = "llama")]
 pub use self::rpc::{RpcTraffic, rpc_traffic};

@@ -469,7 +469,7 @@ fn models_on_one_server_work_on_several_threads() {
 #[test]
 fn a_server_needs_threads_and_an_address() {
     for (endpoint, threads) in [("127.0.0.1:1", 0), ("127.0.0.1:1", 1000), ("nowhere", 1)] {
-        let error = moe_offload::serve_rpc(endpoint, threads).unwrap_err();
+        let error = moe_offload::serve_rpc(endpoint, threads, None).unwrap_err();
         assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
     }
 }

@@ -1,10 +1,21 @@
-//! The engine's process-wide state.
+//! The engine's process-wide state, and where its backends are.
+
+use std::env;
+use std::path::{Path, PathBuf};
 
 use once_cell::sync::OnceCell;
 
-use super::call::{c_string, guarded};
+use super::call::{guarded, path_string};
 use super::{ffi, logs};
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// Names the folder with the libraries of the engine's backends.
+const VARIABLE: &str = "MOE_OFFLOAD_BACKENDS";
+
+/// How the libraries of the CPU backend are called, of which each folder of backends has some.
+const CPU_FILES: (&str, &str) =
+    if cfg!(windows) { ("ggml-cpu", ".dll") } else { ("libggml-cpu", ".so") };
+const CPU_PATTERN: &str = if cfg!(windows) { "ggml-cpu*.dll" } else { "libggml-cpu*.so" };
 
 static READY: OnceCell<()> = OnceCell::new();
 
@@ -12,13 +23,99 @@ static READY: OnceCell<()> = OnceCell::new();
 pub(super) fn init() -> Result<()> {
     READY
         .get_or_try_init(|| {
-            let folder = ffi::BACKENDS_DIR.map(|folder| c_string("the backends' folder", folder));
-            let folder = folder.transpose()?;
-            let folder = folder.as_ref().map_or(std::ptr::null(), |folder| folder.as_ptr());
+            let built = ffi::BACKENDS_DIR.map(PathBuf::from);
+            let folder = match built {
+                Some(built) => {
+                    Some(find(candidates(env::var_os(VARIABLE), env::current_exe().ok(), built))?)
+                }
+                None => None, // the backends are part of this program
+            };
+            let path = folder.as_deref().map(path_string).transpose()?;
+            let path = path.as_ref().map_or(std::ptr::null(), |path| path.as_ptr());
             // SAFETY: `on_log` is a plain function without state, callable from every thread for
             // ever; the folder's string lives during the call.
-            guarded(|message| unsafe { ffi::moe_init(Some(logs::on_log), folder, message) })
-                .map_err(|failure| failure.into_error("start"))
+            guarded(|message| unsafe { ffi::moe_init(Some(logs::on_log), path, message) }).map_err(
+                |failure| match &folder {
+                    Some(folder) if failure.is_missing() => no_backends(vec![folder.clone()]),
+                    _ => failure.into_error("start"),
+                },
+            )
         })
         .copied()
+}
+
+/// The folders to look in, in order: the one that the person names and no other, or else the
+/// program's own and then the build's.
+fn candidates(
+    named: Option<std::ffi::OsString>,
+    program: Option<PathBuf>,
+    built: PathBuf,
+) -> Vec<PathBuf> {
+    if let Some(named) = named.filter(|named| !named.is_empty()) {
+        return vec![named.into()];
+    }
+    let own = program.and_then(|program| program.parent().map(Path::to_owned));
+    own.into_iter().chain([built]).collect()
+}
+
+/// The first of these folders that has a CPU backend. Nothing is mixed from two: backends of
+/// different builds do not fit together.
+fn find(folders: Vec<PathBuf>) -> Result<PathBuf> {
+    match folders.iter().find(|folder| has_cpu_backend(folder)) {
+        Some(folder) => Ok(folder.clone()),
+        None => Err(no_backends(folders)),
+    }
+}
+
+fn has_cpu_backend(folder: &Path) -> bool {
+    let (start, end) = CPU_FILES;
+    let Ok(entries) = folder.read_dir() else { return false };
+    entries.flatten().any(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        name.starts_with(start) && name.ends_with(end)
+    })
+}
+
+fn no_backends(folders: Vec<PathBuf>) -> Error {
+    Error::NoBackends { file: CPU_PATTERN, folders, variable: VARIABLE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_are_looked_for_where_the_person_says_then_beside_the_program() {
+        let scratch = tempfile::tempdir().unwrap();
+        let [own, built, named] = ["own", "built", "named"].map(|name| {
+            let folder = scratch.path().join(name);
+            std::fs::create_dir(&folder).unwrap();
+            folder
+        });
+        let program = || Some(own.join("program"));
+        let search = |named: Option<&Path>| {
+            find(candidates(named.map(Into::into), program(), built.clone()))
+        };
+        let add = |folder: &Path| {
+            let (start, end) = CPU_FILES;
+            std::fs::write(folder.join(format!("{start}-x64{end}")), "").unwrap();
+        };
+
+        let error = search(None).unwrap_err();
+        assert!(
+            matches!(&error, Error::NoBackends { folders, .. } if *folders == [own.clone(), built.clone()]),
+            "{error}"
+        );
+        add(&built);
+        assert_eq!(search(None).unwrap(), built);
+        assert_eq!(search(Some(Path::new(""))).unwrap(), built);
+        add(&own);
+        assert_eq!(search(None).unwrap(), own);
+        // What was asked for is not silently replaced by something else.
+        let error = search(Some(&named)).unwrap_err();
+        assert!(error.to_string().contains("MOE_OFFLOAD_BACKENDS"), "{error}");
+        add(&named);
+        assert_eq!(search(Some(&named)).unwrap(), named);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
+use std::path::Path;
 
 use super::{ffi, logs};
 use crate::error::{Error, Result};
@@ -74,6 +75,20 @@ pub(super) fn table<T>(
 /// The text as C wants it.
 pub(super) fn c_string(what: &'static str, text: &str) -> Result<CString> {
     CString::new(text).map_err(|error| Error::NulByte { what, position: error.nul_position() })
+}
+
+/// The path as the engine wants it.
+#[cfg(unix)]
+pub(super) fn path_string(path: &Path) -> Result<CString> {
+    use std::os::unix::ffi::OsStrExt;
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|error| Error::NulByte { what: "the path", position: error.nul_position() })
+}
+
+/// The path as the engine wants it.
+#[cfg(not(unix))]
+pub(super) fn path_string(path: &Path) -> Result<CString> {
+    c_string("the path", &path.to_string_lossy())
 }
 
 /// A C string that lives as long as the process, copied.

@@ -1,20 +1,28 @@
 //! The devices that the engine sees.
 
+use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
 
-use super::call::{c_string, copied, guarded, table};
+use super::call::{c_string, copied, guarded, path_string, table};
 use super::{backend, ffi, locks};
 use crate::error::{Error, Result};
-use crate::plan::{CPU, Device};
+use crate::plan::{CPU, Device, DeviceKind};
 use crate::rpc::{self, Link};
 
 /// The engine's name of its RPC backend.
 const RPC: &str = "RPC";
 
-/// The devices that can hold layers: GPUs and what [`connect_rpc`] added, or integrated GPUs
-/// where there is nothing else. Empty on a machine that has only its CPU. A server that no longer
-/// answers is left out.
+/// The devices that can hold layers, as they are now: GPUs and what [`connect_rpc`] added, or
+/// integrated GPUs where there is nothing else. Empty on a machine that has only its CPU. A server
+/// that no longer answers is left out.
+///
+/// This starts the engine and asks each device for its free memory, for which a GPU's driver may set
+/// aside some of it; no model is loaded, nothing is computed, and no server is connected.
+///
+/// Names are the engine's: `CUDA0`, `Vulkan1`, `Metal`, in the driver's order, and `RPC0`, `RPC1`, ...
+/// in the order in which this process first connected to the servers, whatever they have. A server
+/// keeps its number as long as the process lives, also if it dies and comes back.
 ///
 /// # Errors
 /// [`Error::Engine`] if the engine cannot start.
@@ -33,12 +41,20 @@ pub(crate) fn devices_with(rpc_servers: &[String]) -> Result<Vec<Device>> {
 }
 
 fn with_memory(rows: &[Row], wanted: impl Fn(&Row) -> bool) -> Vec<Device> {
-    let of_kind = |kind| {
-        let rows = rows.iter().filter(|row| row.kind == kind && wanted(row));
-        rows.filter_map(Row::device).collect::<Vec<_>>()
-    };
-    let cards = of_kind(ffi::MOE_DEVICE_GPU);
-    if cards.is_empty() { of_kind(ffi::MOE_DEVICE_INTEGRATED) } else { cards }
+    let wanted: Vec<&Row> = rows.iter().filter(|row| wanted(row)).collect();
+    in_order(&wanted).into_iter().filter_map(Row::device).collect()
+}
+
+/// Those that can hold layers, in the engine's own order: servers first, so that the output, which
+/// goes with the last device, stays on this machine; integrated GPUs only where there is no card.
+fn in_order<'a>(rows: &[&'a Row]) -> Vec<&'a Row> {
+    let of_kind =
+        |kind: DeviceKind| rows.iter().copied().filter(move |row| row.kind() == Some(kind));
+    let mut local: Vec<&Row> = of_kind(DeviceKind::Gpu).collect();
+    if local.is_empty() {
+        local.extend(of_kind(DeviceKind::IntegratedGpu));
+    }
+    of_kind(DeviceKind::Remote).chain(local).collect()
 }
 
 /// Connects to the RPC server at `endpoint` (`host:port`), so that its devices appear among
@@ -86,23 +102,29 @@ pub fn connect_rpc(endpoint: &str) -> Result<()> {
 /// Serves this machine's CPU and memory as a device at `endpoint` (`host:port`). Returns only with
 /// an error; the engine itself reports connections on standard output.
 ///
+/// With a folder as `cache` the server keeps the larger tensors of weights there (over 10 MiB each),
+/// and a client that loads them again does not send them. The folder must be this server's alone. What a
+/// server that was ended left half-written is found by its checksum and removed at the start, which
+/// reads the whole cache once. Nothing else is ever removed.
+///
 /// Whoever reaches the address can use this process: see [`connect_rpc`].
 ///
 /// # Errors
-/// [`Error::Engine`] if the address cannot be listened at, [`Error::MissingBackend`] if the engine
-/// was built without RPC.
-pub fn serve_rpc(endpoint: &str, threads: usize) -> Result<()> {
+/// [`Error::Engine`] if the address cannot be listened at, [`Error::Io`] for a cache that cannot be
+/// used, [`Error::MissingBackend`] if the engine was built without RPC.
+pub fn serve_rpc(endpoint: &str, threads: usize, cache: Option<&Path>) -> Result<()> {
     check_threads(threads)?;
     check_endpoint(endpoint)?;
     backend::init()?;
     let endpoint = c_string("the endpoint", endpoint)?;
-    // SAFETY: the string lives during the call, which returns only when the server has stopped.
-    guarded(|message| unsafe {
-        ffi::moe_rpc_serve(endpoint.as_ptr(), ptr::null(), threads, message)
-    })
-    .map_err(|failure| {
-        if failure.is_missing() { missing_rpc() } else { failure.into_error("serve over RPC") }
-    })
+    let cache = cache.map(|folder| rpc::clean_cache(folder).and_then(|()| path_string(folder)));
+    let cache = cache.transpose()?;
+    let cache = cache.as_ref().map_or(ptr::null(), |folder| folder.as_ptr());
+    // SAFETY: the strings live during the call, which returns only when the server has stopped.
+    guarded(|message| unsafe { ffi::moe_rpc_serve(endpoint.as_ptr(), cache, threads, message) })
+        .map_err(|failure| {
+            if failure.is_missing() { missing_rpc() } else { failure.into_error("serve over RPC") }
+        })
 }
 
 /// The limit is ggml's own (`GGML_MAX_N_THREADS`).
@@ -143,6 +165,17 @@ pub(super) struct Row {
 }
 
 impl Row {
+    /// `None` for the CPU.
+    fn kind(&self) -> Option<DeviceKind> {
+        match self.kind {
+            ffi::MOE_DEVICE_CPU => None,
+            _ if self.backend == RPC => Some(DeviceKind::Remote),
+            ffi::MOE_DEVICE_GPU => Some(DeviceKind::Gpu),
+            ffi::MOE_DEVICE_INTEGRATED => Some(DeviceKind::IntegratedGpu),
+            _ => Some(DeviceKind::Accelerator),
+        }
+    }
+
     /// The device with its memory; `None` if it does not answer.
     fn device(&self) -> Option<Device> {
         let mut info =
@@ -162,6 +195,7 @@ impl Row {
         let mut device = Device::new(&self.name);
         device.description.clone_from(&self.description);
         device.backend.clone_from(&self.backend);
+        device.kind = self.kind()?;
         device.alignment_bytes = Some(info.alignment_bytes);
         // Some devices report nothing at all.
         if info.total_bytes > 0 {
@@ -237,4 +271,36 @@ pub(super) fn buffer_type(name: &str) -> Result<ffi::ggml_backend_buffer_type_t>
     guarded(|message| unsafe { ffi::moe_buffer_type(handle, &raw mut buffer_type, message) })
         .map_err(|failure| failure.into_error("find a device's memory"))?;
     Ok(buffer_type)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_come_first_and_integrated_gpus_only_without_cards() {
+        let row = |name: &str, backend: &str, kind| Row {
+            handle: ptr::null_mut(),
+            name: name.to_owned(),
+            description: String::new(),
+            backend: backend.to_owned(),
+            kind,
+            link: None,
+        };
+        let rows = [
+            row("CUDA0", "CUDA", ffi::MOE_DEVICE_GPU),
+            row("CUDA1", "CUDA", ffi::MOE_DEVICE_GPU),
+            row("Vulkan0", "Vulkan", ffi::MOE_DEVICE_INTEGRATED),
+            row("BLAS", "BLAS", ffi::MOE_DEVICE_ACCELERATOR),
+            row("CPU", "CPU", ffi::MOE_DEVICE_CPU),
+            row("RPC0", RPC, ffi::MOE_DEVICE_GPU),
+        ];
+        let names = |rows: &[Row]| -> Vec<String> {
+            let rows: Vec<&Row> = rows.iter().collect();
+            in_order(&rows).into_iter().map(|row| row.name.clone()).collect()
+        };
+        assert_eq!(names(&rows), ["RPC0", "CUDA0", "CUDA1"]);
+        assert_eq!(names(&rows[2..]), ["RPC0", "Vulkan0"]);
+        assert_eq!(names(&rows[3..5]), [""; 0]);
+    }
 }

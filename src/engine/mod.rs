@@ -26,7 +26,7 @@ pub use self::device::{connect_rpc, devices, serve_rpc};
 pub(crate) use self::dry_run::DryRun;
 pub(crate) use self::sampler::Sampler;
 pub use self::weights::LoadMode;
-pub(crate) use self::weights::{LoadSettings, Weights};
+pub(crate) use self::weights::{LoadSettings, Weights, used_devices};
 
 /// A token's number in the model's vocabulary.
 pub(crate) type Token = ffi::llama_token;

@@ -7,7 +7,7 @@ use std::ptr::{self, NonNull};
 
 use serde::{Deserialize, Serialize};
 
-use super::call::guarded;
+use super::call::{guarded, path_string};
 use super::dry_run::DryRun;
 use super::overrides::OverrideArray;
 use super::rpc::RpcServers;
@@ -15,7 +15,7 @@ use super::{Token, backend, device, ffi, locks};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
 use crate::memory::HostMemory;
-use crate::plan::{CPU, Plan};
+use crate::plan::Plan;
 
 /// How the weights in CPU memory come from the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -75,14 +75,13 @@ impl Weights {
     /// Loads the file as the plan says.
     pub(crate) fn load(path: &Path, plan: &Plan, settings: LoadSettings) -> Result<Self> {
         backend::init()?;
-        let names = plan.devices().iter().map(|device| device.name.as_str());
-        let names: Vec<&str> = names.filter(|&name| name != CPU).collect();
+        let (names, layers): (Vec<&str>, Vec<u32>) = used_devices(plan).unzip();
         let rpc = RpcServers::of(&names)?;
         let lock = rpc.lock();
         let mut devices = device::handles(names)?;
         devices.push(ptr::null_mut());
         let overrides = OverrideArray::new(&plan.overrides(), device::buffer_type)?;
-        let tensor_split = tensor_split(plan);
+        let tensor_split = tensor_split(&layers);
         let mut progress = Progress::new(settings.on_progress, settings.cancel);
         // SAFETY: a plain function that returns default values.
         let mut params = unsafe { ffi::llama_model_default_params() };
@@ -328,30 +327,26 @@ fn maps(mode: LoadMode, devices: &[ffi::ggml_backend_dev_t]) -> Result<bool> {
     }
 }
 
+/// The devices that the plan puts anything on, in its order, with the number of their layers, the
+/// output counted as one. The engine is not told of others: it would start them.
+pub(crate) fn used_devices(plan: &Plan) -> impl Iterator<Item = (&str, u32)> {
+    let devices = std::iter::zip(plan.devices(), plan.layer_split());
+    let used = devices.filter(|(device, layers)| *layers > 0 || device.weights_bytes > 0);
+    used.map(|(device, layers)| (device.name.as_str(), layers))
+}
+
 /// How many layers each device gets, as the proportions that the engine wants, for all the devices
 /// that it can have.
-fn tensor_split(plan: &Plan) -> Vec<f32> {
+fn tensor_split(layers: &[u32]) -> Vec<f32> {
     // SAFETY: a plain function that returns a constant.
     let most = unsafe { ffi::llama_max_devices() };
     let mut split = vec![0.0; most];
-    for (share, layers) in split.iter_mut().zip(plan.layer_split()) {
+    for (share, &layers) in split.iter_mut().zip(layers) {
         #[allow(clippy::cast_precision_loss)] // exact up to 2^24 layers
         let exact = layers as f32;
         *share = exact;
     }
     split
-}
-
-#[cfg(unix)]
-fn path_string(path: &Path) -> Result<CString> {
-    use std::os::unix::ffi::OsStrExt;
-    CString::new(path.as_os_str().as_bytes())
-        .map_err(|error| Error::NulByte { what: "the path", position: error.nul_position() })
-}
-
-#[cfg(not(unix))]
-fn path_string(path: &Path) -> Result<CString> {
-    super::call::c_string("the path", &path.to_string_lossy())
 }
 
 /// What the progress callback needs, and what it has to tell.

@@ -221,6 +221,17 @@ pub enum Error {
         /// The devices that there are.
         known: Vec<String>,
     },
+    /// A stored plan uses a device that is not there.
+    #[error(
+        "the plan uses the device `{name}`, which is not there now; there {}; bring it back, or plan again",
+        list_devices(.known)
+    )]
+    PlannedDeviceMissing {
+        /// The device's name.
+        name: String,
+        /// The devices that there are.
+        known: Vec<String>,
+    },
     /// Two devices have the same name.
     #[error("two devices are called `{name}`; give each its own name")]
     DuplicateDevice {
@@ -262,6 +273,19 @@ pub enum Error {
         what: &'static str,
         /// How to get it.
         remedy: &'static str,
+    },
+    /// No folder holds the libraries of the engine's backends.
+    #[error(
+        "the engine has no CPU backend: there is no {file} that can be loaded in {}; put the build's backends beside the program, or name their folder in {variable}",
+        list_folders(.folders)
+    )]
+    NoBackends {
+        /// The libraries looked for.
+        file: &'static str,
+        /// Where they were looked for, in order.
+        folders: Vec<PathBuf>,
+        /// The environment variable that names another folder.
+        variable: &'static str,
     },
     /// The server of an RPC device could not be reached.
     #[error("no RPC server answers at `{endpoint}`{}; start one there (`cargo run --release --example rpc_server`), or mend the address", because(.reason))]
@@ -385,6 +409,12 @@ fn list_devices(known: &[String]) -> String {
         [only] => format!("is {only}, and the cpu"),
         several => format!("are {}, and the cpu", several.join(", ")),
     }
+}
+
+fn list_folders(folders: &[PathBuf]) -> String {
+    let folders: Vec<String> =
+        folders.iter().map(|folder| format!("`{}`", folder.display())).collect();
+    folders.join(" or ")
 }
 
 /// The engine itself only ever falls back to the CPU.

@@ -1,5 +1,7 @@
 //! Devices as plain values: what a plan needs to know of the hardware.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -17,11 +19,14 @@ use crate::policy::FitLimit;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Device {
-    /// The name to use in policies, for example `CUDA0`.
+    /// The name to use in policies, for example `CUDA0`. No two devices have the same.
     pub name: String,
     /// What it is, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+    /// What kind of device it is.
+    #[serde(default)]
+    pub kind: DeviceKind,
     /// The engine's backend that drives it, such as `CUDA` or `RPC`; empty for a device that is
     /// only planned for.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -37,12 +42,40 @@ pub struct Device {
     pub alignment_bytes: Option<u64>,
 }
 
+/// What kind of device can hold layers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// A graphics card with memory of its own; also a device that is only planned for.
+    #[default]
+    Gpu,
+    /// A graphics unit that shares the CPU's memory.
+    IntegratedGpu,
+    /// Another processor beside the CPU.
+    Accelerator,
+    /// A device of an RPC server, whatever that is; its description is the server's address.
+    Remote,
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Gpu => "GPU",
+            Self::IntegratedGpu => "integrated GPU",
+            Self::Accelerator => "accelerator",
+            Self::Remote => "remote",
+        })
+    }
+}
+
 impl Device {
     /// A device of which only the name is known.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             description: String::new(),
+            kind: DeviceKind::default(),
             backend: String::new(),
             free_bytes: None,
             total_bytes: None,

@@ -32,7 +32,7 @@ pub(crate) use self::bytes::human_bytes;
 pub use self::bytes::parse_bytes;
 pub use self::context::{ContextOptions, OpenChoices};
 pub use self::decision::Decision;
-pub use self::device::Device;
+pub use self::device::{Device, DeviceKind};
 pub use self::device_plan::{DevicePlan, Source};
 pub use self::picture::Picture;
 pub(crate) use self::solve::{Compute, plan as solve};

@@ -10,6 +10,7 @@
 //! The relay also knows what the connection carries ([`rpc_traffic`]), does not wait for ever for a
 //! server that is busy or silent, and refuses answers of the wrong length.
 
+mod cache;
 mod link;
 mod protocol;
 mod relay;
@@ -19,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::cache::clean_cache;
 pub(crate) use self::link::Link;
 use crate::error::{Error, Result};
 

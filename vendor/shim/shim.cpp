@@ -8,10 +8,16 @@
 
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
+
+#ifndef _WIN32
+#include <dlfcn.h>
+#endif
 
 namespace {
 
@@ -104,6 +110,34 @@ moe_status missing_rpc(moe_message * message) {
     return MOE_MISSING;
 }
 
+// The engine leaves out libraries that the system cannot load and does not say so: mostly because a
+// driver is not there, as on a machine without a GPU, or because a library of its own is missing.
+void tell_unloadable(ggml_log_callback log, const char * backends_dir) {
+#ifndef _WIN32
+    namespace fs = std::filesystem;
+    std::error_code ec;
+    for (const auto & entry : fs::directory_iterator(backends_dir, ec)) {
+        const std::string name = entry.path().filename().string();
+        const bool backend = name.rfind("libggml-", 0) == 0 && entry.path().extension() == ".so" &&
+            name.rfind("libggml-base", 0) != 0 && name.rfind("libggml-cpu", 0) != 0;
+        if (!backend) {
+            continue;
+        }
+        // Loaded already, if all is well; then this only counts its users.
+        if (void * library = dlopen(entry.path().c_str(), RTLD_NOW | RTLD_LOCAL)) {
+            dlclose(library);
+            continue;
+        }
+        const char * reason = dlerror();
+        const std::string text = "the backend " + name + " is left out: " + (reason == nullptr ? "?" : reason) + "\n";
+        log(GGML_LOG_LEVEL_INFO, text.c_str(), nullptr);
+    }
+#else
+    (void) log;
+    (void) backends_dir;
+#endif
+}
+
 } // namespace
 
 moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_message * message) {
@@ -112,6 +146,12 @@ moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_messag
         llama_log_set(log, nullptr);
         if (backends_dir != nullptr) {
             ggml_backend_load_all_from_path(backends_dir);
+            tell_unloadable(log, backends_dir);
+        }
+        // Else llama.cpp would look for backends in places of its own, such as the current folder.
+        if (ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU) == nullptr) {
+            set_message(message, "there is no CPU backend");
+            return MOE_MISSING;
         }
         llama_backend_init();
         return MOE_OK;

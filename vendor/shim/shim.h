@@ -29,7 +29,8 @@ typedef struct moe_message {
 // --- backends and devices ---
 
 // Loads the backends (from `backends_dir` if not NULL) and routes logs and assertions.
-// To be called once, before anything else. `log` must be callable from every thread for ever.
+// MOE_MISSING if there is no CPU backend. To be called until it succeeds, before anything else.
+// `log` must be callable from every thread for ever.
 moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_message * message);
 
 // For tests: an assertion that fails. On the calling thread it is MOE_EXCEPTION, on another one it
@@ -72,7 +73,7 @@ moe_status moe_rpc_connect(const char * endpoint, ggml_backend_reg_t * server, m
 // Adds the devices of a server to the list of devices, once. Nothing may look at the list meanwhile.
 moe_status moe_rpc_register(ggml_backend_reg_t server, moe_message * message);
 
-// Serves this machine's CPU; returns only on failure.
+// Serves this machine's CPU; returns only on failure. Keeps weights in `cache_dir` if not NULL.
 moe_status moe_rpc_serve(const char * endpoint, const char * cache_dir, size_t threads, moe_message * message);
 
 // The buffer type of a device, or of the CPU if `device` is NULL.

@@ -44,6 +44,13 @@ impl Server {
         Self::start_with(&format!("ulimit -v {kib}; "), format!("127.0.0.1:{port}"))
     }
 
+    /// A server that keeps weights in this folder.
+    pub fn with_cache(folder: &std::path::Path) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let cache = format!("set -- \"$@\" --cache '{}'; ", folder.display());
+        Self::start_with(&cache, format!("127.0.0.1:{port}"))
+    }
+
     fn start_with(first: &str, endpoint: String) -> Self {
         // The engine lets children inherit its sockets. A server that holds another server's
         // connection open would keep that one busy for ever, so they are closed first.

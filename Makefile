@@ -1,6 +1,6 @@
 # Two commands: `make chat` and `make test`. Both install what is missing where that is allowed.
 
-.PHONY: chat test setup lint bench demo-model
+.PHONY: chat test setup lint bench demo-model three-machines
 
 # make chat                                   a conversation with the demo model
 # make chat PROMPT="Why is the sky blue?"     one answer
@@ -34,3 +34,7 @@ demo-model:
 	python3 -m venv target/demo-model-venv
 	target/demo-model-venv/bin/pip install -q -r examples/demo-model/requirements.txt
 	target/demo-model-venv/bin/python examples/demo-model/train.py
+
+# A model split over three servers on this machine.
+three-machines: setup
+	@scripts/three-machines

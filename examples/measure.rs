@@ -198,6 +198,9 @@ fn measure(arguments: &Arguments, policy: &OffloadPolicy) -> Result<Row> {
             per_token: (steps > 0).then(|| per_token(difference(short, long), steps)),
         })
         .collect();
+    if !model.verify().holds() {
+        eprintln!("{policy}: memory is not as planned\n{}", model.verify());
+    }
     let devices = model.plan().devices().iter().rev().skip(1);
     Ok(Row {
         policy: policy.to_string(),

@@ -149,7 +149,11 @@ fn check_endpoint(endpoint: &str) -> Result<()> {
 fn missing_rpc() -> Error {
     Error::MissingBackend {
         what: "RPC backend",
-        remedy: "put GGML_RPC = \"ON\" under [env] in .cargo/config.toml and build again",
+        remedy: if ffi::BACKENDS_DIR.is_some() {
+            "put the library ggml-rpc of the same llama.cpp beside the other backends"
+        } else {
+            "put GGML_RPC = \"ON\" under [env] in .cargo/config.toml and build again"
+        },
     }
 }
 

@@ -132,8 +132,8 @@ fn usual_policies(arguments: &Arguments, has_devices: bool) -> Result<Vec<Offloa
         };
         let (low, high) = (fullest(&all), fullest(&forecast(&OffloadPolicy::None)?));
         for quarters in 1..=3 {
-            let mib = (low + high.saturating_sub(low) / 4 * quarters).div_ceil(1 << 20);
-            policies.push(format!("fit:{mib}MiB").parse()?);
+            let kib = (low + high.saturating_sub(low) / 4 * quarters).div_ceil(1 << 10);
+            policies.push(format!("fit:{kib}KiB").parse()?);
         }
     }
     Ok(policies)

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::gguf::{GgmlType, GgufFile};
 use crate::memory::DeviceMemory;
 use crate::model::MoeModel;
-use crate::plan::{self, Compute, ContextOptions, Device, OpenChoices, Plan};
+use crate::plan::{self, Compute, ContextOptions, Device, DeviceKind, OpenChoices, Plan};
 use crate::policy::{DeviceName, OffloadPolicy};
 use crate::preflight;
 use crate::reservation::{self, Reservation};
@@ -106,7 +106,8 @@ impl MoeModelBuilder {
 
     /// Adds the devices of an RPC server (`host:port`), which come before this machine's own; see
     /// [`connect_rpc`](crate::connect_rpc) for what can go wrong with one and
-    /// [`devices`](crate::devices) for their names. Calls of models that use such servers wait for each other.
+    /// [`devices`](crate::devices) for their names. In the policy the address itself may stand for
+    /// the server's first device: `layers:0-7=10.0.0.2:50052`. Calls of models that use such servers wait for each other.
     pub fn rpc_server(mut self, endpoint: impl Into<String>) -> Self {
         self.rpc_servers.push(endpoint.into());
         self
@@ -130,7 +131,8 @@ impl MoeModelBuilder {
         self
     }
 
-    /// Lets this process use at most so much of a device's memory, all its models together.
+    /// Lets this process use at most so much of a device's memory, all its models together. A server's
+    /// address stands for its first device.
     pub fn device_budget(mut self, device: impl Into<String>, bytes: u64) -> Self {
         self.budgets.push((device.into(), bytes));
         self
@@ -195,7 +197,7 @@ impl MoeModelBuilder {
     fn devices(&self) -> Result<Vec<Device>> {
         let mut devices = engine::devices_with(&self.rpc_servers)?;
         for (name, budget) in &self.budgets {
-            let name = DeviceName::new(name)?;
+            let name = named(name, &devices).map_or_else(|| DeviceName::new(name), Ok)?;
             let Some(i) = devices.iter().position(|device| name.matches(&device.name)) else {
                 let known = devices.into_iter().map(|device| device.name).collect();
                 return Err(Error::UnknownDevice { name: name.as_str().to_owned(), known });
@@ -213,7 +215,7 @@ impl MoeModelBuilder {
             return check_devices(plan, devices).map(|()| plan.clone());
         }
         let devices = reservation::with_available(devices.to_vec());
-        self.policy.plan(gguf, &devices, &self.context)
+        self.policy_for(&devices).plan(gguf, &devices, &self.context)
     }
 
     /// The plan with exact bytes, by dry runs; without devices there is nothing to be exact about.
@@ -233,7 +235,12 @@ impl MoeModelBuilder {
             _ => Compute::DryRun { ask: &mut ask, last: Vec::new() },
         };
         let devices = reservation::with_available(devices.to_vec());
-        plan::solve(&self.policy, gguf, &devices, &self.context, &mut compute)
+        plan::solve(&self.policy_for(&devices), gguf, &devices, &self.context, &mut compute)
+    }
+
+    /// The policy with servers by their devices' names.
+    fn policy_for(&self, devices: &[Device]) -> OffloadPolicy {
+        self.policy.clone().renamed(&|name| named(name, devices))
     }
 
     fn dry_run(&self, gguf: &GgufFile, plan: &Plan) -> Result<Vec<DeviceMemory>> {
@@ -261,6 +268,13 @@ impl MoeModelBuilder {
         let context = Context::new(Arc::clone(&weights), &settings)?;
         Ok((weights, context))
     }
+}
+
+/// A server's address names its first device, whatever number that has in this process.
+fn named(address: &str, devices: &[Device]) -> Option<DeviceName> {
+    let is_meant =
+        |device: &&Device| device.kind == DeviceKind::Remote && device.description == address;
+    devices.iter().find(is_meant).and_then(|device| DeviceName::new(&device.name).ok())
 }
 
 /// A plan that was made at another time may use what is not there now.

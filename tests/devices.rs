@@ -95,6 +95,25 @@ fn each_server_holds_what_the_plan_says() {
 }
 
 #[test]
+fn an_address_names_a_server_in_any_order() {
+    let mut three = Three::start();
+    let names = three.names();
+    let [first, last] = [0, 2].map(|i: usize| three.servers[i].endpoint.clone());
+    let policy = format!("layers:0={last};regex:blk\\.3\\..*exps={first};all-experts");
+    for _ in 0..2 {
+        let builder = three.builder(&demo()).policy(policy.parse().unwrap());
+        let builder = builder.device_budget(&last, 64 << 20);
+        let plan = builder.load().unwrap().plan().clone();
+        let experts = plan.model().expert_bytes / 4;
+        for (name, bytes) in [(&names[0], experts), (&names[1], 0), (&names[2], experts)] {
+            assert_eq!(plan.device(name).unwrap().expert_bytes, bytes, "{plan}");
+        }
+        assert_eq!(plan.device(&names[2]).unwrap().free_bytes, Some(64 << 20));
+        three.servers.reverse();
+    }
+}
+
+#[test]
 fn each_device_keeps_its_budget() {
     let scratch = tempfile::tempdir().unwrap();
     let path = small(scratch.path(), "mixtral-8x7b", 24);

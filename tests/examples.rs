@@ -270,6 +270,33 @@ fn plan_fits_a_card_and_freezes_what_chat_loads() {
     assert_eq!(chat(&["--plan", &frozen]), chat(&["--policy", "layers:2"]));
 }
 
+#[test]
+fn measure_counts_what_a_token_costs() {
+    let server = Server::start();
+    let rpc = ["--rpc", &server.endpoint, "--threads", "1"];
+    let measure = |more: &[&str]| {
+        let output = run("measure", &[&rpc, more].concat());
+        assert!(output.status.success(), "{output:?}");
+        text(&output.stdout).to_owned()
+    };
+    let listed = measure(&["--devices"]);
+    assert!(listed.starts_with("RPC0") && listed.contains(&server.endpoint), "{listed}");
+
+    let rows = measure(&["--json", "--words", "8", "--tokens", "8"]);
+    let rows: Vec<Value> = rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    assert_eq!(rows.len(), 6, "none, all-experts, half the layers, and fit three times");
+    let trips = |row: &Value| row["servers"][0]["per_token"]["round_trips"].as_f64().unwrap();
+    for row in &rows {
+        assert_eq!(row["as_planned"], true, "{row}");
+        assert_eq!(row["text"], rows[0]["text"], "{row}");
+        assert!(trips(row) >= 1.0, "{row}");
+    }
+    assert!(trips(&rows[1]) > trips(&rows[0]), "experts on the CPU cost round trips: {rows:?}");
+    assert_eq!(rows[1]["expert_bytes"], 0);
+    let fitted = |i: usize| rows[i]["expert_bytes"].as_u64().unwrap();
+    assert!(fitted(3) <= fitted(4) && fitted(4) <= fitted(5) && fitted(5) <= fitted(0), "{rows:?}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_an_error_and_a_reader_who_went_away_is_none() {

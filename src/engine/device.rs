@@ -22,7 +22,8 @@ const RPC: &str = "RPC";
 ///
 /// Names are the engine's: `CUDA0`, `Vulkan1`, `Metal`, in the driver's order, and `RPC0`, `RPC1`, ...
 /// in the order in which this process first connected to the servers, whatever they have. A server
-/// keeps its number as long as the process lives, also if it dies and comes back.
+/// keeps its number as long as the process lives, also if it dies and comes back. Another process may
+/// number them otherwise; there the address (the device's description) is the name that stays.
 ///
 /// # Errors
 /// [`Error::Engine`] if the engine cannot start.

@@ -124,6 +124,23 @@ impl OffloadPolicy {
         }
     }
 
+    /// The same with other names for devices, where `rename` knows one.
+    #[cfg(feature = "llama")]
+    pub(crate) fn renamed(self, rename: &impl Fn(&str) -> Option<DeviceName>) -> Self {
+        if let Self::FirstMatch(list) = self {
+            let rules = list.0.into_iter().map(|rule| rule.renamed(rename)).collect();
+            return Self::FirstMatch(RuleList(rules));
+        }
+        let new = match self.target() {
+            Target::Device(name) => rename(name.as_str()),
+            _ => None,
+        };
+        match new {
+            Some(name) => self.on(Target::Device(name)),
+            None => self,
+        }
+    }
+
     /// This policy, then `next` for the tensors that no rule of this one matches.
     ///
     /// ```

@@ -108,12 +108,10 @@ impl Relay {
                 let payload = self.read_payload(length)?;
                 self.send(command, &header, payload)
             };
-            match answer_bytes {
-                Some(bytes) => self.answer(command, bytes)?,
-                None => self.count(length, None),
-            }
+            // Before the engine has the answer: whoever asks after a call finds it counted.
+            self.count(length, answer_bytes);
             if let Some(bytes) = answer_bytes {
-                self.count(length, Some(bytes));
+                self.answer(command, bytes)?;
             }
         }
     }

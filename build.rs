@@ -103,12 +103,11 @@ mod shim {
             let has_rpc = cached(&self.cache, "GGML_RPC").is_some_and(|value| {
                 ["ON", "1", "TRUE", "YES"].contains(&value.to_uppercase().as_str())
             });
-            if cfg!(feature = "rpc") && !has_rpc {
-                panic!(
-                    "the feature `rpc` of moe-offload needs llama.cpp with its RPC backend: put \
-                     GGML_RPC = \"ON\" under [env] in your .cargo/config.toml and build again"
-                );
-            }
+            assert!(
+                has_rpc || cfg!(not(feature = "rpc")),
+                "the feature `rpc` of moe-offload needs llama.cpp with its RPC backend: put \
+                 GGML_RPC = \"ON\" under [env] in your .cargo/config.toml and build again"
+            );
         }
 
         /// Lets programs of this package find the engine's libraries: beside themselves, or else

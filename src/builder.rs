@@ -265,7 +265,7 @@ impl MoeModelBuilder {
             cache_on_host: plan.context().cache_on_host,
             threads,
         };
-        let context = Context::new(Arc::clone(&weights), &settings)?;
+        let context = Context::new(&weights, &settings)?;
         Ok((weights, context))
     }
 }

@@ -48,7 +48,7 @@ pub(crate) struct Context {
 unsafe impl Send for Context {}
 
 impl Context {
-    pub(crate) fn new(weights: Arc<Weights>, settings: &ContextSettings) -> Result<Self> {
+    pub(crate) fn new(weights: &Arc<Weights>, settings: &ContextSettings) -> Result<Self> {
         // SAFETY: a plain function that returns default values.
         let mut params = unsafe { ffi::llama_context_default_params() };
         let threads = i32::try_from(settings.threads).unwrap_or(i32::MAX);
@@ -78,7 +78,7 @@ impl Context {
             });
         drop(lock);
         let context = match context {
-            Ok(raw) => Self { raw, weights: Arc::clone(&weights), cancel: None, lost: false },
+            Ok(raw) => Self { raw, weights: Arc::clone(weights), cancel: None, lost: false },
             Err(error) => return Err(weights.rpc.check().err().unwrap_or(error)),
         };
         weights.rpc.check()?;

@@ -225,7 +225,7 @@ fn write_answer(
     options: &GenerateOptions,
     text: &mut String,
 ) -> Result<Option<StopReason>> {
-    let prompt = fitting_prompt(model, talk)?;
+    let prompt = fitting_prompt(model, talk, options)?;
     let mut generation = match prompt {
         Some(prompt) => model.generate(&prompt, options)?,
         None => model.chat(talk, options)?,
@@ -255,12 +255,16 @@ fn say(text: &dyn Display) {
 
 /// Drops the oldest turns until half of the context is left for the answer. `None` if the messages
 /// can be given to `chat`; a plain prompt for a model without a chat template.
-fn fitting_prompt(model: &MoeModel, talk: &mut Vec<Message>) -> Result<Option<String>> {
+fn fitting_prompt(
+    model: &MoeModel,
+    talk: &mut Vec<Message>,
+    options: &GenerateOptions,
+) -> Result<Option<String>> {
     let room = model.plan().context_tokens() as usize / 2;
     loop {
-        let prompt = match model.chat_prompt(talk) {
+        let prompt = match model.chat_prompt(talk, &options.template) {
             Err(Error::NoChatTemplate) => {
-                say(&"(the model has no chat template that the engine knows: plain text)");
+                say(&"(the model has no chat template: plain text)");
                 return Ok(talk.last().map(|message| message.content.clone()));
             }
             prompt => prompt?,

@@ -159,7 +159,7 @@ impl MoeModelBuilder {
         let (weights, context) = self.open(&plan, settings)?;
         check_placement(&weights, &plan)?;
         reservation.loaded();
-        MoeModel::assemble(plan, context, reservation, started)
+        MoeModel::assemble(&gguf, plan, context, reservation, started)
     }
 
     fn devices(&self) -> Result<Vec<Device>> {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::cancel::CancelHandle;
+use crate::chat::TemplateOptions;
 use crate::engine::{Context, Decoded, Sampler, Token};
 use crate::error::{Error, Result};
 use crate::model::MoeModel;
@@ -30,6 +31,8 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// What [`MoeModel::chat`] gives the model's chat template besides the messages.
+    pub template: TemplateOptions,
     /// Stops the generation from elsewhere, within one token.
     pub cancel: Option<CancelHandle>,
 }
@@ -52,6 +55,12 @@ impl GenerateOptions {
     #[must_use]
     pub fn sampling(self, sampling: Sampling) -> Self {
         Self { sampling, ..self }
+    }
+
+    /// Sets [`template`](field@Self::template).
+    #[must_use]
+    pub fn template(self, template: TemplateOptions) -> Self {
+        Self { template, ..self }
     }
 
     /// Lets `cancel` stop the generation.

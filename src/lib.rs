@@ -9,7 +9,6 @@
 mod builder;
 #[cfg(feature = "llama")]
 mod cancel;
-#[cfg(feature = "llama")]
 mod chat;
 mod digits;
 #[cfg(feature = "llama")]
@@ -41,8 +40,7 @@ mod text;
 pub use self::builder::MoeModelBuilder;
 #[cfg(feature = "llama")]
 pub use self::cancel::CancelHandle;
-#[cfg(feature = "llama")]
-pub use self::chat::{Message, Role};
+pub use self::chat::{ChatTemplate, Message, Role, TemplateOptions, ToolCall};
 #[cfg(feature = "llama")]
 pub use self::engine::{LoadMode, connect_rpc, devices, serve_rpc};
 pub use self::error::{Error, Result};

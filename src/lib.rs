@@ -22,6 +22,8 @@ pub mod kv_cache;
 pub mod memory;
 #[cfg(feature = "llama")]
 mod model;
+#[cfg(feature = "llama")]
+mod options;
 pub mod plan;
 pub mod policy;
 #[cfg(feature = "llama")]
@@ -30,6 +32,8 @@ mod reservation;
 mod sampling;
 #[cfg(feature = "llama")]
 mod stats;
+#[cfg(feature = "llama")]
+mod structure;
 pub mod synth;
 #[cfg(all(test, feature = "llama"))]
 mod testing;
@@ -46,14 +50,18 @@ pub use self::engine::{LoadMode, connect_rpc, devices, serve_rpc};
 pub use self::error::{Error, Result};
 pub use self::experts::ExpertMap;
 #[cfg(feature = "llama")]
-pub use self::generate::{GenerateOptions, Generation, StopReason};
+pub use self::generate::Generation;
 pub use self::gguf::GgufFile;
 pub use self::memory::DeviceMemory;
 #[cfg(feature = "llama")]
 pub use self::model::MoeModel;
+#[cfg(feature = "llama")]
+pub use self::options::{GenerateOptions, LogProbability, StopReason, TokenLogProbabilities};
 pub use self::plan::{ContextOptions, Device, Plan};
 pub use self::policy::OffloadPolicy;
 #[cfg(feature = "llama")]
-pub use self::sampling::Sampling;
+pub use self::sampling::{Dry, Mirostat, Sampling};
 #[cfg(feature = "llama")]
 pub use self::stats::Stats;
+#[cfg(feature = "llama")]
+pub use self::structure::Structure;

@@ -8,9 +8,10 @@ use crate::builder::MoeModelBuilder;
 use crate::chat::{ChatTemplate, Message, TemplateOptions};
 use crate::engine::Context;
 use crate::error::{Error, Result, TemplateFault};
-use crate::generate::{Cached, GenerateOptions, Generation, Timing};
+use crate::generate::{Cached, Generation, Timing};
 use crate::gguf::GgufFile;
 use crate::memory::{DeviceMemory, Verification};
+use crate::options::GenerateOptions;
 use crate::plan::Plan;
 use crate::reservation::Reservation;
 use crate::stats::Stats;
@@ -73,7 +74,8 @@ impl MoeModel {
     ///
     /// # Errors
     /// [`Error::EmptyPrompt`], [`Error::PromptTooLong`], [`Error::InvalidOption`] for impossible
-    /// sampling, [`Error::Cancelled`], or what the engine reports.
+    /// options, [`Error::InvalidStructure`] for a grammar or schema that cannot be used,
+    /// [`Error::Cancelled`], or what the engine reports.
     pub fn generate(&mut self, prompt: &str, options: &GenerateOptions) -> Result<Generation<'_>> {
         let started = Instant::now();
         let tokens = self.context.weights().tokenize(prompt, true)?;

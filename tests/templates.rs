@@ -99,7 +99,8 @@ fn published_templates_give_the_reference_s_texts() {
 }
 
 fn fault(source: &str) -> TemplateFault {
-    let render = || ChatTemplate::new(source)?.render(&[Message::user("x")], &Default::default());
+    let options = TemplateOptions::default();
+    let render = || ChatTemplate::new(source)?.render(&[Message::user("x")], &options);
     match render() {
         Err(Error::ChatTemplate { fault }) => fault,
         other => panic!("{source:.200}: {other:?}"),

@@ -339,6 +339,14 @@ pub enum Error {
         /// Why.
         fault: TemplateFault,
     },
+    /// A grammar or a JSON schema cannot be used.
+    #[error("the {what} cannot be used{}; mend it, or generate without it", because(.reason))]
+    InvalidStructure {
+        /// Which of the two.
+        what: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
     /// Text holds a NUL byte, which the engine cannot take.
     #[error("{what} holds a NUL byte at {position}, which the engine cannot take")]
     NulByte {

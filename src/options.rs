@@ -36,7 +36,8 @@ pub struct GenerateOptions {
     /// Also give the log-probabilities of the tokens, with this many of the likeliest; at most
     /// 100. See [`Generation::take_log_probabilities`](crate::Generation::take_log_probabilities).
     pub log_probabilities: Option<u32>,
-    /// What [`MoeModel::chat`](crate::MoeModel::chat) gives the model's chat template besides the messages.
+    /// What [`MoeModel::chat`](crate::MoeModel::chat) gives the model's chat template besides the
+    /// messages.
     pub template: TemplateOptions,
     /// Stops the generation from elsewhere, within one token.
     pub cancel: Option<CancelHandle>,

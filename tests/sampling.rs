@@ -6,6 +6,7 @@ mod support;
 
 use std::time::Duration;
 
+use moe_offload::error::TemplateFault;
 use moe_offload::{
     Dry, Error, GenerateOptions, Message, Mirostat, MoeModel, Sampling, StopReason, TemplateOptions,
 };
@@ -199,6 +200,41 @@ fn stop_strings_across_tokens_do_not_leak() {
         let text: String = answer.by_ref().map(|piece| piece.unwrap()).collect();
         assert_eq!(text, full[..full.find(stop).unwrap()], "{stop:?}");
         assert_eq!(answer.stop_reason(), Some(StopReason::StopString));
+    }
+}
+
+/// The demo model with a part of its template replaced by one of the same length.
+fn patched(from: &str, to: &str) -> MoeModel {
+    assert_eq!(from.len(), to.len());
+    let mut file = std::fs::read(demo()).unwrap();
+    let at = file.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+    file[at..at + to.len()].copy_from_slice(to.as_bytes());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("patched.gguf");
+    std::fs::write(&path, file).unwrap();
+    MoeModel::builder(&path).threads(1).context_tokens(512).load().unwrap()
+}
+
+#[test]
+fn the_engine_s_list_is_asked_where_a_template_fails_but_not_where_it_raises() {
+    let talk = [Message::system("Be brief."), Message::user("Hi")];
+    let options = TemplateOptions::default();
+    let expected = model().chat_prompt(&talk, &options).unwrap();
+    let tool = options.clone().tool(serde_json::json!({"type": "function"}));
+    let loops = "{% for message in messages %}";
+    for broken in ["{% for message in nothing()%}", "{% fer message in messages %}"] {
+        let model = patched(loops, broken);
+        assert_eq!(model.chat_prompt(&talk, &options).unwrap(), expected);
+        // It cannot write tools.
+        let error = model.chat_prompt(&talk, &tool).unwrap_err();
+        assert!(matches!(error, Error::ChatTemplate { .. }), "{error}");
+    }
+    let model = patched("{% if add_generation_prompt %}", "{% if raise_exception('no') %}");
+    match model.chat_prompt(&talk, &options) {
+        Err(Error::ChatTemplate { fault: TemplateFault::Raised { message } }) => {
+            assert_eq!(message, "no");
+        }
+        other => panic!("{other:?}"),
     }
 }
 

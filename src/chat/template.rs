@@ -85,7 +85,9 @@ impl TemplateOptions {
 
 /// A model's own chat template, a Jinja program, rendered as Hugging Face transformers does.
 ///
-/// Its work is bounded, since it comes with the model file.
+/// Since it comes with the model file, its steps, the size of what it writes, its recursion and its
+/// stack are bounded. One thing is not: a template made to attack can nest lists so that turning
+/// them into a text (`~`, `upper`, `join` and the like) takes all memory. Use files that you trust.
 ///
 /// ```
 /// use moe_offload::{ChatTemplate, Message};

@@ -181,7 +181,7 @@ impl MoeModelBuilder {
         for row in &mut memory {
             row.note_free(&before, &after);
         }
-        Ok(MoeModel::assemble(plan, memory, context, reservation, started))
+        Ok(MoeModel::assemble(&gguf, plan, memory, context, reservation, started))
     }
 
     /// The header, if the engine would survive the file.

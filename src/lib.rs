@@ -9,7 +9,6 @@
 mod builder;
 #[cfg(feature = "llama")]
 mod cancel;
-#[cfg(feature = "llama")]
 mod chat;
 mod digits;
 #[cfg(feature = "llama")]
@@ -23,6 +22,8 @@ pub mod kv_cache;
 pub mod memory;
 #[cfg(feature = "llama")]
 mod model;
+#[cfg(feature = "llama")]
+mod options;
 pub mod plan;
 pub mod policy;
 pub mod preflight;
@@ -34,6 +35,8 @@ mod rpc;
 mod sampling;
 #[cfg(feature = "llama")]
 mod stats;
+#[cfg(feature = "llama")]
+mod structure;
 pub mod synth;
 #[cfg(all(test, feature = "llama"))]
 mod testing;
@@ -46,23 +49,26 @@ mod tokenize;
 pub use self::builder::MoeModelBuilder;
 #[cfg(feature = "llama")]
 pub use self::cancel::CancelHandle;
-#[cfg(feature = "llama")]
-pub use self::chat::{Message, Role};
+pub use self::chat::{ChatTemplate, Message, Role, TemplateOptions, ToolCall};
 #[cfg(feature = "llama")]
 pub use self::engine::{LoadMode, connect_rpc, devices, serve_rpc};
 pub use self::error::{Error, Result};
 pub use self::experts::ExpertMap;
 #[cfg(feature = "llama")]
-pub use self::generate::{GenerateOptions, Generation, StopReason};
+pub use self::generate::Generation;
 pub use self::gguf::GgufFile;
 pub use self::memory::DeviceMemory;
 #[cfg(feature = "llama")]
 pub use self::model::MoeModel;
+#[cfg(feature = "llama")]
+pub use self::options::{GenerateOptions, LogProbability, StopReason, TokenLogProbabilities};
 pub use self::plan::{ContextOptions, Device, Plan};
 pub use self::policy::OffloadPolicy;
 #[cfg(feature = "llama")]
 pub use self::rpc::{RpcTraffic, rpc_traffic};
 #[cfg(feature = "llama")]
-pub use self::sampling::Sampling;
+pub use self::sampling::{Dry, Mirostat, Sampling};
 #[cfg(feature = "llama")]
 pub use self::stats::Stats;
+#[cfg(feature = "llama")]
+pub use self::structure::Structure;

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::builder::MoeModelBuilder;
-use crate::chat::Message;
+use crate::chat::{ChatTemplate, Message, TemplateOptions};
 use crate::engine::Context;
-use crate::error::{Error, Result};
-use crate::generate::{Cached, GenerateOptions, Generation, Timing};
+use crate::error::{Error, Result, TemplateFault};
+use crate::generate::{Cached, Generation, Timing};
+use crate::gguf::GgufFile;
 use crate::memory::{DeviceMemory, Verification};
+use crate::options::GenerateOptions;
 use crate::plan::Plan;
 use crate::reservation::Reservation;
 use crate::stats::Stats;
@@ -23,6 +25,8 @@ pub struct MoeModel {
     pub(crate) context: Context,
     pub(crate) cached: Cached,
     pub(crate) timing: Timing,
+    /// The model file's own, or why there is none.
+    template: Result<ChatTemplate>,
     plan: Plan,
     memory: Vec<DeviceMemory>,
     load_seconds: f64,
@@ -47,6 +51,7 @@ impl MoeModel {
 
     /// A model of what was loaded, `started` ago.
     pub(crate) fn assemble(
+        gguf: &GgufFile,
         plan: Plan,
         memory: Vec<DeviceMemory>,
         context: Context,
@@ -58,6 +63,7 @@ impl MoeModel {
             context,
             cached: Cached::new(plan.context_tokens(), plan.context().batch_tokens),
             timing: Timing::default(),
+            template: ChatTemplate::from_gguf(gguf),
             plan,
             load_seconds: started.elapsed().as_secs_f64(),
             _reservation: reservation,
@@ -70,46 +76,80 @@ impl MoeModel {
     ///
     /// # Errors
     /// [`Error::EmptyPrompt`], [`Error::PromptTooLong`], [`Error::InvalidOption`] for impossible
-    /// sampling, [`Error::Cancelled`], or what the engine reports.
+    /// options, [`Error::InvalidStructure`] for a grammar or schema that cannot be used,
+    /// [`Error::Cancelled`], or what the engine reports.
     pub fn generate(&mut self, prompt: &str, options: &GenerateOptions) -> Result<Generation<'_>> {
         let started = Instant::now();
         let tokens = tokenize(self.context.weights(), prompt, true)?;
         Generation::start(self, &tokens, options, started)
     }
 
-    /// Answers the last of `messages`, formatted by the model's own chat template.
+    /// Answers the last of `messages`, formatted by the model's own chat template, with what
+    /// [`GenerateOptions::template`] says.
     ///
     /// # Errors
-    /// As [`MoeModel::generate`], and [`Error::NoChatTemplate`] if the engine knows no template
-    /// for the model.
+    /// As [`MoeModel::generate`] and [`MoeModel::chat_prompt`].
     pub fn chat(
         &mut self,
         messages: &[Message],
         options: &GenerateOptions,
     ) -> Result<Generation<'_>> {
         let started = Instant::now();
-        let prompt = self.chat_prompt(messages)?;
-        // The template writes the beginning of the text itself where it wants one.
-        let tokens = tokenize(self.context.weights(), &prompt, false)?;
+        let (prompt, add_special) = self.format(messages, &options.template)?;
+        let tokens = tokenize(self.context.weights(), &prompt, add_special)?;
         Generation::start(self, &tokens, options, started)
     }
 
     /// The messages as the one text that the model was trained on, ready for its answer.
     ///
+    /// Where the model's template does not work, the engine's own list of known templates is
+    /// asked, which knows neither tools nor options.
+    ///
     /// # Errors
-    /// [`Error::NoChatTemplate`]; [`Error::NulByte`] for a message with a NUL byte.
-    pub fn chat_prompt(&self, messages: &[Message]) -> Result<String> {
+    /// [`Error::NoChatTemplate`]; [`Error::ChatTemplate`] if the template refuses the conversation,
+    /// or does not work and the engine does not know it; [`Error::NulByte`] for a message with a
+    /// NUL byte that the engine would have to format.
+    pub fn chat_prompt(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
+        self.format(messages, options).map(|(prompt, _)| prompt)
+    }
+
+    /// The prompt, and whether the tokens that begin every text are still missing: templates
+    /// write them themselves, the engine's list does not.
+    fn format(&self, messages: &[Message], options: &TemplateOptions) -> Result<(String, bool)> {
+        let rendered = match &self.template {
+            Ok(template) => template.render(messages, options),
+            Err(Error::ChatTemplate { fault }) => Err(Error::ChatTemplate { fault: fault.clone() }),
+            Err(_) => return Err(Error::NoChatTemplate),
+        };
+        let error = match rendered {
+            Ok(prompt) => return Ok((prompt, false)),
+            Err(error @ Error::ChatTemplate { fault: TemplateFault::Raised { .. } }) => {
+                return Err(error);
+            }
+            Err(error) => error,
+        };
+        let needs_template = !options.tools.is_empty()
+            || !options.generation_prompt
+            || messages.iter().any(|message| !message.tool_calls.is_empty());
+        if needs_template {
+            return Err(error);
+        }
+        match self.known_format(messages) {
+            Err(Error::NoChatTemplate) => Err(error),
+            prompt => Ok((prompt?, true)),
+        }
+    }
+
+    /// By the engine's list of known templates.
+    fn known_format(&self, messages: &[Message]) -> Result<String> {
+        let text = |text: &str| {
+            let nul = |error: std::ffi::NulError| error.nul_position();
+            CString::new(text)
+                .map_err(|error| Error::NulByte { what: "a message", position: nul(error) })
+        };
         let messages: Vec<(CString, CString)> = messages
             .iter()
-            .map(|message| {
-                let text = |text: &str| {
-                    CString::new(text).map_err(|error| Error::NulByte {
-                        what: "a message",
-                        position: error.nul_position(),
-                    })
-                };
-                Ok((text(&message.role.to_string())?, text(&message.content)?))
-            })
+            .map(|message| Ok((text(&message.role.to_string())?, text(&message.content)?)))
             .collect::<Result<_>>()?;
         self.context.weights().chat_prompt(&messages)
     }

@@ -333,8 +333,6 @@ fn bad_input_is_a_typed_error() {
     let error = model.generate(&long, &greedy(1)).unwrap_err();
     assert!(matches!(error, Error::PromptTooLong { context_tokens: 512, .. }), "{error}");
     assert!(matches!(model.generate("", &greedy(1)).unwrap_err(), Error::EmptyPrompt));
-    let nul = model.chat(&[Message::user("a\0b")], &greedy(1)).unwrap_err();
-    assert!(matches!(nul, Error::NulByte { position: 1, .. }), "{nul}");
     for sampling in [
         Sampling::default().temperature(f32::NAN),
         Sampling::default().temperature(-1.0),

@@ -140,6 +140,25 @@ impl Context {
         Ok(if kept { keep } else { 0 })
     }
 
+    /// The log-probabilities of `token` and of the `likeliest` tokens, in what was computed last.
+    pub(crate) fn log_probabilities(
+        &mut self,
+        token: Token,
+        likeliest: usize,
+    ) -> Result<Vec<(Token, f32)>> {
+        let empty = |_| ffi::moe_log_probability { token: 0, log_probability: 0.0 };
+        let mut rows: Vec<_> = (0..=likeliest).map(empty).collect();
+        let (capacity, mut count) = (rows.len(), 0);
+        let context = self.raw.as_ptr();
+        // SAFETY: the context is alive and used by nobody else; there are as many rows as it says.
+        self.run("read the probabilities", |message| unsafe {
+            let rows = rows.as_mut_ptr();
+            ffi::moe_log_probabilities(context, token, rows, capacity, &raw mut count, message)
+        })?;
+        rows.truncate(count);
+        Ok(rows.iter().map(|row| (row.token, row.log_probability)).collect())
+    }
+
     /// Runs a call that works on the context; after an exception nothing more will.
     pub(super) fn run(
         &mut self,

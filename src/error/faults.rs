@@ -132,3 +132,46 @@ pub enum FlagFault {
         value: String,
     },
 }
+
+/// What is wrong with a chat template, or with a conversation for it.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+pub enum TemplateFault {
+    /// The template itself refuses the conversation.
+    #[error("it refuses this conversation: {message}")]
+    Raised {
+        /// The template's own words.
+        message: String,
+    },
+    /// It does not parse.
+    #[error("it does not parse{}: {reason}", at(*.line))]
+    Syntax {
+        /// The line, from 1.
+        line: Option<usize>,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// It failed on this conversation.
+    #[error("it failed{}: {reason}", at(*.line))]
+    Failed {
+        /// The line, from 1.
+        line: Option<usize>,
+        /// What went wrong there.
+        reason: String,
+    },
+    /// It does more work than any conversation of this size should need.
+    #[error("it does not end in reasonable time")]
+    TooMuchWork,
+    /// Its text is too long.
+    #[error("it has {bytes} bytes, more than {max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The most that is read.
+        max: usize,
+    },
+}
+
+fn at(line: Option<usize>) -> String {
+    line.map(|line| format!(" in line {line}")).unwrap_or_default()
+}

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error as ThisError;
 
-pub use self::faults::{FlagFault, GgufFault, ModelFault, PolicyFault};
+pub use self::faults::{FlagFault, GgufFault, ModelFault, PolicyFault, TemplateFault};
 
 use crate::plan::human_bytes;
 
@@ -348,11 +348,27 @@ pub enum Error {
         /// Tokens of the context.
         context_tokens: usize,
     },
-    /// The model has no chat template that the engine knows.
+    /// The model file has no chat template.
     #[error(
-        "the model has no chat template that the engine knows; format the prompt yourself and use `generate`"
+        "the model has no chat template; format the prompt yourself and use `generate`, or give `ChatTemplate::new` the published one"
     )]
     NoChatTemplate,
+    /// The chat template does not work, and the engine does not know it either.
+    #[error(
+        "the chat template cannot be used: {fault}; change the conversation, or format the prompt yourself and use `generate`"
+    )]
+    ChatTemplate {
+        /// Why.
+        fault: TemplateFault,
+    },
+    /// A grammar or a JSON schema cannot be used.
+    #[error("the {what} cannot be used{}; mend it, or generate without it", because(.reason))]
+    InvalidStructure {
+        /// Which of the two.
+        what: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
     /// Text holds a NUL byte, which the engine cannot take.
     #[error("{what} holds a NUL byte at {position}, which the engine cannot take")]
     NulByte {

@@ -1,4 +1,4 @@
-#include "shim.h"
+#include "guard.h"
 
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
@@ -7,8 +7,6 @@
 #include "llama-model.h"
 
 #include <cstdio>
-#include <exception>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -20,44 +18,12 @@ struct assertion_failed : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// How many guarded calls the thread is in. Only there is somebody to catch an exception; on the
-// engine's own threads a failed assertion still ends the process.
-thread_local int guarded_depth = 0;
-
-struct depth_guard {
-    depth_guard() { guarded_depth++; }
-    ~depth_guard() { guarded_depth--; }
-};
-
 void on_abort(const char * text) {
     if (guarded_depth > 0) {
         throw assertion_failed(text);
     }
     // Nobody can catch it on the engine's own threads; ggml_abort leaves saying so to us.
     std::fprintf(stderr, "moe-offload: the engine ends this process: %s\n", text);
-}
-
-void set_message(moe_message * message, const char * text) {
-    std::snprintf(message->text, sizeof(message->text), "%s", text);
-}
-
-moe_status fail(moe_message * message, const char * text) {
-    set_message(message, text);
-    return MOE_FAILED;
-}
-
-// Runs `body`, which returns a status, and keeps every exception inside.
-template <typename Body> moe_status guarded(moe_message * message, Body body) noexcept {
-    message->text[0] = '\0';
-    try {
-        depth_guard depth;
-        return body();
-    } catch (const std::exception & e) {
-        set_message(message, e.what());
-    } catch (...) {
-        set_message(message, "an exception of unknown type");
-    }
-    return MOE_EXCEPTION;
 }
 
 moe_device_kind kind_of(ggml_backend_dev_t device) {
@@ -312,50 +278,6 @@ moe_status moe_token_piece(const llama_vocab * vocab, llama_token token, char * 
 moe_status moe_chat_prompt(const char * chat_template, const llama_chat_message * messages, size_t count, char * buffer, int32_t capacity, int32_t * result, moe_message * message) {
     return guarded(message, [&] {
         *result = llama_chat_apply_template(chat_template, messages, count, true, buffer, capacity);
-        return MOE_OK;
-    });
-}
-
-moe_status moe_sampler_new(const llama_vocab * vocab, const moe_sampling * sampling, llama_sampler ** sampler, moe_message * message) {
-    return guarded(message, [&] {
-        *sampler = nullptr;
-        llama_sampler * chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
-        if (chain == nullptr) {
-            return fail(message, "out of memory");
-        }
-        *sampler = chain;
-        if (sampling->repeat_penalty != 1.0f) {
-            llama_sampler_chain_add(chain, llama_sampler_init_penalties(llama_vocab_n_tokens(vocab), sampling->repeat_last, sampling->repeat_penalty, 0.0f, 0.0f));
-        }
-        if (sampling->temperature <= 0.0f) {
-            llama_sampler_chain_add(chain, llama_sampler_init_greedy());
-            return MOE_OK;
-        }
-        if (sampling->top_k > 0) {
-            llama_sampler_chain_add(chain, llama_sampler_init_top_k(sampling->top_k));
-        }
-        if (sampling->top_p < 1.0f) {
-            llama_sampler_chain_add(chain, llama_sampler_init_top_p(sampling->top_p, 1));
-        }
-        if (sampling->min_p > 0.0f) {
-            llama_sampler_chain_add(chain, llama_sampler_init_min_p(sampling->min_p, 1));
-        }
-        llama_sampler_chain_add(chain, llama_sampler_init_temp(sampling->temperature));
-        llama_sampler_chain_add(chain, llama_sampler_init_dist(sampling->seed));
-        return MOE_OK;
-    });
-}
-
-moe_status moe_sampler_free(llama_sampler * sampler, moe_message * message) {
-    return guarded(message, [&] {
-        llama_sampler_free(sampler);
-        return MOE_OK;
-    });
-}
-
-moe_status moe_sample(llama_sampler * sampler, llama_context * context, llama_token * token, moe_message * message) {
-    return guarded(message, [&] {
-        *token = llama_sampler_sample(sampler, context, -1); // also accepts it
         return MOE_OK;
     });
 }

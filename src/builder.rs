@@ -90,6 +90,13 @@ impl MoeModelBuilder {
         self
     }
 
+    /// How many conversations may be computed together by
+    /// [`MoeModel::generate_together`]; 1 without it. They share the context's tokens.
+    pub fn sequences(mut self, sequences: u32) -> Self {
+        self.context.sequences = sequences;
+        self
+    }
+
     /// Sizes that the policy `fit` may choose itself, together with where experts go; what it chose
     /// is in [`Plan::decisions`].
     pub fn leave_open(mut self, open: OpenChoices) -> Self {
@@ -246,15 +253,7 @@ impl MoeModelBuilder {
         let threads = self.threads.unwrap_or_else(default_threads);
         engine::check_threads(threads as usize)?;
         let weights = Arc::new(Weights::load(&self.path, plan, settings)?);
-        let settings = ContextSettings {
-            context_tokens: plan.context_tokens(),
-            batch_tokens: plan.context().batch_tokens,
-            micro_batch_tokens: plan.context().micro_batch_tokens,
-            kv_type: plan.context().kv_type,
-            cache_on_host: plan.context().cache_on_host,
-            threads,
-        };
-        let context = Context::new(Arc::clone(&weights), &settings)?;
+        let context = Context::new(&weights, &ContextSettings::of(plan, threads))?;
         Ok((weights, context))
     }
 }

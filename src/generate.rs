@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::cancel::CancelHandle;
-use crate::engine::{Context, Decoded, Sampler, Token};
+use crate::engine::{Sampler, Token};
 use crate::error::{Error, Result};
 use crate::model::MoeModel;
 use crate::options::{GenerateOptions, LogProbability, StopReason, TokenLogProbabilities};
@@ -14,79 +14,13 @@ use crate::text::{Output, TextBuffer};
 pub(crate) struct Timing {
     pub(crate) prompt_tokens: u64,
     pub(crate) reused_tokens: u64,
+    pub(crate) dropped_messages: u64,
     pub(crate) generated_tokens: u64,
     pub(crate) prefill: Duration,
     /// From the call to the first token.
     pub(crate) first_token: Option<Duration>,
     /// From the first token to the latest.
     pub(crate) decode: Duration,
-}
-
-/// The tokens whose KV state a context holds, kept true through every error.
-pub(crate) struct Cached {
-    tokens: Vec<Token>,
-    /// Most tokens it may hold.
-    capacity: usize,
-    /// Most tokens to compute at once.
-    batch: usize,
-}
-
-impl Cached {
-    pub(crate) fn new(capacity: u32, batch: u32) -> Self {
-        Self { tokens: Vec::new(), capacity: capacity as usize, batch: batch.max(1) as usize }
-    }
-
-    /// Goes back to what `prompt` begins with; returns how many tokens of it need not be computed.
-    fn rewind(&mut self, context: &mut Context, prompt: &[Token]) -> Result<usize> {
-        let common = std::iter::zip(&self.tokens, prompt).take_while(|(a, b)| a == b).count();
-        // The last token is always computed: its result chooses the next.
-        let kept = context.keep(common.min(prompt.len().saturating_sub(1)));
-        self.tokens.truncate(*kept.as_ref().unwrap_or(&0));
-        kept
-    }
-
-    fn append(
-        &mut self,
-        context: &mut Context,
-        tokens: &[Token],
-        cancel: Option<&CancelHandle>,
-    ) -> Result<()> {
-        for batch in tokens.chunks(self.batch) {
-            let decoded = if cancel.is_some_and(CancelHandle::is_cancelled) {
-                Ok(Decoded::Cancelled)
-            } else {
-                context.decode(batch)
-            };
-            match decoded {
-                Ok(Decoded::Done) => self.tokens.extend_from_slice(batch),
-                Ok(Decoded::Cancelled) => {
-                    self.restore(context)?;
-                    return Err(Error::Cancelled { operation: "generating" });
-                }
-                Ok(Decoded::NoRoom) => {
-                    self.restore(context)?;
-                    let reason = "the KV cache has no room".to_owned();
-                    return Err(Error::Engine { operation: "compute", reason });
-                }
-                Err(error) => {
-                    self.restore(context).ok();
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// After an interruption the context may hold a part of a batch.
-    fn restore(&mut self, context: &mut Context) -> Result<()> {
-        let kept = context.keep(self.tokens.len())?;
-        self.tokens.truncate(kept);
-        Ok(())
-    }
-
-    fn is_full(&self) -> bool {
-        self.tokens.len() >= self.capacity
-    }
 }
 
 /// A generation under way: an iterator of pieces of text, each whole characters.
@@ -184,6 +118,12 @@ impl<'m> Generation<'m> {
         }
         generation.model.timing.prefill = prefill_started.elapsed();
         Ok(generation)
+    }
+
+    /// So many messages were left out of the conversation.
+    pub(crate) fn without_messages(self, dropped: usize) -> Self {
+        self.model.timing.dropped_messages = dropped as u64;
+        self
     }
 
     /// Why it ended; `None` while it goes on, and after an error.

@@ -8,6 +8,8 @@
 #[cfg(feature = "llama")]
 mod builder;
 #[cfg(feature = "llama")]
+mod cached;
+#[cfg(feature = "llama")]
 mod cancel;
 mod chat;
 mod digits;
@@ -34,7 +36,11 @@ mod rpc;
 #[cfg(feature = "llama")]
 mod sampling;
 #[cfg(feature = "llama")]
+mod session;
+#[cfg(feature = "llama")]
 mod stats;
+#[cfg(feature = "async")]
+mod stream;
 #[cfg(feature = "llama")]
 mod structure;
 pub mod synth;
@@ -42,6 +48,8 @@ pub mod synth;
 mod testing;
 #[cfg(feature = "llama")]
 mod text;
+#[cfg(feature = "llama")]
+mod together;
 #[cfg(feature = "llama")]
 mod tokenize;
 
@@ -61,7 +69,9 @@ pub use self::memory::DeviceMemory;
 #[cfg(feature = "llama")]
 pub use self::model::MoeModel;
 #[cfg(feature = "llama")]
-pub use self::options::{GenerateOptions, LogProbability, StopReason, TokenLogProbabilities};
+pub use self::options::{
+    GenerateOptions, LogProbability, Overflow, StopReason, TokenLogProbabilities,
+};
 pub use self::plan::{ContextOptions, Device, Plan};
 pub use self::policy::OffloadPolicy;
 #[cfg(feature = "llama")]
@@ -70,5 +80,9 @@ pub use self::rpc::{RpcTraffic, rpc_traffic};
 pub use self::sampling::{Dry, Mirostat, Sampling};
 #[cfg(feature = "llama")]
 pub use self::stats::Stats;
+#[cfg(feature = "async")]
+pub use self::stream::{AsyncModel, PieceStream};
 #[cfg(feature = "llama")]
 pub use self::structure::Structure;
+#[cfg(feature = "llama")]
+pub use self::together::Together;

@@ -39,8 +39,26 @@ pub struct GenerateOptions {
     /// What [`MoeModel::chat`](crate::MoeModel::chat) gives the model's chat template besides the
     /// messages.
     pub template: TemplateOptions,
+    /// What [`MoeModel::chat`](crate::MoeModel::chat) does when the conversation is longer than the
+    /// context.
+    pub overflow: Overflow,
     /// Stops the generation from elsewhere, within one token.
     pub cancel: Option<CancelHandle>,
+}
+
+/// What happens when a conversation does not fit the context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Overflow {
+    /// [`Error::PromptTooLong`].
+    #[default]
+    Error,
+    /// The oldest turns are left out, each a question with all that answers it, until there is room
+    /// for the answer: as many tokens as [`GenerateOptions::max_tokens`] says, at most a quarter of
+    /// the context. System and developer messages stay, and so does the last question.
+    /// [`Stats::dropped_messages`](crate::Stats::dropped_messages) says how many went.
+    DropOldestTurns,
 }
 
 impl GenerateOptions {
@@ -85,6 +103,12 @@ impl GenerateOptions {
     #[must_use]
     pub fn template(self, template: TemplateOptions) -> Self {
         Self { template, ..self }
+    }
+
+    /// Sets [`overflow`](field@Self::overflow).
+    #[must_use]
+    pub fn overflow(self, overflow: Overflow) -> Self {
+        Self { overflow, ..self }
     }
 
     /// Lets `cancel` stop the generation.

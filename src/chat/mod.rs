@@ -251,3 +251,22 @@ impl From<ToolCall> for WireCall {
         Self { id: call.id, kind: self::function(), function }
     }
 }
+
+/// Leaves out the oldest question with all that answers it; `false` if only one is left.
+#[cfg(feature = "llama")]
+pub(crate) fn drop_oldest_turn(messages: &mut Vec<Message>) -> bool {
+    let turns: Vec<usize> = messages
+        .iter()
+        .enumerate()
+        .filter(|(_, message)| message.role == Role::User)
+        .map(|(i, _)| i)
+        .collect();
+    let [first, second, ..] = turns[..] else { return false };
+    let mut i = 0;
+    messages.retain(|message| {
+        i += 1;
+        !(first..second).contains(&(i - 1))
+            || matches!(message.role, Role::System | Role::Developer)
+    });
+    true
+}

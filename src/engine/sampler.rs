@@ -64,11 +64,16 @@ impl Sampler {
 
     /// Picks a token from what the context computed last.
     pub(crate) fn sample(&mut self, context: &mut Context) -> Result<Token> {
+        self.sample_at(context, -1)
+    }
+
+    /// Picks a token from the result of the token at this index of the last batch.
+    pub(crate) fn sample_at(&mut self, context: &mut Context, index: i32) -> Result<Token> {
         let mut token = 0;
         let raw = context.as_ptr();
         // SAFETY: sampler and context are alive and used by nobody else.
         context.run("sample", |message| unsafe {
-            ffi::moe_sample(self.sampler.as_ptr(), raw, &raw mut token, message)
+            ffi::moe_sample(self.sampler.as_ptr(), raw, index, &raw mut token, message)
         })?;
         Ok(token)
     }

@@ -175,3 +175,30 @@ pub enum TemplateFault {
 fn at(line: Option<usize>) -> String {
     line.map(|line| format!(" in line {line}")).unwrap_or_default()
 }
+
+/// Why a saved session cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+pub enum SessionFault {
+    /// It begins as no session does.
+    #[error("it is no session of this crate")]
+    NotASession,
+    /// It was saved with another model file.
+    #[error("it belongs to another model file; load that one")]
+    OtherModel,
+    /// It was saved with another engine, which may write states differently.
+    #[error("it was saved with {engine}; read the conversation again instead")]
+    OtherEngine {
+        /// That engine.
+        engine: String,
+    },
+    /// The context has other sizes or types.
+    #[error("its context had other sizes or types; load the model with the same ones")]
+    OtherContext,
+    /// It is shorter, or longer, than it says.
+    #[error("it has not the length that it says")]
+    Truncated,
+    /// Its checksum is wrong.
+    #[error("it was changed after it was saved")]
+    Damaged,
+}

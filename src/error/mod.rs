@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use thiserror::Error as ThisError;
 
-pub use self::faults::{FlagFault, GgufFault, ModelFault, PolicyFault, TemplateFault};
+pub use self::faults::{
+    FlagFault, GgufFault, ModelFault, PolicyFault, SessionFault, TemplateFault,
+};
 
 use crate::plan::human_bytes;
 
@@ -243,6 +245,14 @@ pub enum Error {
         /// The file it was used with.
         path: PathBuf,
     },
+    /// A saved session cannot be used.
+    #[error("`{}` cannot be restored: {fault}", path.display())]
+    InvalidSession {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        fault: SessionFault,
+    },
     /// A file was written to, or replaced, while a model was loaded from it.
     #[error("`{}` changed while it was used; load again when it is written to no more", path.display())]
     FileChanged {
@@ -335,6 +345,9 @@ pub enum Error {
     /// An earlier failure left the context in an unknown state.
     #[error("an earlier failure left this model's context unusable; load the model again")]
     ContextLost,
+    /// The thread of an asynchronous model ended.
+    #[error("the model's thread ended by a panic; load the model again")]
+    ModelGone,
     /// The prompt has no tokens.
     #[error("the prompt is empty; there is nothing to continue")]
     EmptyPrompt,

@@ -110,8 +110,9 @@ void set_grammar(moe_sampler & sampler, const llama_vocab * vocab, const char * 
     }
 }
 
-const float * last_logits(llama_context * context) {
-    const float * logits = llama_get_logits_ith(context, -1);
+// Of the token at this index of the last batch, -1 for its last one.
+const float * logits_at(llama_context * context, int32_t index) {
+    const float * logits = llama_get_logits_ith(context, index);
     if (logits == nullptr) {
         throw std::runtime_error("nothing was computed yet");
     }
@@ -122,8 +123,8 @@ const llama_vocab * vocab_of(llama_context * context) {
     return llama_model_get_vocab(llama_get_model(context));
 }
 
-llama_token_data choose(moe_sampler & sampler, llama_context * context, bool by_grammar) {
-    const float * logits = last_logits(context);
+llama_token_data choose(moe_sampler & sampler, llama_context * context, int32_t index, bool by_grammar) {
+    const float * logits = logits_at(context, index);
     auto & candidates = sampler.candidates;
     candidates.resize(size_t(llama_vocab_n_tokens(vocab_of(context))));
     for (size_t i = 0; i < candidates.size(); i++) {
@@ -196,13 +197,13 @@ moe_status moe_sampler_free(moe_sampler * sampler, moe_message * message) {
     });
 }
 
-moe_status moe_sample(moe_sampler * sampler, llama_context * context, llama_token * token, moe_message * message) {
+moe_status moe_sample(moe_sampler * sampler, llama_context * context, int32_t index, llama_token * token, moe_message * message) {
     return guarded(message, [&] {
         // The grammar looks at all tokens only if it must, since that is slow.
-        llama_token chosen = choose(*sampler, context, false).id;
+        llama_token chosen = choose(*sampler, context, index, false).id;
         if (sampler->grammar) {
             if (!allowed(*sampler, chosen)) {
-                chosen = choose(*sampler, context, true).id;
+                chosen = choose(*sampler, context, index, true).id;
             }
             llama_sampler_accept(sampler->grammar.get(), chosen);
         }
@@ -214,7 +215,7 @@ moe_status moe_sample(moe_sampler * sampler, llama_context * context, llama_toke
 
 moe_status moe_log_probabilities(llama_context * context, llama_token token, moe_log_probability * rows, size_t capacity, size_t * count, moe_message * message) {
     return guarded(message, [&] {
-        const float * logits = last_logits(context);
+        const float * logits = logits_at(context, -1);
         const size_t words = size_t(llama_vocab_n_tokens(vocab_of(context)));
         if (capacity == 0 || token < 0 || size_t(token) >= words) {
             return fail(message, "no such token");

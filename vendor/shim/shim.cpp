@@ -6,10 +6,12 @@
 #include "llama-ext.h"
 #include "llama-model.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <vector>
 
 namespace {
 
@@ -245,17 +247,70 @@ moe_status moe_decode(llama_context * context, const llama_token * tokens, int32
     });
 }
 
+moe_status moe_decode_together(llama_context * context, const llama_token * tokens, const int32_t * positions, const int32_t * sequences, const int8_t * wanted, size_t count, int32_t * result, moe_message * message) {
+    return guarded(message, [&] {
+        std::vector<int32_t> one(count, 1);
+        std::vector<llama_seq_id> ids(sequences, sequences + count);
+        std::vector<llama_seq_id *> pointers(count);
+        for (size_t i = 0; i < count; i++) {
+            pointers[i] = &ids[i];
+        }
+        // The engine takes pointers to mutable data but only reads it.
+        llama_batch batch = {
+            int32_t(count), const_cast<llama_token *>(tokens), nullptr, const_cast<int32_t *>(positions),
+            one.data(), pointers.data(), const_cast<int8_t *>(wanted),
+        };
+        *result = llama_decode(context, batch);
+        return MOE_OK;
+    });
+}
+
+moe_status moe_context_forget(llama_context * context, int32_t sequence, moe_message * message) {
+    return guarded(message, [&] {
+        llama_memory_seq_rm(llama_get_memory(context), sequence, -1, -1);
+        return MOE_OK;
+    });
+}
+
 moe_status moe_context_keep(llama_context * context, int32_t keep, bool * kept, moe_message * message) {
     return guarded(message, [&] {
         llama_memory_t memory = llama_get_memory(context);
-        // A sliding window has already forgotten what it would need to go back.
         const llama_model * model = llama_get_model(context);
-        const bool can_go_back = llama_model_n_swa(model) <= 0 &&
-            !llama_model_is_recurrent(model) && !llama_model_is_hybrid(model);
-        const bool nothing_to_do = llama_memory_seq_pos_max(memory, 0) < keep;
-        *kept = nothing_to_do || (can_go_back && keep > 0 && llama_memory_seq_rm(memory, 0, keep, -1));
+        // Nothing at all also means no other sequence.
+        const bool nothing_to_do = keep > 0 && llama_memory_seq_pos_max(memory, 0) < keep;
+        // A recurrent state cannot go back; a sliding window only as far as it has not forgotten
+        // what the tokens after that would look at.
+        const int32_t window = llama_model_n_swa(model);
+        const bool is_recurrent = llama_model_is_recurrent(model) || llama_model_is_hybrid(model);
+        const bool is_there = window <= 0 || llama_memory_seq_pos_min(memory, 0) <= std::max(0, keep - window);
+        *kept = nothing_to_do || (!is_recurrent && is_there && keep > 0 && llama_memory_seq_rm(memory, 0, keep, -1));
         if (!*kept) {
             llama_memory_clear(memory, true);
+        }
+        return MOE_OK;
+    });
+}
+
+moe_status moe_state_size(llama_context * context, size_t * bytes, moe_message * message) {
+    return guarded(message, [&] {
+        *bytes = llama_state_seq_get_size(context, 0);
+        return MOE_OK;
+    });
+}
+
+moe_status moe_state_get(llama_context * context, uint8_t * buffer, size_t * bytes, moe_message * message) {
+    return guarded(message, [&] {
+        *bytes = llama_state_seq_get_data(context, buffer, *bytes, 0);
+        return *bytes == 0 ? fail(message, "") : MOE_OK;
+    });
+}
+
+moe_status moe_state_set(llama_context * context, const uint8_t * buffer, size_t bytes, moe_message * message) {
+    return guarded(message, [&] {
+        llama_memory_clear(llama_get_memory(context), true);
+        if (llama_state_seq_set_data(context, buffer, bytes, 0) != bytes) {
+            llama_memory_clear(llama_get_memory(context), true);
+            return fail(message, "");
         }
         return MOE_OK;
     });

@@ -118,8 +118,23 @@ moe_status moe_context_memory(const struct llama_context * context, moe_memory *
 // Computes `count` tokens after those that are there. `result` is that of llama_decode.
 moe_status moe_decode(struct llama_context * context, const llama_token * tokens, int32_t count, int32_t * result, moe_message * message);
 
+// Computes tokens of several sequences; `wanted` marks those whose results are looked at.
+moe_status moe_decode_together(struct llama_context * context, const llama_token * tokens, const int32_t * positions, const int32_t * sequences, const int8_t * wanted, size_t count, int32_t * result, moe_message * message);
+
+// Forgets one sequence.
+moe_status moe_context_forget(struct llama_context * context, int32_t sequence, moe_message * message);
+
 // Forgets all but the first `keep` tokens; `kept` is false if the memory can only be cleared, and then it was.
 moe_status moe_context_keep(struct llama_context * context, int32_t keep, bool * kept, moe_message * message);
+
+// Bytes of the state of the sequence, at most.
+moe_status moe_state_size(struct llama_context * context, size_t * bytes, moe_message * message);
+
+// Writes it; `bytes` becomes how many they are.
+moe_status moe_state_get(struct llama_context * context, uint8_t * buffer, size_t * bytes, moe_message * message);
+
+// Replaces the context's memory by a state that moe_state_get wrote. After a failure the memory is empty.
+moe_status moe_state_set(struct llama_context * context, const uint8_t * buffer, size_t bytes, moe_message * message);
 
 // --- text ---
 
@@ -170,8 +185,8 @@ typedef struct moe_sampler moe_sampler;
 moe_status moe_sampler_new(const struct llama_vocab * vocab, const moe_sampling * sampling, const char * grammar, moe_sampler ** sampler, moe_message * message);
 moe_status moe_sampler_free(moe_sampler * sampler, moe_message * message);
 
-// Picks a token from the last logits and remembers it.
-moe_status moe_sample(moe_sampler * sampler, struct llama_context * context, llama_token * token, moe_message * message);
+// Picks a token from the logits at this index of the last batch, -1 for its last, and remembers it.
+moe_status moe_sample(moe_sampler * sampler, struct llama_context * context, int32_t index, llama_token * token, moe_message * message);
 
 typedef struct moe_log_probability {
     llama_token token;

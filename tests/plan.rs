@@ -494,3 +494,14 @@ fn open_sizes_are_chosen_and_given_ones_kept() {
     assert_eq!(grown.expert_bytes_on_devices(), plain.expert_bytes_on_devices());
     check_fit(&grown);
 }
+
+#[test]
+fn what_was_asked_for_is_not_given_up() {
+    let mut context = ContextOptions::with_context_tokens(4096);
+    context.cache_on_host = true;
+    let free = least("fit", &context) - 1;
+    let plan = fit_plan("fit:cache-to-host,fewer-layers", free, &context).unwrap();
+    assert_eq!(plan.decisions(), [Decision::FewerLayers { host_layers: 1 }]);
+    let alone = fit_plan("fit:cache-to-host", free, &context);
+    assert!(matches!(alone, Err(Error::DoesNotFit { .. })));
+}

@@ -44,7 +44,7 @@ impl Ladder<'_> {
         match fallback {
             // The output stays on a device.
             Fallback::FewerLayers => self.task.experts.layers(),
-            Fallback::CacheToHost => 1,
+            Fallback::CacheToHost => u32::from(!self.setting.context.cache_on_host),
             Fallback::SmallerContext { at_least_tokens } => {
                 self.asked_tokens().saturating_sub(at_least_tokens).div_ceil(CONTEXT_STEP)
             }

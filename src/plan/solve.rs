@@ -84,7 +84,7 @@ pub(super) struct Task<'a> {
     pub(super) devices: &'a [Device],
     pub(super) experts: ExpertMap,
     rules: Vec<Rule>,
-    cache: Option<KvCache>,
+    pub(super) cache: Option<KvCache>,
     model: ModelSummary,
 }
 

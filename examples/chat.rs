@@ -11,8 +11,8 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use moe_offload::{
-    CancelHandle, Error, GenerateOptions, Message, MoeModel, OffloadPolicy, Plan, Result, Role,
-    Sampling, StopReason, Structure,
+    CancelHandle, Error, GenerateOptions, Message, MoeModel, OffloadPolicy, Overflow, Plan, Result,
+    Role, Sampling, StopReason, Structure,
 };
 use rustyline::error::ReadlineError;
 
@@ -29,7 +29,8 @@ struct Arguments {
     #[arg(long, default_value = DEMO, hide_default_value = true)]
     model: PathBuf,
     /// Where tensors go: none, all-experts, first-layers:N, last-layers:N, layers:0-3,7 or
-    /// regex:PATTERN=DEVICE, joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN
+    /// regex:PATTERN=DEVICE, joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN, with what it
+    /// may give up: fit:10GiB,cache-to-host,fewer-layers
     #[arg(long, default_value = "all-experts")]
     policy: OffloadPolicy,
     /// Load by a plan that `plan --freeze` stored, instead of a policy
@@ -73,6 +74,9 @@ struct Arguments {
     /// Threads that compute on the CPU
     #[arg(long)]
     threads: Option<u32>,
+    /// Go on with the conversation in this file, if it is there, and save it at the end
+    #[arg(long, value_name = "FILE")]
+    session: Option<PathBuf>,
     /// Use the devices of this RPC server too; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     rpc: Vec<String>,
@@ -196,6 +200,7 @@ fn options(arguments: &Arguments) -> Result<GenerateOptions> {
     options.max_tokens = arguments.max_tokens;
     options.max_time = arguments.max_seconds.map(Duration::from_secs);
     options.stop.clone_from(&arguments.stop);
+    options.overflow = Overflow::DropOldestTurns;
     options.template.variables.extend(arguments.template.iter().cloned());
     if let Some(path) = &arguments.json_schema {
         options.structure = Some(Structure::JsonSchema(read_json(path)?));

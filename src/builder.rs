@@ -12,7 +12,7 @@ use crate::gguf::{GgmlType, GgufFile};
 use crate::memory::DeviceMemory;
 use crate::model::MoeModel;
 use crate::plan::{self, Compute, ContextOptions, Device, OpenChoices, Plan};
-use crate::policy::{DeviceName, OffloadPolicy};
+use crate::policy::{DeviceName, FitLimit, OffloadPolicy};
 use crate::preflight;
 use crate::reservation::{self, Reservation};
 
@@ -153,8 +153,8 @@ impl MoeModelBuilder {
     }
 
     /// The same with the bytes of context and compute buffers exact: the engine goes through
-    /// loading without allocating or reading weights. Takes about as long as reading the
-    /// vocabulary.
+    /// loading without allocating, and without weights and vocabulary. With several devices the
+    /// compute buffers can come out a little different.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -184,6 +184,7 @@ impl MoeModelBuilder {
         check_placement(&weights, &plan)?;
         reservation.loaded();
         let mut memory = context.memory()?;
+        check_limits(&plan, &memory)?;
         let after = engine::devices_with(&self.rpc_servers)?;
         for row in &mut memory {
             row.note_free(&before, &after);
@@ -256,6 +257,21 @@ impl MoeModelBuilder {
         let context = Context::new(&weights, &ContextSettings::of(plan, threads))?;
         Ok((weights, context))
     }
+}
+
+/// With several devices the engine's dry run can be a little off, so what it took is compared with
+/// what it may take.
+fn check_limits(plan: &Plan, memory: &[DeviceMemory]) -> Result<()> {
+    for planned in plan.devices().iter().filter(|device| device.name != plan::CPU) {
+        let measured = memory.iter().find(|memory| memory.name == planned.name);
+        let needed_bytes = measured.map_or(0, DeviceMemory::total_bytes);
+        let limit = plan.policy().fit().map_or(FitLimit::Free, |fit| fit.limit);
+        if let Some(free_bytes) = limit.bytes(planned.free_bytes).filter(|&n| needed_bytes > n) {
+            let device = planned.name.clone();
+            return Err(Error::DoesNotFit { device, needed_bytes, free_bytes });
+        }
+    }
+    Ok(())
 }
 
 /// Every tensor that the engine holds must be where the plan puts it, or a copy that it foresees.

@@ -72,7 +72,7 @@ pub use self::model::MoeModel;
 pub use self::options::{
     GenerateOptions, LogProbability, Overflow, StopReason, TokenLogProbabilities,
 };
-pub use self::plan::{ContextOptions, Device, Plan};
+pub use self::plan::{ContextOptions, Device, OpenChoices, Plan};
 pub use self::policy::OffloadPolicy;
 #[cfg(feature = "llama")]
 pub use self::rpc::{RpcTraffic, rpc_traffic};

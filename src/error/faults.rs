@@ -81,7 +81,7 @@ pub enum PolicyFault {
     Empty,
     /// No policy has this name.
     #[error(
-        "no such rule; there are none, all-experts, first-layers:N, last-layers:N, layers:0-3,7, regex:PATTERN=DEVICE, fit and fit:SIZE"
+        "no such rule; there are none, all-experts, first-layers:N, last-layers:N, layers:0-3,7, regex:PATTERN=DEVICE, fit, fit:SIZE and fit:SIZE,cache-to-host,fewer-layers"
     )]
     UnknownRule,
     /// A number of layers is missing or no positive number.
@@ -98,7 +98,7 @@ pub enum PolicyFault {
     BadDevice,
     /// The limit of `fit` does not parse.
     #[error(
-        "`fit` takes a budget or a margin, then what it may give up, as in `fit:10GiB`, `fit:-1GiB` or `fit:10GiB,cache-to-host,fewer-layers,smaller-context:2048`"
+        "`fit` takes a budget or a margin, then what it may give up, as in `fit:10GiB`, `fit:-1GiB`, `fit:cache-to-host` or `fit:10GiB,cache-to-host,fewer-layers,smaller-context:2048`"
     )]
     BadFit,
     /// `fit` stands before other rules.

@@ -306,7 +306,7 @@ pub enum Error {
         device: String,
     },
     /// A device has not enough free memory for the plan.
-    #[error("the plan needs {} on {device}, but {} are free there; move more to the CPU (`fit` finds how much, `fit:cache-to-host,fewer-layers` also where not even the rest fits), lower `context_tokens`, or free memory", human_bytes(*needed_bytes), human_bytes(*free_bytes))]
+    #[error("the plan needs {} on {device}, but may have {} there; move more to the CPU (`fit` finds how much, `fit:cache-to-host,fewer-layers` also where not even the rest fits), lower `context_tokens`, or free memory", human_bytes(*needed_bytes), human_bytes(*free_bytes))]
     DoesNotFit {
         /// The device.
         device: String,

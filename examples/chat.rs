@@ -74,7 +74,8 @@ struct Arguments {
     /// Threads that compute on the CPU
     #[arg(long)]
     threads: Option<u32>,
-    /// Go on with the conversation in this file, if it is there, and save it at the end
+    /// Go on with the conversation in this file (JSON) if it is there, and save it at the end, with
+    /// the model's state beside it (`.state`), so that nothing of it is read again
     #[arg(long, value_name = "FILE")]
     session: Option<PathBuf>,
     /// Use the devices of this RPC server too; may be repeated
@@ -152,11 +153,26 @@ fn run(arguments: &Arguments) -> Result<()> {
     let options = options(arguments)?;
     let mut model = load(arguments)?;
     let mut talk: Vec<Message> = arguments.system.iter().map(Message::system).collect();
+    if let Some(path) = arguments.session.as_ref().filter(|path| path.exists()) {
+        talk = read_json(path)?;
+        // Without its state the conversation is only read again.
+        if let Err(error) = model.restore_session(path.with_extension("state")) {
+            say(&format!("reading the conversation again: {error}"));
+        }
+    }
     if let Some(prompt) = &arguments.prompt {
         talk.push(Message::user(prompt));
-        return answer(&mut model, &mut talk, &options, arguments.stats);
+        answer(&mut model, &mut talk, &options, arguments.stats)?;
+    } else {
+        converse(&mut model, &mut talk, &options, arguments.stats)?;
     }
-    converse(&mut model, talk, &options, arguments.stats)
+    if let Some(path) = &arguments.session {
+        let failed = |source| Error::Io { action: "write", path: path.clone(), source };
+        let text = serde_json::to_vec_pretty(&talk).map_err(|error| failed(error.into()))?;
+        std::fs::write(path, text).map_err(failed)?;
+        model.save_session(path.with_extension("state"))?;
+    }
+    Ok(())
 }
 
 fn load(arguments: &Arguments) -> Result<MoeModel> {
@@ -224,7 +240,7 @@ fn variable(text: &str) -> Result<(String, serde_json::Value), &'static str> {
 /// Reads questions until the end of input, keeping the conversation.
 fn converse(
     model: &mut MoeModel,
-    mut talk: Vec<Message>,
+    talk: &mut Vec<Message>,
     options: &GenerateOptions,
     stats: StatsFormat,
 ) -> Result<()> {
@@ -252,7 +268,7 @@ fn converse(
             *current = cancel.clone();
         }
         talk.push(Message::user(question));
-        match answer(model, &mut talk, &options.clone().cancel(&cancel), stats) {
+        match answer(model, talk, &options.clone().cancel(&cancel), stats) {
             Ok(()) => {}
             Err(Error::Cancelled { .. }) => say(&"(stopped)"),
             // Nothing more will work.

@@ -384,3 +384,38 @@ fn chat_keeps_to_a_form_and_refuses_what_cannot_be() {
     let error = refused(&run("chat", &[&ask[..], &["--template", "no-value"]].concat()));
     assert!(error.contains("NAME=JSON"), "{error}");
 }
+
+#[test]
+fn chat_goes_on_with_a_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = folder.path().join("talk.json");
+    let ask = |prompt: &str| {
+        let session = session.to_str().unwrap();
+        let output = run(
+            "chat",
+            &[
+                "--prompt",
+                prompt,
+                "--session",
+                session,
+                "--temperature",
+                "0",
+                "--stats",
+                "json",
+                "--context",
+                "512",
+            ],
+        );
+        assert!(output.status.success(), "{output:?}");
+        let said = text(&output.stdout).lines().last().unwrap().to_owned();
+        serde_json::from_str::<Value>(&said).unwrap()
+    };
+    assert_eq!(ask("What is this crate?")["reused_tokens"], 0);
+    let second = ask("What is 3 plus 4?");
+    assert!(second["reused_tokens"].as_u64() > Some(10), "{second}");
+    let talk: Value = serde_json::from_slice(&std::fs::read(&session).unwrap()).unwrap();
+    assert_eq!(talk.as_array().unwrap().len(), 4);
+    // Without the state it is read again.
+    std::fs::write(session.with_extension("state"), b"nonsense").unwrap();
+    assert_eq!(ask("What is this crate?")["reused_tokens"], 0);
+}

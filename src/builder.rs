@@ -189,7 +189,8 @@ impl MoeModelBuilder {
         for row in &mut memory {
             row.note_free(&before, &after);
         }
-        Ok(MoeModel::assemble(&gguf, plan, memory, context, reservation, started))
+        let loaded = (memory, context);
+        Ok(MoeModel::assemble(&gguf, plan, &devices, loaded, reservation, started))
     }
 
     /// The header, if the engine would survive the file.

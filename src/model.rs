@@ -14,7 +14,7 @@ use crate::generate::{Generation, Timing};
 use crate::gguf::GgufFile;
 use crate::memory::{DeviceMemory, Verification};
 use crate::options::{GenerateOptions, Overflow};
-use crate::plan::Plan;
+use crate::plan::{Device, Plan};
 use crate::reservation::Reservation;
 use crate::session;
 use crate::stats::Stats;
@@ -32,6 +32,8 @@ pub struct MoeModel {
     /// The model file's own, or why there is none.
     template: Arc<Result<ChatTemplate>>,
     plan: Plan,
+    /// Bytes that all models of the process together may use of each device.
+    limits: Vec<(String, u64)>,
     memory: Vec<DeviceMemory>,
     load_seconds: f64,
     /// Given back after the context is freed: fields are dropped in order.
@@ -53,15 +55,16 @@ impl MoeModel {
         MoeModelBuilder::new(path.into())
     }
 
-    /// A model of what was loaded, `started` ago.
+    /// A model of what was loaded onto these devices, `started` ago.
     pub(crate) fn assemble(
         gguf: &GgufFile,
         plan: Plan,
-        memory: Vec<DeviceMemory>,
-        context: Context,
+        devices: &[Device],
+        (memory, context): (Vec<DeviceMemory>, Context),
         reservation: Reservation,
         started: Instant,
     ) -> Self {
+        let limit = |device: &Device| Some((device.name.clone(), device.total_bytes?));
         Self {
             memory,
             context,
@@ -69,6 +72,7 @@ impl MoeModel {
             timing: Timing::default(),
             template: Arc::new(ChatTemplate::from_gguf(gguf)),
             plan,
+            limits: devices.iter().filter_map(limit).collect(),
             load_seconds: started.elapsed().as_secs_f64(),
             _reservation: reservation,
         }
@@ -191,7 +195,11 @@ impl MoeModel {
     pub fn another(&self) -> Result<Self> {
         let started = Instant::now();
         let names: Vec<&str> = self.plan.devices().iter().map(|device| &*device.name).collect();
-        let devices = engine::devices_named(&names)?;
+        let mut devices = engine::devices_named(&names)?;
+        for device in &mut devices {
+            let limit = self.limits.iter().find(|(name, _)| *name == device.name);
+            device.total_bytes = device.total_bytes.zip(limit).map(|(all, (_, n))| all.min(*n));
+        }
         let mut reservation = Reservation::of_context(&self.plan, &devices)?;
         let context = self.context.another()?;
         reservation.loaded();
@@ -202,6 +210,7 @@ impl MoeModel {
             timing: Timing::default(),
             template: Arc::clone(&self.template),
             plan: self.plan.clone(),
+            limits: self.limits.clone(),
             load_seconds: started.elapsed().as_secs_f64(),
             _reservation: reservation,
         })

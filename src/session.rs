@@ -15,7 +15,7 @@ use crate::plan::{ContextOptions, Plan};
 /// the tokens (4 bytes each), the state, and a BLAKE3 checksum of all before it (32 bytes).
 const MAGIC: [u8; 8] = *b"MOESESS1";
 const MAX_HEAD_BYTES: u32 = 1 << 16;
-const CHECKSUM_BYTES: u64 = 32;
+const CHECKSUM_BYTES: usize = 32;
 
 /// What a session is bound to.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -102,7 +102,7 @@ fn read(path: &Path, plan: &Plan) -> Result<(Vec<Token>, Vec<u8>)> {
         serde_json::from_slice(&head).map_err(|_| invalid(path, SessionFault::NotASession))?;
     check(path, plan, &head)?;
     // Only then are lengths believed, and only if the file has them.
-    let expected = [head.tokens.saturating_mul(4), head.state_bytes, CHECKSUM_BYTES]
+    let expected = [head.tokens.saturating_mul(4), head.state_bytes, CHECKSUM_BYTES as u64]
         .into_iter()
         .fold(12 + u64::from(head_bytes), u64::saturating_add);
     if file_bytes != expected {
@@ -115,7 +115,7 @@ fn read(path: &Path, plan: &Plan) -> Result<(Vec<Token>, Vec<u8>)> {
     };
     let tokens = take(head.tokens * 4)?;
     let state = take(head.state_bytes)?;
-    let mut checksum = [0; CHECKSUM_BYTES as usize];
+    let mut checksum = [0; CHECKSUM_BYTES];
     source.inner.read_exact(&mut checksum).map_err(failed)?;
     if source.hasher.finalize() != blake3::Hash::from_bytes(checksum) {
         return Err(invalid(path, SessionFault::Damaged));

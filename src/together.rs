@@ -94,15 +94,13 @@ impl<'m> Together<'m> {
         let sampler =
             Sampler::new(&options.sampling, options.structure.as_ref(), context.weights())?;
         let id = i32::try_from(number).unwrap_or(i32::MAX);
-        let steps: Vec<Step> = (0..)
+        let mut steps: Vec<Step> = (0..)
             .zip(prompt)
-            .map(|(position, &token)| Step {
-                token,
-                position,
-                sequence: id,
-                is_last: position as usize + 1 == prompt.len(),
-            })
+            .map(|(position, &token)| Step { token, position, sequence: id, is_last: false })
             .collect();
+        if let Some(last) = steps.last_mut() {
+            last.is_last = true;
+        }
         let batch = self.model.plan().context().batch_tokens.max(1) as usize;
         for steps in steps.chunks(batch) {
             self.compute(steps)?;

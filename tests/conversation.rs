@@ -229,42 +229,43 @@ fn a_session_of_another_model_cut_or_altered_is_refused() {
 #[test]
 fn models_share_weights_and_work_at_once() {
     let server = Server::start();
-    let on_server = || {
-        let with = || builder().rpc_server(&server.endpoint);
-        with().policy("all-experts".parse().unwrap())
-    };
-    for load in [builder as fn() -> MoeModelBuilder] {
-        let mut first = load().load().unwrap();
-        let mut others: Vec<MoeModel> = (0..3).map(|_| first.another().unwrap()).collect();
-        let question = [Message::user(QUESTIONS[1])];
-        let expected = first.chat(&question, &greedy(20)).unwrap().text().unwrap();
-        // The first may go before them.
-        drop(first);
-        std::thread::scope(|scope| {
-            for model in &mut others {
-                let (question, expected) = (&question, &expected);
-                scope.spawn(move || {
-                    for _ in 0..5 {
-                        let text = model.chat(question, &greedy(20)).unwrap().text().unwrap();
-                        assert_eq!(text, *expected);
-                    }
-                });
-            }
-        });
-    }
+    let on_server =
+        || builder().rpc_server(&server.endpoint).context_tokens(256).micro_batch_tokens(32);
+    let mut first = builder().load().unwrap();
+    let mut others: Vec<MoeModel> = (0..3).map(|_| first.another().unwrap()).collect();
+    let question = [Message::user(QUESTIONS[1])];
+    let expected = first.chat(&question, &greedy(20)).unwrap().text().unwrap();
+    // The first may go before them.
+    drop(first);
+    std::thread::scope(|scope| {
+        for model in &mut others {
+            let (question, expected) = (&question, &expected);
+            scope.spawn(move || {
+                for _ in 0..5 {
+                    let text = model.chat(question, &greedy(20)).unwrap().text().unwrap();
+                    assert_eq!(text, *expected);
+                }
+            });
+        }
+    });
     let mut first = on_server().load().unwrap();
     let mut second = first.another().unwrap();
     let ask = |model: &mut MoeModel| {
         model.chat(&[Message::user(QUESTIONS[2])], &greedy(8)).unwrap().text().unwrap()
     };
     assert_eq!(ask(&mut first), ask(&mut second));
-    // One more context is refused where there is no room, and the weights are counted once.
-    let device = &first.plan().devices()[0];
+    // The weights are on the device once: there is room for three contexts, not for four.
+    let device = first.plan().devices()[0].clone();
     let context = device.context_bytes.unwrap() + device.compute_bytes.unwrap();
-    let budget = device.total_bytes + context + context / 2;
+    assert!(context < device.weights_bytes, "{device:?}");
     drop((first, second));
-    let tight = on_server().device_budget("RPC0", budget).load().unwrap();
-    let _second = tight.another().unwrap();
+    let budget = device.total_bytes + 2 * context + context / 2;
+    let first = on_server().device_budget("RPC0", budget).load().unwrap();
+    let others = [first.another().unwrap(), first.another().unwrap()];
+    let error = first.another().unwrap_err();
+    assert!(matches!(error, Error::DoesNotFit { .. }), "{error}");
+    drop(others);
+    let _second = first.another().unwrap();
 }
 
 #[test]

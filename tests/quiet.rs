@@ -13,7 +13,9 @@ use support::model_files::demo;
 fn use_everything() {
     let gguf = GgufFile::open(demo()).unwrap();
     let policy: moe_offload::OffloadPolicy = "first-layers:1".parse().unwrap();
-    policy.plan(&gguf, &[moe_offload::Device::new("gpu")], &Default::default()).unwrap();
+    policy
+        .plan(&gguf, &[moe_offload::Device::new("gpu")], &moe_offload::ContextOptions::default())
+        .unwrap();
     let builder = || MoeModel::builder(demo()).threads(1).context_tokens(128);
     builder().forecast().unwrap();
     let mut model = builder().load().unwrap();

@@ -26,7 +26,7 @@ fn many_threads_load_generate_cancel_and_drop() {
         let generation = model.chat(&[Message::user("What is this?")], &options).unwrap();
         for (i, piece) in generation.enumerate() {
             match piece {
-                Ok(_) if i == number % 7 && number % 3 == 0 => cancel.cancel(),
+                Ok(_) if i == number % 7 && number.is_multiple_of(3) => cancel.cancel(),
                 Ok(_) if i == 3 && number % 3 == 1 => break, // dropped half-way
                 Ok(_) => {}
                 Err(error) => assert!(matches!(error, Error::Cancelled { .. }), "{error}"),

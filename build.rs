@@ -58,7 +58,7 @@ mod shim {
         }
 
         fn include_dirs(&self) -> Vec<PathBuf> {
-            let dirs: Vec<PathBuf> = ["include", "ggml/include", "src"]
+            let dirs: Vec<PathBuf> = ["include", "ggml/include", "src", "common", "vendor"]
                 .iter()
                 .map(|dir| self.source.join(dir))
                 .collect();
@@ -153,7 +153,7 @@ mod shim {
         cc::Build::new()
             .cpp(true)
             .std("c++17")
-            .file("vendor/shim/shim.cpp")
+            .files(["vendor/shim/shim.cpp", "vendor/shim/sampling.cpp"])
             .includes(include_dirs)
             .warnings(false) // the engine's headers have their own
             .compile("moe_offload_shim");

@@ -41,6 +41,11 @@ pub(crate) fn devices_with(rpc_servers: &[String]) -> Result<Vec<Device>> {
     Ok(with_memory(&rows()?, |row| row.backend != RPC || rpc_servers.contains(&row.description)))
 }
 
+/// The devices of these names that answer.
+pub(crate) fn devices_named(names: &[&str]) -> Result<Vec<Device>> {
+    Ok(with_memory(&rows()?, |row| names.contains(&row.name.as_str())))
+}
+
 fn with_memory(rows: &[Row], wanted: impl Fn(&Row) -> bool) -> Vec<Device> {
     let wanted: Vec<&Row> = rows.iter().filter(|row| wanted(row)).collect();
     in_order(&wanted).into_iter().filter_map(Row::device).collect()

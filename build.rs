@@ -20,6 +20,7 @@ mod shim {
         let engine = Engine::find();
         engine.check_version();
         engine.warn_if_slow();
+        engine.tell();
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
         compile(&engine.include_dirs());
         bind(&engine.include_dirs(), &out.join("shim.rs"));
@@ -88,6 +89,20 @@ mod shim {
                      `debug = false` under [profile.dev.package.llama-cpp-sys-2]"
                 );
             }
+        }
+    }
+
+    impl Engine {
+        /// For those who measure: which engine, built how.
+        fn tell(&self) {
+            println!("cargo:rustc-env=MOE_OFFLOAD_ENGINE_PACKAGE={PINNED}");
+            let is_flag = |line: &&str| {
+                let (key, value) = line.split_once('=').unwrap_or_default();
+                let (name, _) = key.split_once(':').unwrap_or_default();
+                name == "CMAKE_BUILD_TYPE" || (name.starts_with("GGML_") && value == "ON")
+            };
+            let flags: Vec<&str> = self.cache.lines().filter(is_flag).collect();
+            println!("cargo:rustc-env=MOE_OFFLOAD_ENGINE_FLAGS={}", flags.join(" "));
         }
     }
 

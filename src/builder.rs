@@ -27,6 +27,8 @@ pub struct MoeModelBuilder {
     budgets: Vec<(String, u64)>,
     threads: Option<u32>,
     load: LoadSettings,
+    #[cfg(feature = "bench")]
+    watch_experts: bool,
 }
 
 impl std::fmt::Debug for MoeModelBuilder {
@@ -50,6 +52,8 @@ impl MoeModelBuilder {
             budgets: Vec::new(),
             threads: None,
             load: LoadSettings::default(),
+            #[cfg(feature = "bench")]
+            watch_experts: false,
         }
     }
 
@@ -133,6 +137,14 @@ impl MoeModelBuilder {
     pub fn device_budget(mut self, device: impl Into<String>, bytes: u64) -> Self {
         self.budgets.push((device.into(), bytes));
         self
+    }
+
+    /// Counts which experts each layer uses, for
+    /// [`MoeModel::expert_use`](crate::MoeModel::expert_use). The engine then stops after every
+    /// router, so measure no speed meanwhile.
+    #[cfg(feature = "bench")]
+    pub fn watch_experts(self, watch_experts: bool) -> Self {
+        Self { watch_experts, ..self }
     }
 
     /// The plan by which [`load`](Self::load) would load: connects to the RPC servers and asks for
@@ -253,6 +265,8 @@ impl MoeModelBuilder {
             kv_type: plan.context().kv_type,
             cache_on_host: plan.context().cache_on_host,
             threads,
+            #[cfg(feature = "bench")]
+            watch_experts: self.watch_experts,
         };
         let context = Context::new(Arc::clone(&weights), &settings)?;
         Ok((weights, context))

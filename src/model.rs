@@ -114,6 +114,22 @@ impl MoeModel {
         self.context.weights().chat_prompt(&messages)
     }
 
+    /// Forgets what the KV cache holds: the next prompt is computed from its first token.
+    ///
+    /// # Errors
+    /// What the engine reports.
+    pub fn forget(&mut self) -> Result<()> {
+        self.cached = Cached::new(self.plan.context_tokens(), self.plan.context().batch_tokens);
+        self.context.keep(0).map(|_| ())
+    }
+
+    /// Which experts each layer has used since the model was loaded; `None` unless it was loaded
+    /// with [`MoeModelBuilder::watch_experts`], or if counting failed.
+    #[cfg(feature = "bench")]
+    pub fn expert_use(&mut self) -> Option<crate::bench::ExpertUse> {
+        self.context.expert_use()
+    }
+
     /// How many tokens the text has for this model.
     ///
     /// # Errors

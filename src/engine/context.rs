@@ -22,6 +22,9 @@ pub(crate) struct ContextSettings {
     pub(crate) kv_type: GgmlType,
     pub(crate) cache_on_host: bool,
     pub(crate) threads: u32,
+    /// Count which experts the routers choose.
+    #[cfg(feature = "bench")]
+    pub(crate) watch_experts: bool,
 }
 
 /// How a decode ended.
@@ -41,6 +44,10 @@ pub(crate) struct Context {
     cancel: Option<Arc<AtomicBool>>,
     /// An exception or an assertion interrupted the engine in the middle of its work.
     lost: bool,
+    /// What the engine's evaluation callback counts in. Its memory stays where it is until this is
+    /// dropped, which is after the context is freed.
+    #[cfg(feature = "bench")]
+    watch: Option<super::experts::ExpertWatch>,
 }
 
 // SAFETY: the engine binds a context to no thread; all use is through `&mut self`, or by reads
@@ -62,6 +69,12 @@ impl Context {
         params.n_threads_batch = threads;
         // Sliding-window layers keep their window, not the whole context.
         params.swa_full = false;
+        #[cfg(feature = "bench")]
+        let watch = settings.watch_experts.then(super::experts::ExpertWatch::new);
+        #[cfg(feature = "bench")]
+        if let Some(watch) = &watch {
+            watch.set(&mut params);
+        }
         let mut context = ptr::null_mut();
         let lock = weights.rpc.lock();
         let _reading = locks::read_registry();
@@ -78,7 +91,14 @@ impl Context {
             });
         drop(lock);
         let context = match context {
-            Ok(raw) => Self { raw, weights: Arc::clone(&weights), cancel: None, lost: false },
+            Ok(raw) => Self {
+                raw,
+                weights: Arc::clone(&weights),
+                cancel: None,
+                lost: false,
+                #[cfg(feature = "bench")]
+                watch,
+            },
             Err(error) => return Err(weights.rpc.check().err().unwrap_or(error)),
         };
         weights.rpc.check()?;
@@ -116,15 +136,51 @@ impl Context {
         self.run("compute", |message| unsafe {
             ffi::moe_decode(context, tokens.as_ptr(), count, &raw mut result, message)
         })?;
+        self.decoded(result)
+    }
+
+    /// What the result of `llama_decode` means.
+    fn decoded(&mut self, result: i32) -> Result<Decoded> {
         match result {
             0 => Ok(Decoded::Done),
             1 => Ok(Decoded::NoRoom),
             2 => Ok(Decoded::Cancelled),
             code => {
                 self.lost = code < -1;
-                Err(failed(format!("llama_decode returned {code}")))
+                let reason = format!("llama_decode returned {code}");
+                Err(Error::Engine { operation: "compute", reason })
             }
         }
+    }
+
+    /// Computes these tokens after those that are there, and returns the logits of each: one row of
+    /// the vocabulary's size per token. They are copied, so what is returned is the caller's; the
+    /// engine grows a buffer of its own of the same size, which it keeps.
+    #[cfg(feature = "bench")]
+    pub(crate) fn logits(&mut self, tokens: &[Token]) -> Result<Vec<f32>> {
+        let failed = |reason: &str| Error::Engine { operation: "compute", reason: reason.into() };
+        let count = i32::try_from(tokens.len()).map_err(|_| failed("too many tokens"))?;
+        let values = tokens.len().checked_mul(self.weights.vocabulary_tokens());
+        let mut logits = vec![0.0; values.ok_or_else(|| failed("too many tokens"))?];
+        let mut result = 0;
+        let context = self.raw.as_ptr();
+        // SAFETY: the context is alive and used by nobody else; the tokens live during the call, and
+        // `logits` has a row of the vocabulary's size for each, written during the call alone.
+        self.run("compute", |message| unsafe {
+            let (from, to) = (tokens.as_ptr(), logits.as_mut_ptr());
+            ffi::moe_decode_logits(context, from, count, to, &raw mut result, message)
+        })?;
+        match self.decoded(result)? {
+            Decoded::Done => Ok(logits),
+            Decoded::NoRoom => Err(failed("the KV cache has no room")),
+            Decoded::Cancelled => Err(Error::Cancelled { operation: "computing" }),
+        }
+    }
+
+    /// What was counted since the context was made; `None` if nothing is, or a count failed.
+    #[cfg(feature = "bench")]
+    pub(crate) fn expert_use(&mut self) -> Option<crate::bench::ExpertUse> {
+        self.watch.as_mut()?.counted()
     }
 
     /// Forgets all but the first `keep` tokens; returns how many are really left, which is none

@@ -15,6 +15,24 @@ mod shim {
     /// The same as in Cargo.toml: the shim uses headers that change between versions.
     const PINNED: &str = "0.1.161";
 
+    /// What speed and memory depend on.
+    const ENGINE_FLAGS: [&str; 14] = [
+        "CMAKE_BUILD_TYPE",
+        "GGML_BACKEND_DL",
+        "GGML_BLAS",
+        "GGML_CPU_REPACK",
+        "GGML_CUDA",
+        "GGML_CUDA_GRAPHS",
+        "GGML_HIP",
+        "GGML_LLAMAFILE",
+        "GGML_LTO",
+        "GGML_METAL",
+        "GGML_NATIVE",
+        "GGML_OPENMP",
+        "GGML_RPC",
+        "GGML_VULKAN",
+    ];
+
     pub(crate) fn build() {
         println!("cargo:rerun-if-changed=vendor/shim");
         let engine = Engine::find();
@@ -81,6 +99,16 @@ mod shim {
             }
         }
 
+        /// For those who measure: which engine, built how.
+        fn tell(&self) {
+            println!("cargo:rustc-env=MOE_OFFLOAD_ENGINE_PACKAGE={PINNED}");
+            let flags = ENGINE_FLAGS.iter().filter_map(|name| {
+                cached(&self.cache, name).map(|value| format!("{name}={value}"))
+            });
+            let flags: Vec<String> = flags.filter(|flag| !flag.ends_with("=OFF")).collect();
+            println!("cargo:rustc-env=MOE_OFFLOAD_ENGINE_FLAGS={}", flags.join(" "));
+        }
+
         fn warn_if_slow(&self) {
             if cached(&self.cache, "CMAKE_BUILD_TYPE") == Some("Debug") {
                 println!(
@@ -89,20 +117,6 @@ mod shim {
                      `debug = false` under [profile.dev.package.llama-cpp-sys-2]"
                 );
             }
-        }
-    }
-
-    impl Engine {
-        /// For those who measure: which engine, built how.
-        fn tell(&self) {
-            println!("cargo:rustc-env=MOE_OFFLOAD_ENGINE_PACKAGE={PINNED}");
-            let is_flag = |line: &&str| {
-                let (key, value) = line.split_once('=').unwrap_or_default();
-                let (name, _) = key.split_once(':').unwrap_or_default();
-                name == "CMAKE_BUILD_TYPE" || (name.starts_with("GGML_") && value == "ON")
-            };
-            let flags: Vec<&str> = self.cache.lines().filter(is_flag).collect();
-            println!("cargo:rustc-env=MOE_OFFLOAD_ENGINE_FLAGS={}", flags.join(" "));
         }
     }
 

@@ -268,7 +268,7 @@ impl MoeModelBuilder {
             #[cfg(feature = "bench")]
             watch_experts: self.watch_experts,
         };
-        let context = Context::new(Arc::clone(&weights), &settings)?;
+        let context = Context::new(&weights, &settings)?;
         Ok((weights, context))
     }
 }

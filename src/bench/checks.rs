@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::record::{QualityRecord, Record, SpeedRecord};
-use crate::plan::{CPU, human_bytes};
+use crate::plan::{CPU, human_bytes, parse_bytes};
 
 /// Two clocks may differ by this share of the time, and by [`SLACK_SECONDS`] for each answer: what a
 /// busy system takes between two looks at a clock.
@@ -29,6 +29,15 @@ pub enum Fault {
     WithoutEffect {
         /// Where it was found.
         at: String,
+    },
+    /// More is on the devices than the budget of `fit` allows.
+    OverBudget {
+        /// Where it was found.
+        at: String,
+        /// The budget.
+        budget_bytes: u64,
+        /// Bytes that the engine has there.
+        measured_bytes: u64,
     },
     /// The rates stand for another time than passed on the wall clock.
     Clock {
@@ -76,6 +85,12 @@ impl fmt::Display for Fault {
             Self::WithoutEffect { at } => {
                 write!(f, "{at}: as much is on the devices as under the baseline")
             }
+            Self::OverBudget { at, budget_bytes, measured_bytes } => write!(
+                f,
+                "{at}: {} are on the devices, over the budget of {}",
+                human_bytes(*measured_bytes),
+                human_bytes(*budget_bytes)
+            ),
             Self::Clock { at, counted_seconds, wall_seconds } => write!(
                 f,
                 "{at}: tokens and rates stand for {counted_seconds:.3} s, but {wall_seconds:.3} s \
@@ -148,27 +163,41 @@ fn memory(speed: &SpeedRecord, faults: &mut Vec<Fault>) {
     }
 }
 
-/// Whether the policy has to put something else on the devices than the baseline does. A `fit` with a
-/// budget above what everything takes does not.
-fn has_to_differ(speed: &SpeedRecord, baseline: &SpeedRecord) -> bool {
-    match (&speed.expected, &baseline.expected) {
-        (Some(expected), Some(others)) => expected != others,
-        _ => speed.setting.policy.fit_percent().is_some_and(|percent| percent < 100),
-    }
-}
-
 /// On a machine without devices no policy has an effect.
 fn effect(speed: &SpeedRecord, baseline: Option<&SpeedRecord>, faults: &mut Vec<Fault>) {
-    let Some(baseline) = baseline.filter(|baseline| has_to_differ(speed, baseline)) else {
+    let budget = budget_bytes(&speed.policy);
+    for memory in speed.memory.iter().filter(|memory| memory.name != CPU) {
+        if let Some(budget_bytes) = budget.filter(|&budget| memory.total_bytes() > budget) {
+            let measured_bytes = memory.total_bytes();
+            faults.push(Fault::OverBudget { at: place(speed), budget_bytes, measured_bytes });
+        }
+    }
+    let Some(baseline) = baseline.filter(|other| other.setting.policy != speed.setting.policy)
+    else {
         return;
+    };
+    let has_to_differ = match (&speed.expected, &baseline.expected) {
+        (Some(expected), Some(others)) => expected != others,
+        // Under `fit` everything may be on the devices if the budget allows it; but what is measured
+        // must have been loaded by a budget.
+        _ if speed.setting.policy.fit_percent().is_some() => {
+            budget.is_none_or(|budget| budget < baseline.device_bytes())
+        }
+        _ => false,
     };
     let weights = |speed: &SpeedRecord| -> Vec<(String, u64)> {
         let devices = speed.memory.iter().filter(|memory| memory.name != CPU);
         devices.map(|memory| (memory.name.clone(), memory.weights_bytes)).collect()
     };
-    if !weights(baseline).is_empty() && weights(speed) == weights(baseline) {
+    let same = !weights(baseline).is_empty() && weights(speed) == weights(baseline);
+    if has_to_differ && same {
         faults.push(Fault::WithoutEffect { at: place(speed) });
     }
+}
+
+/// The budget of a policy that is `fit` with one in bytes, for one device.
+fn budget_bytes(policy: &str) -> Option<u64> {
+    parse_bytes(policy.strip_prefix("fit:")?).ok()
 }
 
 fn clocks(speed: &SpeedRecord, faults: &mut Vec<Fault>) {

@@ -6,14 +6,13 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::error::{BenchError, BenchResult};
-use crate::plan::{CPU, ContextOptions, Device};
 use crate::{ExpertMap, GgufFile, OffloadPolicy};
 
 /// A policy as the bench names it: any text of [`OffloadPolicy`], or one that depends on the model.
 ///
 /// - `half`: the experts of the first half of the layers that have experts stay in CPU memory;
-/// - `fit:50%`: `fit` with a budget of so many percent of what `none` needs on the devices for
-///   weights, cache and the reserve for buffers (by the plan, without the engine).
+/// - `fit:50%`: `fit` with a budget, for each device, of what `all-experts` needs on the device where
+///   it needs most, by a dry run of the engine, and so many percent of all experts' bytes besides.
 ///
 /// ```
 /// use moe_offload::bench::PolicyChoice;
@@ -46,32 +45,27 @@ impl PolicyChoice {
         text.strip_prefix("fit:")?.strip_suffix('%')
     }
 
-    /// The policy for this file on these devices.
-    ///
-    /// # Errors
-    /// What planning `none` returns; [`BenchError::PolicyName`] if the model is too small for `half`.
-    pub fn resolve(
+    /// The policy for this file; `all_experts` tells what `all-experts` needs on the device where it
+    /// needs most, which only the engine knows.
+    pub(super) fn resolve(
         &self,
         gguf: &GgufFile,
-        devices: &[Device],
-        context: &ContextOptions,
+        all_experts: impl FnOnce() -> BenchResult<u64>,
     ) -> BenchResult<OffloadPolicy> {
+        let experts = ExpertMap::new(gguf)?;
         if self.0 == "half" {
-            let layers = ExpertMap::new(gguf)?.expert_layers().len() / 2;
-            let reason = || "the model has fewer than two layers with experts".to_owned();
-            let bad = || BenchError::PolicyName { text: self.0.clone(), reason: reason() };
-            return match u32::try_from(layers) {
-                Ok(layers) if layers > 0 => Ok(format!("first-layers:{layers}").parse()?),
-                _ => Err(bad()),
-            };
+            let layers = u32::try_from(experts.expert_layers().len() / 2).unwrap_or(0);
+            if layers == 0 {
+                let reason = "the model has fewer than two layers with experts".to_owned();
+                return Err(BenchError::PolicyName { text: self.0.clone(), reason });
+            }
+            return Ok(format!("first-layers:{layers}").parse()?);
         }
         let Some(percent) = self.fit_percent() else {
             return Ok(self.0.parse()?);
         };
-        let everything = OffloadPolicy::None.plan(gguf, devices, context)?;
-        let on_devices = everything.devices().iter().filter(|device| device.name != CPU);
-        let bytes: u64 = on_devices.map(|device| device.total_bytes).sum();
-        let budget = u128::from(bytes) * u128::from(percent) / 100;
+        let bytes = u128::from(experts.expert_bytes()) * u128::from(percent) / 100;
+        let budget = u128::from(all_experts()?) + bytes;
         Ok(format!("fit:{budget}").parse()?)
     }
 }

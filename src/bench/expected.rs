@@ -3,8 +3,8 @@
 use super::error::{BenchError, BenchResult};
 use super::protocol::{Protocol, Setting};
 use super::record::ExpectedWeights;
+use crate::GgufFile;
 use crate::plan::{CPU, Device};
-use crate::{GgufFile, OffloadPolicy};
 
 /// From the file's header and the policy's name; `None` under `fit`, which depends on what the
 /// engine measures. With `fit` inside a list likewise.
@@ -18,11 +18,10 @@ pub(super) fn weights(
     })?;
     let gguf = GgufFile::open(&model.path)?;
     let context = setting.context();
-    let policy = setting.policy.resolve(&gguf, devices, &context)?;
-    let has_fit = policy.to_string().split(';').any(|rule| rule.starts_with("fit"));
-    if has_fit || matches!(policy, OffloadPolicy::Fit(_)) {
+    if setting.policy.as_str().split(';').any(|rule| rule.trim().starts_with("fit")) {
         return Ok(None);
     }
+    let policy = setting.policy.resolve(&gguf, || Ok(0))?;
     let plan = policy.plan(&gguf, devices, &context)?;
     let on_devices = plan.devices().iter().filter(|device| device.name != CPU);
     let rows = on_devices.map(|device| ExpectedWeights {

@@ -15,8 +15,30 @@ use serde::{Deserialize, Serialize};
 /// assert_eq!(counted.tokens(0), 2);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "Vec<Row>", from = "Vec<Row>")]
 pub struct ExpertUse {
     layers: BTreeMap<u32, LayerUse>,
+}
+
+/// A layer as data.
+#[derive(Serialize, Deserialize)]
+struct Row {
+    layer: u32,
+    #[serde(flatten)]
+    counted: LayerUse,
+}
+
+impl From<ExpertUse> for Vec<Row> {
+    fn from(counted: ExpertUse) -> Self {
+        let layers = counted.layers.into_iter();
+        layers.map(|(layer, counted)| Row { layer, counted }).collect()
+    }
+}
+
+impl From<Vec<Row>> for ExpertUse {
+    fn from(rows: Vec<Row>) -> Self {
+        Self { layers: rows.into_iter().map(|row| (row.layer, row.counted)).collect() }
+    }
 }
 
 /// One layer.

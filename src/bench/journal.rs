@@ -122,7 +122,7 @@ fn read(path: &Path) -> BenchResult<(Protocol, Vec<Record>, u64)> {
             source,
         })? {
             Record::Run { protocol: begun, record_version: RECORD_VERSION } => {
-                protocol = Some(begun)
+                protocol = Some(begun);
             }
             Record::Run { .. } => {
                 return Err(BenchError::OtherRun { path: path.into(), what: "version of records" });

@@ -13,7 +13,7 @@ use super::record::{Answer, LayerPlace, Record, SpeedRecord};
 use super::task::Task;
 use crate::engine;
 use crate::plan::{CPU, NOT_LOADED, Plan};
-use crate::{Error, GenerateOptions, GgufFile, MoeModel, MoeModelBuilder, Sampling};
+use crate::{Error, GenerateOptions, GgufFile, MoeModel, MoeModelBuilder, OffloadPolicy, Sampling};
 
 /// Does a task and returns its record. Best in a process of its own, so that peaks of memory and
 /// what is in the caches are not another task's. `scratch` is a folder for the baseline's logits.
@@ -44,15 +44,21 @@ pub(super) fn builder(protocol: &Protocol, setting: &Setting) -> BenchResult<Moe
         what: format!("it has no model `{}`", setting.model),
     })?;
     let gguf = GgufFile::open(&model.path)?;
-    let devices = engine::devices_with(&protocol.rpc_servers)?;
-    let policy = setting.policy.resolve(&gguf, &devices, &setting.context())?;
-    let builder = MoeModel::builder(&model.path)
-        .policy(policy)
-        .context_tokens(setting.context_tokens)
-        .micro_batch_tokens(setting.micro_batch_tokens)
-        .threads(setting.threads)
-        .load_mode(protocol.load_mode);
-    Ok(protocol.rpc_servers.iter().fold(builder, MoeModelBuilder::rpc_server))
+    let with = |policy: OffloadPolicy| {
+        let builder = MoeModel::builder(&model.path)
+            .policy(policy)
+            .context_tokens(setting.context_tokens)
+            .micro_batch_tokens(setting.micro_batch_tokens)
+            .threads(setting.threads)
+            .load_mode(protocol.load_mode);
+        protocol.rpc_servers.iter().fold(builder, MoeModelBuilder::rpc_server)
+    };
+    let policy = setting.policy.resolve(&gguf, || {
+        let plan = with(OffloadPolicy::AllExperts).forecast()?;
+        let on_devices = plan.devices().iter().filter(|device| device.name != CPU);
+        Ok(on_devices.map(|device| device.total_bytes).max().unwrap_or(0))
+    })?;
+    Ok(with(policy))
 }
 
 fn speed(protocol: &Protocol, setting: &Setting, repetition: u32) -> BenchResult<Record> {

@@ -26,6 +26,8 @@ mod report;
 mod runner;
 mod statistics;
 mod task;
+#[cfg(test)]
+mod tests;
 
 pub use self::checks::{Fault, faults};
 pub use self::choice::PolicyChoice;

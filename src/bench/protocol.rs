@@ -92,10 +92,10 @@ impl Default for QualityProtocol {
 }
 
 impl Protocol {
-    /// The default protocol for these models: four kinds of prompt, five policies, five repetitions.
+    /// The default protocol for these models: four kinds of prompt, six policies, five repetitions.
     pub fn new(models: Vec<ModelChoice>) -> Self {
         let policy = |text: &str| PolicyChoice::try_from(text.to_owned());
-        let policies = ["none", "all-experts", "half", "fit:75%"].map(policy);
+        let policies = ["none", "all-experts", "half", "fit:25%", "fit:50%", "fit:75%"].map(policy);
         Self {
             version: PROTOCOL_VERSION,
             models,

@@ -55,7 +55,7 @@ pub(crate) struct Context {
 unsafe impl Send for Context {}
 
 impl Context {
-    pub(crate) fn new(weights: Arc<Weights>, settings: &ContextSettings) -> Result<Self> {
+    pub(crate) fn new(weights: &Arc<Weights>, settings: &ContextSettings) -> Result<Self> {
         // SAFETY: a plain function that returns default values.
         let mut params = unsafe { ffi::llama_context_default_params() };
         let threads = i32::try_from(settings.threads).unwrap_or(i32::MAX);
@@ -93,7 +93,7 @@ impl Context {
         let context = match context {
             Ok(raw) => Self {
                 raw,
-                weights: Arc::clone(&weights),
+                weights: Arc::clone(weights),
                 cancel: None,
                 lost: false,
                 #[cfg(feature = "bench")]

@@ -13,7 +13,7 @@ use crate::bench::record::{LayerPlace, SpeedRecord};
 use crate::bench::statistics::Summary;
 use crate::plan::{CPU, human_bytes};
 
-const GIB: f64 = (1_u64 << 30) as f64;
+const GIB: f64 = 1_073_741_824.0;
 
 pub(super) fn all(report: &Report) -> BenchResult<BTreeMap<String, String>> {
     let mut pictures = BTreeMap::new();

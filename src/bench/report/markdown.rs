@@ -182,19 +182,20 @@ fn speed(report: &Report, group: &Setting, text: &mut String) {
         };
         let loads: Vec<f64> = speeds.iter().map(|speed| speed.load_seconds).collect();
         for answer in &first.answers {
-            let of = |figure: OfAnswer| shown(report.summary(&setting, &answer.prompt, figure));
+            let of =
+                |figure: OfAnswer| shown(report.summary(&setting, &answer.prompt, figure).as_ref());
             let ratio = |figure: OfAnswer| {
                 if *policy == report.protocol.baseline {
                     return "1".to_owned();
                 }
-                ratio(report.ratio(&setting, &answer.prompt, figure))
+                ratio(report.ratio(&setting, &answer.prompt, figure).as_ref())
             };
             table.row([
                 policy.to_string(),
                 answer.prompt.clone(),
                 format!("{} + {}", answer.prompt_tokens, answer.answer_tokens),
                 speeds.len().to_string(),
-                shown(Summary::of(&loads)),
+                shown(Summary::of(&loads).as_ref()),
                 of(|answer| answer.first_token_seconds),
                 of(|answer| answer.prefill_tokens_per_second),
                 ratio(|answer| answer.prefill_tokens_per_second),
@@ -210,9 +211,9 @@ fn speed(report: &Report, group: &Setting, text: &mut String) {
 }
 
 /// `12.3 (12.5 ± 0.4)`.
-fn shown(summary: Option<Summary>) -> String {
+fn shown(summary: Option<&Summary>) -> String {
     let Some(summary) = summary else { return "-".to_owned() };
-    let Summary { median, mean, standard_deviation, .. } = summary;
+    let &Summary { median, mean, standard_deviation, .. } = summary;
     match standard_deviation {
         Some(deviation) => {
             format!("{} ({} ± {})", digits(median), digits(mean), digits(deviation))
@@ -221,7 +222,7 @@ fn shown(summary: Option<Summary>) -> String {
     }
 }
 
-fn ratio(summary: Option<Summary>) -> String {
+fn ratio(summary: Option<&Summary>) -> String {
     let Some(Summary { median, least, greatest, .. }) = summary else { return "-".to_owned() };
     format!("{median:.3} ({least:.3} to {greatest:.3})")
 }
@@ -246,7 +247,7 @@ fn energy(report: &Report, group: &Setting, text: &mut String) {
         }
         let of = |figure: fn(&crate::bench::Energy) -> Option<f64>| {
             let values: Vec<f64> = energies.iter().filter_map(|energy| figure(energy)).collect();
-            shown(Summary::of(&values))
+            shown(Summary::of(&values).as_ref())
         };
         table.row([
             policy.to_string(),

@@ -154,7 +154,7 @@ fn planted_a_changed_weight_shows_in_the_divergence() {
     };
     assert_eq!(divergence(false), (0.0, false));
     let (kl, is_fault) = divergence(true);
-    assert!(kl > 0.01 && is_fault, "{kl}");
+    assert!(kl > 1e-3 && is_fault, "{kl}");
 }
 
 #[test]
@@ -218,19 +218,26 @@ fn counted_experts_are_those_of_every_token_and_change_no_text() {
         let mut model = builder.watch_experts(watch).load().unwrap();
         let options =
             moe_offload::GenerateOptions::default().max_tokens(12).sampling(Sampling::greedy());
-        let text = model.generate("Hello there", &options).unwrap().text().unwrap();
+        let text = model
+            .generate(include_str!("../src/bench/prompts/short.txt"), &options)
+            .unwrap()
+            .text()
+            .unwrap();
         (text, model.stats(), model.expert_use())
     };
     let (text, stats, counted) = answer(true);
     let counted = counted.unwrap();
-    // The last token of the answer is chosen but not computed.
-    let tokens = stats.prompt_tokens + stats.generated_tokens;
+    // The last layer only works on tokens whose logits are wanted: one for each token that is chosen.
+    // Whether the last token of the answer is computed too depends on how it ended.
+    let all = stats.prompt_tokens + stats.generated_tokens;
+    let wanted = stats.generated_tokens + 1;
     let gguf = GgufFile::open(demo()).unwrap();
     let experts = moe_offload::ExpertMap::new(&gguf).unwrap();
     assert!(counted.layers().eq(experts.expert_layers().iter().copied()));
     for layer in counted.layers() {
+        let tokens = if layer + 1 == experts.layers() { wanted } else { all };
         let seen = counted.tokens(layer);
-        assert!((tokens - 1..=tokens).contains(&seen), "{seen} of {tokens}");
+        assert!((tokens - 1..=tokens).contains(&seen), "{layer}: {seen} of {tokens}");
         let chosen: u64 = counted.layer(layer).unwrap().iter().sum();
         assert_eq!(chosen, seen * experts.active_experts().unwrap());
     }

@@ -40,7 +40,7 @@ pub struct Against {
 /// `docs/benchmarking.md`. `None` for a backend on which this crate's bench was never run: there the
 /// report shows the figure and judges nothing.
 pub fn kl_bound_nats(backend: &str) -> Option<f64> {
-    matches!(backend, "CPU" | "RPC").then_some(0.01)
+    matches!(backend, "CPU" | "RPC").then_some(1e-3)
 }
 
 /// The logarithm of the sum of the exponentials, without overflow.

@@ -73,7 +73,7 @@ fn quality(name: &str, mean_kl_nats: Option<f64>) -> Record {
     let quality = json!({ "text_tokens": 500, "perplexity": 12.5, "greedy_tokens": 1100,
         "against": against });
     serde_json::from_value(json!({ "kind": "quality", "setting": setting(name),
-        "quality": quality, "kl_bound_nats": 0.01 }))
+        "quality": quality, "kl_bound_nats": 0.001 }))
     .unwrap()
 }
 

@@ -101,6 +101,7 @@ fn curves_into(area: &Area<'_>, curves: &[(String, Vec<Point>)]) -> BenchResult<
         .configure_mesh()
         .x_desc("memory on devices, GiB")
         .y_desc("decoded tokens/s")
+        .max_light_lines(0)
         .x_label_formatter(&|x| format!("{x:.3}"))
         .draw()
         .map_err(failed)?;

@@ -12,7 +12,7 @@ chat: setup
 # The pure half in a debug build, then everything in release, so that llama.cpp is built once.
 test: setup
 	cargo test --no-default-features
-	cargo test --release --features bench
+	cargo test --release --features async,bench
 	tests/scratch-crate.sh
 
 setup:
@@ -20,10 +20,10 @@ setup:
 
 lint: setup
 	cargo fmt --all --check
-	cargo clippy --release --all-targets -- -D warnings
-	cargo clippy --release --features bench --all-targets -- -D warnings
+	cargo clippy --release --all-targets --features async -- -D warnings
+	cargo clippy --release --all-targets --features async,bench -- -D warnings
 	cargo clippy --no-default-features --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --features bench --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --features async,bench
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-default-features --no-deps
 
 # Our generation loop against bare engine calls. Leave the machine alone meanwhile.

@@ -72,7 +72,7 @@ mod shim {
         }
 
         fn include_dirs(&self) -> Vec<PathBuf> {
-            let dirs: Vec<PathBuf> = ["include", "ggml/include", "src"]
+            let dirs: Vec<PathBuf> = ["include", "ggml/include", "src", "common", "vendor"]
                 .iter()
                 .map(|dir| self.source.join(dir))
                 .collect();
@@ -99,9 +99,8 @@ mod shim {
             }
         }
 
-        /// For those who measure: which engine, built how.
+        /// For those who measure: how the engine was built.
         fn tell(&self) {
-            println!("cargo:rustc-env=MOE_OFFLOAD_ENGINE_PACKAGE={PINNED}");
             let flags = ENGINE_FLAGS.iter().filter_map(|name| {
                 cached(&self.cache, name).map(|value| format!("{name}={value}"))
             });
@@ -140,7 +139,7 @@ mod shim {
         cc::Build::new()
             .cpp(true)
             .std("c++17")
-            .file("vendor/shim/shim.cpp")
+            .files(["vendor/shim/shim.cpp", "vendor/shim/sampling.cpp", "vendor/shim/measure.cpp"])
             .includes(include_dirs)
             .warnings(false) // the engine's headers have their own
             .compile("moe_offload_shim");

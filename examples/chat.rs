@@ -6,12 +6,13 @@ use std::fmt::Display;
 use std::io::{BufRead, ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use moe_offload::{
-    CancelHandle, Error, GenerateOptions, Message, MoeModel, OffloadPolicy, Plan, Result, Role,
-    Sampling, StopReason,
+    CancelHandle, Error, GenerateOptions, Message, MoeModel, OffloadPolicy, Overflow, Plan, Result,
+    Role, Sampling, StopReason, Structure,
 };
 use rustyline::error::ReadlineError;
 
@@ -28,7 +29,8 @@ struct Arguments {
     #[arg(long, default_value = DEMO, hide_default_value = true)]
     model: PathBuf,
     /// Where tensors go: none, all-experts, first-layers:N, last-layers:N, layers:0-3,7 or
-    /// regex:PATTERN=DEVICE, joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN
+    /// regex:PATTERN=DEVICE, joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN, with what it
+    /// may give up: fit:10GiB,cache-to-host,fewer-layers
     #[arg(long, default_value = "all-experts")]
     policy: OffloadPolicy,
     /// Load by a plan that `plan --freeze` stored, instead of a policy
@@ -52,15 +54,86 @@ struct Arguments {
     /// The same seed gives the same answer
     #[arg(long, default_value_t = 0)]
     seed: u32,
+    #[command(flatten)]
+    sampling: SamplingArguments,
+    /// Answer with JSON that this schema allows
+    #[arg(long, value_name = "FILE", conflicts_with = "grammar")]
+    json_schema: Option<PathBuf>,
+    /// Answer with a text of this grammar (GBNF)
+    #[arg(long, value_name = "FILE")]
+    grammar: Option<PathBuf>,
+    /// End the answer before this text; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Longest time of an answer
+    #[arg(long, value_name = "SECONDS")]
+    max_seconds: Option<u64>,
+    /// A variable of the chat template, such as `enable_thinking=false`; may be repeated
+    #[arg(long, value_name = "NAME=JSON", value_parser = variable)]
+    template: Vec<(String, serde_json::Value)>,
     /// Threads that compute on the CPU
     #[arg(long)]
     threads: Option<u32>,
+    /// Go on with the conversation in this file (JSON) if it is there, and save it at the end, with
+    /// the model's state beside it (`.state`), so that nothing of it is read again
+    #[arg(long, value_name = "FILE")]
+    session: Option<PathBuf>,
     /// Use the devices of this RPC server too; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     rpc: Vec<String>,
     /// How to print statistics; json goes to standard output, one line after each answer
     #[arg(long, value_enum, default_value = "table")]
     stats: StatsFormat,
+}
+
+/// How tokens are chosen, apart from temperature and seed.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Sampling")]
+struct SamplingArguments {
+    #[arg(long, help = "Only so many of the likeliest tokens; 0 for all")]
+    top_k: Option<u32>,
+    #[arg(long, help = "Only the likeliest tokens of together this probability")]
+    top_p: Option<f32>,
+    #[arg(long, help = "Only tokens at least this fraction as likely as the likeliest")]
+    min_p: Option<f32>,
+    #[arg(long, help = "Only the most typical tokens of together this probability")]
+    typical_p: Option<f32>,
+    #[arg(long, help = "How often XTC leaves out the likeliest of several good tokens")]
+    xtc: Option<f32>,
+    #[arg(long, help = "Divides the score of tokens that occurred lately")]
+    repeat_penalty: Option<f32>,
+    #[arg(long, help = "Taken from the score of a token for each time it occurred lately")]
+    frequency_penalty: Option<f32>,
+    #[arg(long, help = "Taken from the score of tokens that occurred lately")]
+    presence_penalty: Option<f32>,
+    #[arg(long, help = "Strength of DRY, against repeating sequences")]
+    dry: Option<f32>,
+    #[arg(long, help = "Mirostat 1 or 2 instead of cutting off unlikely tokens")]
+    mirostat: Option<u8>,
+}
+
+impl SamplingArguments {
+    fn sampling(&self) -> Sampling {
+        let mut sampling = Sampling::default();
+        let mut set = |value: Option<f32>, field: fn(&mut Sampling) -> &mut f32| {
+            if let Some(value) = value {
+                *field(&mut sampling) = value;
+            }
+        };
+        set(self.top_p, |sampling| &mut sampling.top_p);
+        set(self.min_p, |sampling| &mut sampling.min_p);
+        set(self.typical_p, |sampling| &mut sampling.typical_p);
+        set(self.xtc, |sampling| &mut sampling.xtc_probability);
+        set(self.repeat_penalty, |sampling| &mut sampling.repeat_penalty);
+        set(self.frequency_penalty, |sampling| &mut sampling.frequency_penalty);
+        set(self.presence_penalty, |sampling| &mut sampling.presence_penalty);
+        set(self.dry, |sampling| &mut sampling.dry.get_or_insert_default().multiplier);
+        sampling.top_k = self.top_k.unwrap_or(sampling.top_k);
+        if let Some(version) = self.mirostat {
+            sampling.mirostat.get_or_insert_default().version = version;
+        }
+        sampling
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -77,15 +150,29 @@ fn main() {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    options(arguments, &CancelHandle::new()).sampling.validate()?;
+    let options = options(arguments)?;
     let mut model = load(arguments)?;
     let mut talk: Vec<Message> = arguments.system.iter().map(Message::system).collect();
+    if let Some(path) = arguments.session.as_ref().filter(|path| path.exists()) {
+        talk = read_json(path)?;
+        // Without its state the conversation is only read again.
+        if let Err(error) = model.restore_session(path.with_extension("state")) {
+            say(&format!("reading the conversation again: {error}"));
+        }
+    }
     if let Some(prompt) = &arguments.prompt {
         talk.push(Message::user(prompt));
-        let options = options(arguments, &CancelHandle::new());
-        return answer(&mut model, &mut talk, &options, arguments.stats);
+        answer(&mut model, &mut talk, &options, arguments.stats)?;
+    } else {
+        converse(&mut model, &mut talk, &options, arguments.stats)?;
     }
-    converse(&mut model, talk, arguments)
+    if let Some(path) = &arguments.session {
+        let failed = |source| Error::Io { action: "write", path: path.clone(), source };
+        let text = serde_json::to_vec_pretty(&talk).map_err(|error| failed(error.into()))?;
+        std::fs::write(path, text).map_err(failed)?;
+        model.save_session(path.with_extension("state"))?;
+    }
+    Ok(())
 }
 
 fn load(arguments: &Arguments) -> Result<MoeModel> {
@@ -103,7 +190,7 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
         builder = builder.threads(threads);
     }
     if let Some(path) = &arguments.plan {
-        builder = builder.plan(read_plan(path)?);
+        builder = builder.plan(read_json::<Plan>(path)?);
     }
     for endpoint in &arguments.rpc {
         say(&format!("connecting to {endpoint} (waits while it serves another process)"));
@@ -116,23 +203,47 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
     Ok(model)
 }
 
-fn read_plan(path: &Path) -> Result<Plan> {
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     let failed = |source| Error::Io { action: "read", path: path.to_owned(), source };
     let text = std::fs::read(path).map_err(failed)?;
     serde_json::from_slice(&text).map_err(|error| failed(error.into()))
 }
 
-fn options(arguments: &Arguments, cancel: &CancelHandle) -> GenerateOptions {
-    let sampling = Sampling::default().temperature(arguments.temperature).seed(arguments.seed);
-    let options = GenerateOptions::default().sampling(sampling).cancel(cancel);
-    match arguments.max_tokens {
-        Some(tokens) => options.max_tokens(tokens),
-        None => options,
+fn options(arguments: &Arguments) -> Result<GenerateOptions> {
+    let sampling = arguments.sampling.sampling();
+    let mut options = GenerateOptions::default()
+        .sampling(sampling.temperature(arguments.temperature).seed(arguments.seed));
+    options.max_tokens = arguments.max_tokens;
+    options.max_time = arguments.max_seconds.map(Duration::from_secs);
+    options.stop.clone_from(&arguments.stop);
+    options.overflow = Overflow::DropOldestTurns;
+    options.template.variables.extend(arguments.template.iter().cloned());
+    if let Some(path) = &arguments.json_schema {
+        options.structure = Some(Structure::JsonSchema(read_json(path)?));
     }
+    if let Some(path) = &arguments.grammar {
+        let failed = |source| Error::Io { action: "read", path: path.clone(), source };
+        let grammar = std::fs::read_to_string(path).map_err(failed)?;
+        options.structure = Some(Structure::Grammar(grammar));
+    }
+    options.validate()?;
+    Ok(options)
+}
+
+/// A value that is not JSON counts as a text.
+fn variable(text: &str) -> Result<(String, serde_json::Value), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("it needs NAME=JSON")?;
+    let json = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    Ok((name.to_owned(), json))
 }
 
 /// Reads questions until the end of input, keeping the conversation.
-fn converse(model: &mut MoeModel, mut talk: Vec<Message>, arguments: &Arguments) -> Result<()> {
+fn converse(
+    model: &mut MoeModel,
+    talk: &mut Vec<Message>,
+    options: &GenerateOptions,
+    stats: StatsFormat,
+) -> Result<()> {
     let is_person = std::io::stdin().is_terminal();
     let current = Arc::new(Mutex::new(CancelHandle::new()));
     let mut editor = None;
@@ -157,7 +268,7 @@ fn converse(model: &mut MoeModel, mut talk: Vec<Message>, arguments: &Arguments)
             *current = cancel.clone();
         }
         talk.push(Message::user(question));
-        match answer(model, &mut talk, &options(arguments, &cancel), arguments.stats) {
+        match answer(model, talk, &options.clone().cancel(&cancel), stats) {
             Ok(()) => {}
             Err(Error::Cancelled { .. }) => say(&"(stopped)"),
             // Nothing more will work.
@@ -205,8 +316,14 @@ fn answer(
         talk.push(Message::assistant(&text));
         print("\n")?;
     }
-    if ended? == Some(StopReason::ContextFull) {
-        say(&"(the context is full; --context N leaves more room)");
+    match ended? {
+        Some(StopReason::ContextFull) => {
+            say(&"(the context is full; --context N leaves more room)");
+        }
+        Some(reason) if options.structure.is_some() && !reason.is_complete() => {
+            say(&"(the answer was cut off, so it has not the whole form that was asked for)");
+        }
+        _ => {}
     }
     match stats {
         StatsFormat::Table => say(&format!("\n{}\n", model.stats())),
@@ -225,7 +342,7 @@ fn write_answer(
     options: &GenerateOptions,
     text: &mut String,
 ) -> Result<Option<StopReason>> {
-    let prompt = fitting_prompt(model, talk)?;
+    let prompt = fitting_prompt(model, talk, options)?;
     let mut generation = match prompt {
         Some(prompt) => model.generate(&prompt, options)?,
         None => model.chat(talk, options)?,
@@ -255,12 +372,16 @@ fn say(text: &dyn Display) {
 
 /// Drops the oldest turns until half of the context is left for the answer. `None` if the messages
 /// can be given to `chat`; a plain prompt for a model without a chat template.
-fn fitting_prompt(model: &MoeModel, talk: &mut Vec<Message>) -> Result<Option<String>> {
+fn fitting_prompt(
+    model: &MoeModel,
+    talk: &mut Vec<Message>,
+    options: &GenerateOptions,
+) -> Result<Option<String>> {
     let room = model.plan().context_tokens() as usize / 2;
     loop {
-        let prompt = match model.chat_prompt(talk) {
+        let prompt = match model.chat_prompt(talk, &options.template) {
             Err(Error::NoChatTemplate) => {
-                say(&"(the model has no chat template that the engine knows: plain text)");
+                say(&"(the model has no chat template: plain text)");
                 return Ok(talk.last().map(|message| message.content.clone()));
             }
             prompt => prompt?,

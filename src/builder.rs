@@ -12,7 +12,7 @@ use crate::gguf::{GgmlType, GgufFile};
 use crate::memory::DeviceMemory;
 use crate::model::MoeModel;
 use crate::plan::{self, Compute, ContextOptions, Device, OpenChoices, Plan};
-use crate::policy::{DeviceName, OffloadPolicy};
+use crate::policy::{DeviceName, FitLimit, OffloadPolicy};
 use crate::preflight;
 use crate::reservation::{self, Reservation};
 
@@ -94,6 +94,13 @@ impl MoeModelBuilder {
         self
     }
 
+    /// How many conversations may be computed together by
+    /// [`MoeModel::generate_together`]; 1 without it. They share the context's tokens.
+    pub fn sequences(mut self, sequences: u32) -> Self {
+        self.context.sequences = sequences;
+        self
+    }
+
     /// Sizes that the policy `fit` may choose itself, together with where experts go; what it chose
     /// is in [`Plan::decisions`].
     pub fn leave_open(mut self, open: OpenChoices) -> Self {
@@ -158,8 +165,8 @@ impl MoeModelBuilder {
     }
 
     /// The same with the bytes of context and compute buffers exact: the engine goes through
-    /// loading without allocating or reading weights. Takes about as long as reading the
-    /// vocabulary.
+    /// loading without allocating, and without weights and vocabulary. With several devices the
+    /// compute buffers can come out a little different.
     ///
     /// # Errors
     /// As [`load`](Self::load).
@@ -189,11 +196,12 @@ impl MoeModelBuilder {
         check_placement(&weights, &plan)?;
         reservation.loaded();
         let mut memory = context.memory()?;
+        check_limits(&plan, &memory)?;
         let after = engine::devices_with(&self.rpc_servers)?;
         for row in &mut memory {
             row.note_free(&before, &after);
         }
-        Ok(MoeModel::assemble(plan, memory, context, reservation, started))
+        Ok(MoeModel::assemble(&gguf, plan, memory, context, reservation, started))
     }
 
     /// The header, if the engine would survive the file.
@@ -258,19 +266,30 @@ impl MoeModelBuilder {
         let threads = self.threads.unwrap_or_else(default_threads);
         engine::check_threads(threads as usize)?;
         let weights = Arc::new(Weights::load(&self.path, plan, settings)?);
-        let settings = ContextSettings {
-            context_tokens: plan.context_tokens(),
-            batch_tokens: plan.context().batch_tokens,
-            micro_batch_tokens: plan.context().micro_batch_tokens,
-            kv_type: plan.context().kv_type,
-            cache_on_host: plan.context().cache_on_host,
-            threads,
-            #[cfg(feature = "bench")]
-            watch_experts: self.watch_experts,
-        };
+        #[cfg_attr(not(feature = "bench"), allow(unused_mut))]
+        let mut settings = ContextSettings::of(plan, threads);
+        #[cfg(feature = "bench")]
+        {
+            settings.watch_experts = self.watch_experts;
+        }
         let context = Context::new(&weights, &settings)?;
         Ok((weights, context))
     }
+}
+
+/// With several devices the engine's dry run can be a little off, so what it took is compared with
+/// what it may take.
+fn check_limits(plan: &Plan, memory: &[DeviceMemory]) -> Result<()> {
+    for planned in plan.devices().iter().filter(|device| device.name != plan::CPU) {
+        let measured = memory.iter().find(|memory| memory.name == planned.name);
+        let needed_bytes = measured.map_or(0, DeviceMemory::total_bytes);
+        let limit = plan.policy().fit().map_or(FitLimit::Free, |fit| fit.limit);
+        if let Some(free_bytes) = limit.bytes(planned.free_bytes).filter(|&n| needed_bytes > n) {
+            let device = planned.name.clone();
+            return Err(Error::DoesNotFit { device, needed_bytes, free_bytes });
+        }
+    }
+    Ok(())
 }
 
 /// Every tensor that the engine holds must be where the plan puts it, or a copy that it foresees.

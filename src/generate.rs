@@ -2,158 +2,25 @@
 
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use crate::cancel::CancelHandle;
-use crate::engine::{Context, Decoded, Sampler, Token};
+use crate::engine::{Sampler, Token};
 use crate::error::{Error, Result};
 use crate::model::MoeModel;
-use crate::sampling::Sampling;
+use crate::options::{GenerateOptions, LogProbability, StopReason, TokenLogProbabilities};
 use crate::text::{Output, TextBuffer};
-
-/// How long to generate, and how.
-///
-/// ```
-/// use moe_offload::{GenerateOptions, Sampling};
-/// let options = GenerateOptions::default()
-///     .max_tokens(64)
-///     .stop("\n\n")
-///     .sampling(Sampling::greedy());
-/// assert_eq!(options.stop, ["\n\n"]);
-/// ```
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct GenerateOptions {
-    /// Most tokens to generate. `None`: until the model ends the text or the context is full.
-    pub max_tokens: Option<u64>,
-    /// Texts that end the answer. They are not part of it, nor is any beginning of them.
-    pub stop: Vec<String>,
-    /// How tokens are chosen.
-    pub sampling: Sampling,
-    /// Stops the generation from elsewhere, within one token.
-    pub cancel: Option<CancelHandle>,
-}
-
-impl GenerateOptions {
-    /// Sets [`max_tokens`](field@Self::max_tokens).
-    #[must_use]
-    pub fn max_tokens(self, max_tokens: u64) -> Self {
-        Self { max_tokens: Some(max_tokens), ..self }
-    }
-
-    /// Adds a stop string.
-    #[must_use]
-    pub fn stop(mut self, stop: impl Into<String>) -> Self {
-        self.stop.push(stop.into());
-        self
-    }
-
-    /// Sets [`sampling`](field@Self::sampling).
-    #[must_use]
-    pub fn sampling(self, sampling: Sampling) -> Self {
-        Self { sampling, ..self }
-    }
-
-    /// Lets `cancel` stop the generation.
-    #[must_use]
-    pub fn cancel(self, cancel: &CancelHandle) -> Self {
-        Self { cancel: Some(cancel.clone()), ..self }
-    }
-}
-
-/// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum StopReason {
-    /// The model ended the text.
-    EndOfText,
-    /// A stop string came up.
-    StopString,
-    /// `max_tokens` were generated.
-    MaxTokens,
-    /// The context is full; a larger `context_tokens` leaves more room.
-    ContextFull,
-}
 
 /// What was counted and timed of one generation.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Timing {
     pub(crate) prompt_tokens: u64,
     pub(crate) reused_tokens: u64,
+    pub(crate) dropped_messages: u64,
     pub(crate) generated_tokens: u64,
     pub(crate) prefill: Duration,
     /// From the call to the first token.
     pub(crate) first_token: Option<Duration>,
     /// From the first token to the latest.
     pub(crate) decode: Duration,
-}
-
-/// The tokens whose KV state a context holds, kept true through every error.
-pub(crate) struct Cached {
-    tokens: Vec<Token>,
-    /// Most tokens it may hold.
-    capacity: usize,
-    /// Most tokens to compute at once.
-    batch: usize,
-}
-
-impl Cached {
-    pub(crate) fn new(capacity: u32, batch: u32) -> Self {
-        Self { tokens: Vec::new(), capacity: capacity as usize, batch: batch.max(1) as usize }
-    }
-
-    /// Goes back to what `prompt` begins with; returns how many tokens of it need not be computed.
-    fn rewind(&mut self, context: &mut Context, prompt: &[Token]) -> Result<usize> {
-        let common = std::iter::zip(&self.tokens, prompt).take_while(|(a, b)| a == b).count();
-        // The last token is always computed: its result chooses the next.
-        let kept = context.keep(common.min(prompt.len().saturating_sub(1)));
-        self.tokens.truncate(*kept.as_ref().unwrap_or(&0));
-        kept
-    }
-
-    fn append(
-        &mut self,
-        context: &mut Context,
-        tokens: &[Token],
-        cancel: Option<&CancelHandle>,
-    ) -> Result<()> {
-        for batch in tokens.chunks(self.batch) {
-            let decoded = if cancel.is_some_and(CancelHandle::is_cancelled) {
-                Ok(Decoded::Cancelled)
-            } else {
-                context.decode(batch)
-            };
-            match decoded {
-                Ok(Decoded::Done) => self.tokens.extend_from_slice(batch),
-                Ok(Decoded::Cancelled) => {
-                    self.restore(context)?;
-                    return Err(Error::Cancelled { operation: "generating" });
-                }
-                Ok(Decoded::NoRoom) => {
-                    self.restore(context)?;
-                    let reason = "the KV cache has no room".to_owned();
-                    return Err(Error::Engine { operation: "compute", reason });
-                }
-                Err(error) => {
-                    self.restore(context).ok();
-                    return Err(error);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// After an interruption the context may hold a part of a batch.
-    fn restore(&mut self, context: &mut Context) -> Result<()> {
-        let kept = context.keep(self.tokens.len())?;
-        self.tokens.truncate(kept);
-        Ok(())
-    }
-
-    fn is_full(&self) -> bool {
-        self.tokens.len() >= self.capacity
-    }
 }
 
 /// A generation under way: an iterator of pieces of text, each whole characters.
@@ -184,6 +51,10 @@ pub struct Generation<'m> {
     sampler: Sampler,
     text: TextBuffer,
     max_tokens: u64,
+    deadline: Option<Instant>,
+    /// How many of the likeliest tokens are reported with each.
+    likeliest: Option<usize>,
+    log_probabilities: Vec<TokenLogProbabilities>,
     cancel: Option<CancelHandle>,
     started: Instant,
     first_token: Option<Instant>,
@@ -207,7 +78,7 @@ impl<'m> Generation<'m> {
         options: &GenerateOptions,
         started: Instant,
     ) -> Result<Self> {
-        options.sampling.validate()?;
+        options.validate()?;
         if prompt.is_empty() {
             return Err(Error::EmptyPrompt);
         }
@@ -215,7 +86,8 @@ impl<'m> Generation<'m> {
         if prompt.len() >= context_tokens {
             return Err(Error::PromptTooLong { prompt_tokens: prompt.len(), context_tokens });
         }
-        let sampler = Sampler::new(&options.sampling, model.context.weights())?;
+        let sampler =
+            Sampler::new(&options.sampling, options.structure.as_ref(), model.context.weights())?;
         let cancel = options.cancel.clone();
         model.context.watch(cancel.as_ref());
         let prefill_started = Instant::now();
@@ -231,6 +103,9 @@ impl<'m> Generation<'m> {
             sampler,
             text: TextBuffer::new(&options.stop),
             max_tokens: options.max_tokens.unwrap_or(u64::MAX),
+            deadline: options.max_time.and_then(|time| started.checked_add(time)),
+            likeliest: options.log_probabilities.map(|likeliest| likeliest as usize),
+            log_probabilities: Vec::new(),
             cancel,
             started,
             first_token: None,
@@ -245,9 +120,40 @@ impl<'m> Generation<'m> {
         Ok(generation)
     }
 
+    /// So many messages were left out of the conversation.
+    pub(crate) fn without_messages(self, dropped: usize) -> Self {
+        self.model.timing.dropped_messages = dropped as u64;
+        self
+    }
+
     /// Why it ended; `None` while it goes on, and after an error.
     pub fn stop_reason(&self) -> Option<StopReason> {
         self.stop_reason
+    }
+
+    /// The log-probabilities of the tokens that were generated since the last call, if
+    /// [`GenerateOptions::log_probabilities`] asks for them. A piece of text is one token or, where
+    /// characters or stop strings reach across tokens, several.
+    ///
+    /// ```
+    /// # fn main() -> moe_offload::Result<()> {
+    /// # let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
+    /// use moe_offload::{GenerateOptions, Message, MoeModel};
+    /// let mut model = MoeModel::builder(demo).context_tokens(512).load()?;
+    /// let options = GenerateOptions::default().max_tokens(5).log_probabilities(2);
+    /// let mut answer = model.chat(&[Message::user("Hello")], &options)?;
+    /// while let Some(piece) = answer.next() {
+    ///     let text = piece?;
+    ///     for token in answer.take_log_probabilities() {
+    ///         println!("{text:?}: {:.2}", token.chosen.log_probability);
+    ///         assert!(token.likeliest[0].log_probability >= token.chosen.log_probability);
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn take_log_probabilities(&mut self) -> Vec<TokenLogProbabilities> {
+        std::mem::take(&mut self.log_probabilities)
     }
 
     /// All that is left as one text.
@@ -270,6 +176,22 @@ impl<'m> Generation<'m> {
         self.sampler.sample(&mut model.context).map(Some)
     }
 
+    /// Before the token is computed: its probabilities are still there.
+    fn note_probabilities(&mut self, token: Token) -> Result<()> {
+        let Some(likeliest) = self.likeliest else { return Ok(()) };
+        let rows = self.model.context.log_probabilities(token, likeliest)?;
+        let mut rows = rows.into_iter().map(|(token, log_probability)| {
+            let mut bytes = Vec::new();
+            self.model.context.weights().token_bytes(token, true, &mut bytes)?;
+            Ok(LogProbability { token, bytes, log_probability })
+        });
+        if let Some(chosen) = rows.next().transpose()? {
+            let likeliest = rows.collect::<Result<_>>()?;
+            self.log_probabilities.push(TokenLogProbabilities { chosen, likeliest });
+        }
+        Ok(())
+    }
+
     fn clock(&mut self) {
         let now = Instant::now();
         let timing = &mut self.model.timing;
@@ -285,16 +207,20 @@ impl<'m> Generation<'m> {
 
     /// The next piece of text, perhaps empty; `None` for the end.
     fn step(&mut self) -> Result<Option<String>> {
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(self.end(StopReason::TimeLimit));
+        }
         let Some(token) = self.next_token()? else {
             return Ok(self.end(StopReason::ContextFull));
         };
         if self.model.context.weights().is_end(token) {
             return Ok(self.end(StopReason::EndOfText));
         }
+        self.note_probabilities(token)?;
         self.clock();
         self.model.timing.generated_tokens += 1;
         self.pending = Some(token);
-        self.model.context.weights().token_bytes(token, self.text.bytes())?;
+        self.model.context.weights().token_bytes(token, false, self.text.bytes())?;
         match self.text.take() {
             Output::Stopped(text) => {
                 self.over = true;

@@ -54,7 +54,7 @@ pub struct LayerCache {
 }
 
 impl LayerCache {
-    /// Bytes for one sequence in this context; `None` if the cache's type does not divide the keys
+    /// Bytes in this context, for all its sequences; `None` if the cache's type does not divide the keys
     /// or values of a token.
     pub fn bytes(&self, context: &ContextOptions) -> Option<u64> {
         self.parts(context)?.into_iter().try_fold(0_u64, u64::checked_add)
@@ -68,7 +68,8 @@ impl LayerCache {
             // Every cell that a batch needs beside the window.
             Some(window) => {
                 let batch = context.computed_at_once().min(tokens);
-                all.min(window.checked_add(batch)?).checked_next_multiple_of(CELLS)?
+                let windows = window.checked_mul(u64::from(context.sequences))?;
+                all.min(windows.checked_add(batch)?).checked_next_multiple_of(CELLS)?
             }
             None => all,
         };
@@ -76,7 +77,8 @@ impl LayerCache {
             0 => Some(0),
             elements => context.kv_type.tensor_bytes(&[elements, cells]),
         };
-        let [a, b] = self.state_elements.map(|n| n.checked_mul(STATE_ELEMENT_BYTES));
+        let state_bytes = STATE_ELEMENT_BYTES * u64::from(context.sequences);
+        let [a, b] = self.state_elements.map(|n| n.checked_mul(state_bytes));
         Some([rows(self.key_elements)?, rows(self.value_elements)?, a?, b?])
     }
 }

@@ -10,8 +10,9 @@ pub mod bench;
 #[cfg(feature = "llama")]
 mod builder;
 #[cfg(feature = "llama")]
-mod cancel;
+mod cached;
 #[cfg(feature = "llama")]
+mod cancel;
 mod chat;
 mod digits;
 #[cfg(feature = "llama")]
@@ -25,6 +26,8 @@ pub mod kv_cache;
 pub mod memory;
 #[cfg(feature = "llama")]
 mod model;
+#[cfg(feature = "llama")]
+mod options;
 pub mod plan;
 pub mod policy;
 pub mod preflight;
@@ -35,12 +38,20 @@ mod rpc;
 #[cfg(feature = "llama")]
 mod sampling;
 #[cfg(feature = "llama")]
+mod session;
+#[cfg(feature = "llama")]
 mod stats;
+#[cfg(feature = "async")]
+mod stream;
+#[cfg(feature = "llama")]
+mod structure;
 pub mod synth;
 #[cfg(all(test, feature = "llama"))]
 mod testing;
 #[cfg(feature = "llama")]
 mod text;
+#[cfg(feature = "llama")]
+mod together;
 #[cfg(feature = "llama")]
 mod tokenize;
 
@@ -48,23 +59,32 @@ mod tokenize;
 pub use self::builder::MoeModelBuilder;
 #[cfg(feature = "llama")]
 pub use self::cancel::CancelHandle;
-#[cfg(feature = "llama")]
-pub use self::chat::{Message, Role};
+pub use self::chat::{ChatTemplate, Message, Role, TemplateOptions, ToolCall};
 #[cfg(feature = "llama")]
 pub use self::engine::{LoadMode, connect_rpc, devices, serve_rpc};
 pub use self::error::{Error, Result};
 pub use self::experts::ExpertMap;
 #[cfg(feature = "llama")]
-pub use self::generate::{GenerateOptions, Generation, StopReason};
+pub use self::generate::Generation;
 pub use self::gguf::GgufFile;
 pub use self::memory::DeviceMemory;
 #[cfg(feature = "llama")]
 pub use self::model::MoeModel;
-pub use self::plan::{ContextOptions, Device, Plan};
+#[cfg(feature = "llama")]
+pub use self::options::{
+    GenerateOptions, LogProbability, Overflow, StopReason, TokenLogProbabilities,
+};
+pub use self::plan::{ContextOptions, Device, OpenChoices, Plan};
 pub use self::policy::OffloadPolicy;
 #[cfg(feature = "llama")]
 pub use self::rpc::{RpcTraffic, rpc_traffic};
 #[cfg(feature = "llama")]
-pub use self::sampling::Sampling;
+pub use self::sampling::{Dry, Mirostat, Sampling};
 #[cfg(feature = "llama")]
 pub use self::stats::Stats;
+#[cfg(feature = "async")]
+pub use self::stream::{AsyncModel, PieceStream};
+#[cfg(feature = "llama")]
+pub use self::structure::Structure;
+#[cfg(feature = "llama")]
+pub use self::together::Together;

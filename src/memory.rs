@@ -208,7 +208,7 @@ impl Plan {
         let mut by_device = Vec::new();
         for planned in self.devices().iter().filter(|device| device.name != CPU) {
             let found = measured.iter().find(|memory| memory.name == planned.name);
-            let weights = planned.weights_bytes + planned.padding_bytes;
+            let weights = planned.weights_bytes.saturating_add(planned.padding_bytes);
             let figures = [
                 ("weights", Some(weights), found.map(|memory| memory.weights_bytes)),
                 ("context", planned.context_bytes, found.map(|memory| memory.context_bytes)),

@@ -1,18 +1,24 @@
 //! [`MoeModel`]: a loaded model with its context, under a plan that was kept.
 
 use std::ffi::CString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::builder::MoeModelBuilder;
-use crate::chat::Message;
-use crate::engine::Context;
-use crate::error::{Error, Result};
-use crate::generate::{Cached, GenerateOptions, Generation, Timing};
+use crate::cached::Cached;
+use crate::chat::{self, ChatTemplate, Message, TemplateOptions};
+use crate::engine::{self, Context, Token};
+use crate::error::{Error, Result, TemplateFault};
+use crate::generate::{Generation, Timing};
+use crate::gguf::GgufFile;
 use crate::memory::{DeviceMemory, Verification};
+use crate::options::{GenerateOptions, Overflow};
 use crate::plan::Plan;
 use crate::reservation::Reservation;
+use crate::session;
 use crate::stats::Stats;
+use crate::together::Together;
 use crate::tokenize::tokenize;
 
 /// A model with its weights where a [`Plan`] put them, its context and the generation loop.
@@ -23,6 +29,8 @@ pub struct MoeModel {
     pub(crate) context: Context,
     pub(crate) cached: Cached,
     pub(crate) timing: Timing,
+    /// The model file's own, or why there is none.
+    template: Arc<Result<ChatTemplate>>,
     plan: Plan,
     memory: Vec<DeviceMemory>,
     load_seconds: f64,
@@ -47,6 +55,7 @@ impl MoeModel {
 
     /// A model of what was loaded, `started` ago.
     pub(crate) fn assemble(
+        gguf: &GgufFile,
         plan: Plan,
         memory: Vec<DeviceMemory>,
         context: Context,
@@ -58,6 +67,7 @@ impl MoeModel {
             context,
             cached: Cached::new(plan.context_tokens(), plan.context().batch_tokens),
             timing: Timing::default(),
+            template: Arc::new(ChatTemplate::from_gguf(gguf)),
             plan,
             load_seconds: started.elapsed().as_secs_f64(),
             _reservation: reservation,
@@ -70,46 +80,103 @@ impl MoeModel {
     ///
     /// # Errors
     /// [`Error::EmptyPrompt`], [`Error::PromptTooLong`], [`Error::InvalidOption`] for impossible
-    /// sampling, [`Error::Cancelled`], or what the engine reports.
+    /// options, [`Error::InvalidStructure`] for a grammar or schema that cannot be used,
+    /// [`Error::Cancelled`], or what the engine reports.
     pub fn generate(&mut self, prompt: &str, options: &GenerateOptions) -> Result<Generation<'_>> {
         let started = Instant::now();
-        let tokens = tokenize(self.context.weights(), prompt, true)?;
+        let tokens = self.cached.tokens_of(self.context.weights(), prompt, true)?;
         Generation::start(self, &tokens, options, started)
     }
 
-    /// Answers the last of `messages`, formatted by the model's own chat template.
+    /// Answers the last of `messages`, formatted by the model's own chat template, with what
+    /// [`GenerateOptions::template`] says.
     ///
     /// # Errors
-    /// As [`MoeModel::generate`], and [`Error::NoChatTemplate`] if the engine knows no template
-    /// for the model.
+    /// As [`MoeModel::generate`] and [`MoeModel::chat_prompt`].
     pub fn chat(
         &mut self,
         messages: &[Message],
         options: &GenerateOptions,
     ) -> Result<Generation<'_>> {
         let started = Instant::now();
-        let prompt = self.chat_prompt(messages)?;
-        // The template writes the beginning of the text itself where it wants one.
-        let tokens = tokenize(self.context.weights(), &prompt, false)?;
-        Generation::start(self, &tokens, options, started)
+        let (tokens, dropped) = self.tokens_that_fit(messages, options)?;
+        let generation = Generation::start(self, &tokens, options, started)?;
+        Ok(generation.without_messages(dropped))
+    }
+
+    /// The conversation as tokens, without the oldest turns if these are to go, and how many
+    /// messages went.
+    fn tokens_that_fit(
+        &self,
+        messages: &[Message],
+        options: &GenerateOptions,
+    ) -> Result<(Vec<Token>, usize)> {
+        let context_tokens = self.cached.capacity;
+        let for_answer = options.max_tokens.unwrap_or(u64::MAX).max(1);
+        let for_answer = for_answer.min(context_tokens as u64 / 4);
+        let room = context_tokens - usize::try_from(for_answer).unwrap_or(0);
+        let mut messages = messages.to_vec();
+        let all = messages.len();
+        loop {
+            let (prompt, add_special) = self.format(&messages, &options.template)?;
+            let tokens = self.cached.tokens_of(self.context.weights(), &prompt, add_special)?;
+            let is_too_long = tokens.len() > room && options.overflow == Overflow::DropOldestTurns;
+            if !is_too_long || !chat::drop_oldest_turn(&mut messages) {
+                return Ok((tokens, all - messages.len()));
+            }
+        }
     }
 
     /// The messages as the one text that the model was trained on, ready for its answer.
     ///
+    /// Where the model's template does not work, the engine's own list of known templates is
+    /// asked, which knows neither tools nor options.
+    ///
     /// # Errors
-    /// [`Error::NoChatTemplate`]; [`Error::NulByte`] for a message with a NUL byte.
-    pub fn chat_prompt(&self, messages: &[Message]) -> Result<String> {
+    /// [`Error::NoChatTemplate`]; [`Error::ChatTemplate`] if the template refuses the conversation,
+    /// or does not work and the engine does not know it; [`Error::NulByte`] for a message with a
+    /// NUL byte that the engine would have to format.
+    pub fn chat_prompt(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
+        self.format(messages, options).map(|(prompt, _)| prompt)
+    }
+
+    /// The prompt, and whether the tokens that begin every text are still missing: templates
+    /// write them themselves, the engine's list does not.
+    fn format(&self, messages: &[Message], options: &TemplateOptions) -> Result<(String, bool)> {
+        let rendered = match &*self.template {
+            Ok(template) => template.render(messages, options),
+            Err(Error::ChatTemplate { fault }) => Err(Error::ChatTemplate { fault: fault.clone() }),
+            Err(_) => return Err(Error::NoChatTemplate),
+        };
+        let error = match rendered {
+            Ok(prompt) => return Ok((prompt, false)),
+            Err(error @ Error::ChatTemplate { fault: TemplateFault::Raised { .. } }) => {
+                return Err(error);
+            }
+            Err(error) => error,
+        };
+        let needs_template = !options.tools.is_empty()
+            || !options.generation_prompt
+            || messages.iter().any(|message| !message.tool_calls.is_empty());
+        if needs_template {
+            return Err(error);
+        }
+        match self.known_format(messages) {
+            Err(Error::NoChatTemplate) => Err(error),
+            prompt => Ok((prompt?, true)),
+        }
+    }
+
+    /// By the engine's list of known templates.
+    fn known_format(&self, messages: &[Message]) -> Result<String> {
+        let text = |text: &str| {
+            let nul = |error: std::ffi::NulError| error.nul_position();
+            CString::new(text)
+                .map_err(|error| Error::NulByte { what: "a message", position: nul(error) })
+        };
         let messages: Vec<(CString, CString)> = messages
             .iter()
-            .map(|message| {
-                let text = |text: &str| {
-                    CString::new(text).map_err(|error| Error::NulByte {
-                        what: "a message",
-                        position: error.nul_position(),
-                    })
-                };
-                Ok((text(&message.role.to_string())?, text(&message.content)?))
-            })
+            .map(|message| Ok((text(&message.role.to_string())?, text(&message.content)?)))
             .collect::<Result<_>>()?;
         self.context.weights().chat_prompt(&messages)
     }
@@ -128,6 +195,117 @@ impl MoeModel {
     #[cfg(feature = "bench")]
     pub fn expert_use(&mut self) -> Option<crate::bench::ExpertUse> {
         self.context.expert_use()
+    }
+
+    /// Another model over the same weights, with a context of its own: a second conversation for the
+    /// memory of its KV cache and buffers. Both may be used at once, on different threads; the
+    /// weights go with the last of them. What [`memory`](Self::memory) says of weights is shared.
+    ///
+    /// # Errors
+    /// [`Error::DoesNotFit`] if a device has no room for a second context, or what the engine
+    /// reports.
+    pub fn another(&self) -> Result<Self> {
+        let started = Instant::now();
+        let names: Vec<&str> = self.plan.devices().iter().map(|device| &*device.name).collect();
+        let devices = engine::devices_named(&names)?;
+        let mut reservation = Reservation::of_context(&self.plan, &devices)?;
+        let context = self.context.another()?;
+        reservation.loaded();
+        Ok(Self {
+            memory: context.memory()?,
+            context,
+            cached: Cached::new(self.plan.context_tokens(), self.plan.context().batch_tokens),
+            timing: Timing::default(),
+            template: Arc::clone(&self.template),
+            plan: self.plan.clone(),
+            load_seconds: started.elapsed().as_secs_f64(),
+            _reservation: reservation,
+        })
+    }
+
+    /// Continues several prompts at once: each token is computed for all of them together, which
+    /// takes far less time than one after the other where experts are in CPU memory. The model
+    /// must have been loaded with as many [`sequences`](crate::MoeModelBuilder::sequences), and its
+    /// context holds them all together. Each is sampled as it would be alone, with the same seed.
+    ///
+    /// What the model held of an earlier conversation is forgotten.
+    ///
+    /// ```
+    /// # fn main() -> moe_offload::Result<()> {
+    /// # let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
+    /// use moe_offload::{GenerateOptions, MoeModel};
+    /// let mut model = MoeModel::builder(demo).context_tokens(512).sequences(2).load()?;
+    /// let options = GenerateOptions::default().max_tokens(8);
+    /// let mut answers = [String::new(), String::new()];
+    /// for piece in model.generate_together(&["Hello", "Goodbye"], &options)? {
+    ///     let (prompt, text) = piece?;
+    ///     answers[prompt] += &text;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for more prompts than sequences, and as [`MoeModel::generate`].
+    pub fn generate_together(
+        &mut self,
+        prompts: &[&str],
+        options: &GenerateOptions,
+    ) -> Result<Together<'_>> {
+        let weights = self.context.weights();
+        let prompts: Vec<Vec<Token>> =
+            prompts.iter().map(|prompt| tokenize(weights, prompt, true)).collect::<Result<_>>()?;
+        Together::start(self, &prompts, options)
+    }
+
+    /// The same for conversations, each formatted as [`MoeModel::chat`] does.
+    ///
+    /// # Errors
+    /// As [`MoeModel::generate_together`] and [`MoeModel::chat`].
+    pub fn chat_together(
+        &mut self,
+        conversations: &[Vec<Message>],
+        options: &GenerateOptions,
+    ) -> Result<Together<'_>> {
+        let prompts: Vec<Vec<Token>> = conversations
+            .iter()
+            .map(|messages| {
+                let (prompt, add_special) = self.format(messages, &options.template)?;
+                tokenize(self.context.weights(), &prompt, add_special)
+            })
+            .collect::<Result<_>>()?;
+        Together::start(self, &prompts, options)
+    }
+
+    /// Saves what the model holds of the conversation, so that it need not be read again: the KV
+    /// cache and its tokens. The file is about as large as the used part of the cache, and is
+    /// written whole or not at all.
+    ///
+    /// ```no_run
+    /// # use moe_offload::{GenerateOptions, MoeModel};
+    /// # let mut model = MoeModel::builder("model.gguf").load()?;
+    /// # let document = "";
+    /// model.generate(document, &GenerateOptions::default().max_tokens(0))?.text()?;
+    /// model.save_session("document.session")?;
+    /// // In another process, with the same file and context: nothing of the document is read again.
+    /// model.restore_session("document.session")?;
+    /// # Ok::<(), moe_offload::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Io`], or what the engine reports.
+    pub fn save_session(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        session::save(path.as_ref(), &self.plan, &self.cached, &mut self.context)
+    }
+
+    /// Goes on where [`save_session`](Self::save_session) was called, perhaps by another process.
+    /// Placement may differ; the model file and the sizes of the context may not.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSession`] for a file that is none, belongs to another model or context, is
+    /// cut or was changed; then nothing has changed here. [`Error::Io`], or what the engine reports.
+    pub fn restore_session(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        session::restore(path.as_ref(), &self.plan, &mut self.cached, &mut self.context)
     }
 
     /// How many tokens the text has for this model.
@@ -166,6 +344,7 @@ impl MoeModel {
             load_seconds: self.load_seconds,
             prompt_tokens: timing.prompt_tokens,
             reused_tokens: timing.reused_tokens,
+            dropped_messages: timing.dropped_messages,
             generated_tokens: timing.generated_tokens,
             first_token_seconds: timing.first_token.map(|time| time.as_secs_f64()),
             prefill_tokens_per_second: rate(computed, timing.prefill.as_secs_f64()),

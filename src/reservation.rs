@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::plan::{CPU, Device, Plan};
+use crate::plan::{CPU, Device, DevicePlan, Plan};
 
 /// Bytes by device.
 static LEDGER: Mutex<BTreeMap<String, Held>> = Mutex::new(BTreeMap::new());
@@ -30,12 +30,23 @@ pub(crate) struct Reservation {
 impl Reservation {
     /// Reserves what the plan needs, or says which device lacks how much.
     pub(crate) fn new(plan: &Plan, devices: &[Device]) -> Result<Self> {
+        Self::of(plan, devices, |device| device.total_bytes)
+    }
+
+    /// Reserves what one more context over the same weights needs.
+    pub(crate) fn of_context(plan: &Plan, devices: &[Device]) -> Result<Self> {
+        Self::of(plan, devices, |device| {
+            device.context_bytes.unwrap_or(0) + device.compute_bytes.unwrap_or(0)
+        })
+    }
+
+    fn of(plan: &Plan, devices: &[Device], bytes: impl Fn(&DevicePlan) -> u64) -> Result<Self> {
         let mut ledger = lock();
         let needs: Vec<(String, u64)> = plan
             .devices()
             .iter()
             .filter(|device| device.name != CPU)
-            .map(|device| (device.name.clone(), device.total_bytes))
+            .map(|device| (device.name.clone(), bytes(device)))
             .collect();
         for (name, needed_bytes) in &needs {
             let device = devices.iter().find(|device| device.name == *name);

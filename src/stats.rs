@@ -20,6 +20,10 @@ pub struct Stats {
     pub prompt_tokens: u64,
     /// How many of them were still in the KV cache and not computed again.
     pub reused_tokens: u64,
+    /// Messages that were left out of the last conversation because it was too long; see
+    /// [`Overflow`](crate::Overflow).
+    #[serde(default)]
+    pub dropped_messages: u64,
     /// Tokens generated, without the one that ends the text.
     pub generated_tokens: u64,
     /// Seconds from the call of `generate` to the first token.
@@ -47,6 +51,9 @@ impl fmt::Display for Stats {
             self.reused_tokens,
             rate(self.prefill_tokens_per_second)
         )?;
+        if self.dropped_messages > 0 {
+            writeln!(f, "({} of the oldest messages were left out)", self.dropped_messages)?;
+        }
         let decode = rate(self.decode_tokens_per_second);
         writeln!(f, "answer {} tokens, decode {decode}", self.generated_tokens)?;
         let width =

@@ -7,6 +7,8 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use moe_offload::plan::Decision;
+use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
     CancelHandle, Error, GenerateOptions, LoadMode, Message, MoeModel, MoeModelBuilder,
     OffloadPolicy, Plan, Sampling, StopReason,
@@ -333,8 +335,6 @@ fn bad_input_is_a_typed_error() {
     let error = model.generate(&long, &greedy(1)).unwrap_err();
     assert!(matches!(error, Error::PromptTooLong { context_tokens: 512, .. }), "{error}");
     assert!(matches!(model.generate("", &greedy(1)).unwrap_err(), Error::EmptyPrompt));
-    let nul = model.chat(&[Message::user("a\0b")], &greedy(1)).unwrap_err();
-    assert!(matches!(nul, Error::NulByte { position: 1, .. }), "{nul}");
     for sampling in [
         Sampling::default().temperature(f32::NAN),
         Sampling::default().temperature(-1.0),
@@ -535,4 +535,28 @@ fn memory_that_is_not_there_after_all_is_an_error() {
     );
     // The process lives, and models load.
     ask(&mut builder().load().unwrap(), "What is this?", 3);
+}
+
+#[test]
+fn a_smaller_context_counts_with_its_own_buffers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let model = synth::family("qwen3-30b-a3b").unwrap().build(&SynthOptions::tiny()).unwrap();
+    model.save(&path, 1, |_| {}).unwrap();
+    let server = Server::start();
+    let forecast = |policy: String, context_tokens| {
+        let builder = MoeModel::builder(&path).threads(1).context_tokens(context_tokens);
+        builder.rpc_server(&server.endpoint).policy(policy.parse().unwrap()).forecast().unwrap()
+    };
+    for context_tokens in [256, 1024, 3072] {
+        let needed = forecast("all-experts".into(), context_tokens).devices()[0].total_bytes;
+        let policy = format!("fit:{needed},smaller-context:256,fewer-layers");
+        let plan = forecast(policy, 4096);
+        // Nothing but the context is given up, since that suffices.
+        assert!(
+            matches!(plan.decisions(), [Decision::SmallerContext { context_tokens: tokens, .. }]
+                if (256..=context_tokens).contains(tokens)),
+            "{plan}"
+        );
+    }
 }

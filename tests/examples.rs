@@ -355,3 +355,67 @@ fn plan_fits_with_fallbacks_and_open_sizes() {
     refused(&plan(&["--policy", "fit:cache-to-host,cache-to-host"]));
     refused(&plan(&["--kv-type", "f17"]));
 }
+
+#[test]
+fn chat_keeps_to_a_form_and_refuses_what_cannot_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let ask = ["--prompt", "Hello", "--stats", "none", "--context", "256"];
+    let schema = path(
+        "schema.json",
+        r#"{"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}"#,
+    );
+    let output = run("chat", &[&ask[..], &["--json-schema", &schema, "--mirostat", "2"]].concat());
+    let numbers: Vec<i64> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(numbers.len(), 2, "{}", text(&output.stderr));
+    let grammar = path("yes.gbnf", "root ::= \"yes\"");
+    let output = run("chat", &[&ask[..], &["--grammar", &grammar, "--top-k", "5"]].concat());
+    assert_eq!(text(&output.stdout), "yes\n");
+    let output = run("chat", &[&ask[..], &["--grammar", &grammar, "--max-tokens", "0"]].concat());
+    assert!(text(&output.stderr).contains("cut off"), "{}", text(&output.stderr));
+    let bad = path("bad.gbnf", "root ::= (");
+    assert!(refused(&run("chat", &[&ask[..], &["--grammar", &bad]].concat())).contains("grammar"));
+    let error = refused(&run("chat", &[&ask[..], &["--typical-p", "2"]].concat()));
+    assert!(error.contains("typical_p"), "{error}");
+    let error = refused(&run("chat", &[&ask[..], &["--template", "no-value"]].concat()));
+    assert!(error.contains("NAME=JSON"), "{error}");
+}
+
+#[test]
+fn chat_goes_on_with_a_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let session = folder.path().join("talk.json");
+    let ask = |prompt: &str| {
+        let session = session.to_str().unwrap();
+        let output = run(
+            "chat",
+            &[
+                "--prompt",
+                prompt,
+                "--session",
+                session,
+                "--temperature",
+                "0",
+                "--stats",
+                "json",
+                "--context",
+                "512",
+            ],
+        );
+        assert!(output.status.success(), "{output:?}");
+        let said = text(&output.stdout).lines().last().unwrap().to_owned();
+        serde_json::from_str::<Value>(&said).unwrap()
+    };
+    assert_eq!(ask("What is this crate?")["reused_tokens"], 0);
+    let second = ask("What is 3 plus 4?");
+    assert!(second["reused_tokens"].as_u64() > Some(10), "{second}");
+    let talk: Value = serde_json::from_slice(&std::fs::read(&session).unwrap()).unwrap();
+    assert_eq!(talk.as_array().unwrap().len(), 4);
+    // Without the state it is read again.
+    std::fs::write(session.with_extension("state"), b"nonsense").unwrap();
+    assert_eq!(ask("What is this crate?")["reused_tokens"], 0);
+}

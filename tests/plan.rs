@@ -5,11 +5,12 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use moe_offload::gguf::{GgmlType, GgufWriter};
 use moe_offload::plan::{CPU, Decision};
 use moe_offload::{ContextOptions, Device, Error, ExpertMap, OffloadPolicy, Plan};
 use proptest::prelude::*;
 use regex::Regex;
-use support::model_files::Shape;
+use support::model_files::{Shape, bytes_of, read};
 
 fn plan(shape: &Shape, policy: &str, devices: &[&str]) -> Result<Plan, Error> {
     let devices: Vec<Device> = devices.iter().map(|name| Device::new(*name)).collect();
@@ -456,7 +457,7 @@ fn fallbacks_are_used_in_order_and_no_more_than_needed() {
     let plan = fit_plan("fit:cache-to-host,fewer-layers", host - 1, &context).unwrap();
     let both = [Decision::CacheToHost, Decision::FewerLayers { host_layers: 1 }];
     assert_eq!(plan.decisions(), both);
-    assert!(plan.to_string().contains("gave up: the first 1 layers"), "{plan}");
+    assert!(plan.to_string().contains("gave up: the first layer is"), "{plan}");
     check_fit(&plan);
 
     // Nothing helps: the error is that of the policy without fallbacks.
@@ -516,4 +517,50 @@ fn fit_without_devices_is_a_plan() {
     let plan = plan(&deepseek(), "fit:1GiB,cache-to-host", &[]).unwrap();
     assert!(plan.tensors().iter().all(|placement| placement.device == CPU));
     assert!(plan.decisions().is_empty());
+}
+
+#[test]
+fn what_was_asked_for_is_not_given_up() {
+    let mut context = ContextOptions::with_context_tokens(4096);
+    context.cache_on_host = true;
+    let free = least("fit", &context) - 1;
+    let plan = fit_plan("fit:cache-to-host,fewer-layers", free, &context).unwrap();
+    assert_eq!(plan.decisions(), [Decision::FewerLayers { host_layers: 1 }]);
+    let alone = fit_plan("fit:cache-to-host", free, &context);
+    assert!(matches!(alone, Err(Error::DoesNotFit { .. })));
+}
+
+#[test]
+fn only_a_smaller_type_that_the_cache_can_have_is_chosen() {
+    let mut context = ContextOptions::with_context_tokens(4096);
+    context.open.kv_type = true;
+    // Rows of 4 elements cannot be in blocks of 32.
+    for extra in [0, 100_000, 300_000] {
+        let plan = fit_plan("fit:fewer-layers", least("fit", &context) + extra, &context).unwrap();
+        assert_eq!(plan.context().kv_type, GgmlType::F16);
+    }
+    let mut writer = deepseek().writer();
+    for key in ["key_length", "value_length"] {
+        writer.set(format!("deepseek2.attention.{key}"), 32_u32);
+    }
+    let gguf = read(&bytes_of(&writer)).unwrap();
+    context.kv_type = GgmlType::from_name("q4_0").unwrap();
+    let policy: OffloadPolicy = "fit:fewer-layers".parse().unwrap();
+    // So little that everything is given up.
+    let plan = policy.plan(&gguf, &[card("gpu", 2_330_000)], &context).unwrap();
+    assert_eq!(plan.context().kv_type, context.kv_type);
+}
+
+#[test]
+fn a_cache_of_unknown_size_does_not_grow() {
+    let mut writer = GgufWriter::new();
+    writer.set("general.architecture", "unheard-of").set("unheard-of.block_count", 1_u32);
+    writer.set("unheard-of.context_length", 1_000_000_u32);
+    writer.tensor("blk.0.ffn_up_exps.weight", &[32, 32, 4], GgmlType::Q8_0);
+    let gguf = read(&bytes_of(&writer)).unwrap();
+    let mut context = ContextOptions::default();
+    context.open.context_tokens = true;
+    let policy: OffloadPolicy = "fit".parse().unwrap();
+    let plan = policy.plan(&gguf, &[card("gpu", 1 << 30)], &context).unwrap();
+    assert_eq!((plan.context_tokens(), plan.decisions()), (4096, &[][..]));
 }

@@ -122,7 +122,9 @@ mod tests {
 
     fn counted(choices: &[(i32, Vec<i32>)]) -> ExpertUse {
         let mut counted = ExpertUse::default();
-        choices.iter().for_each(|(layer, experts)| counted.record(*layer, experts));
+        for (layer, experts) in choices {
+            counted.record(*layer, experts);
+        }
         counted
     }
 

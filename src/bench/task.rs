@@ -147,7 +147,8 @@ mod tests {
         good.check().unwrap();
         let text = serde_json::to_string(&good).unwrap();
         assert_eq!(serde_json::from_str::<Protocol>(&text).unwrap(), good);
-        let spoilt: [(&str, fn(&mut Protocol)); 4] = [
+        type Spoil = fn(&mut Protocol);
+        let spoilt: [(&str, Spoil); 4] = [
             ("version", |p| p.version = 0),
             ("repetitions", |p| p.repetitions = 0),
             ("twice", |p| p.policies.push(PolicyChoice::none())),

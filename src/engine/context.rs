@@ -10,21 +10,28 @@ use super::weights::Weights;
 use super::{Token, ffi, locks};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
-use crate::gguf::GgmlType;
 use crate::memory::DeviceMemory;
+use crate::plan::{ContextOptions, Plan};
 
 /// Sizes and threads of a context.
 #[derive(Clone, Debug)]
 pub(crate) struct ContextSettings {
-    pub(crate) context_tokens: u32,
-    pub(crate) batch_tokens: u32,
-    pub(crate) micro_batch_tokens: u32,
-    pub(crate) kv_type: GgmlType,
-    pub(crate) cache_on_host: bool,
-    pub(crate) threads: u32,
+    context: ContextOptions,
+    threads: u32,
     /// Count which experts the routers choose.
     #[cfg(feature = "bench")]
     pub(crate) watch_experts: bool,
+}
+
+impl ContextSettings {
+    pub(crate) fn of(plan: &Plan, threads: u32) -> Self {
+        Self {
+            context: plan.context().clone(),
+            threads,
+            #[cfg(feature = "bench")]
+            watch_experts: false,
+        }
+    }
 }
 
 /// How a decode ended.
@@ -36,10 +43,21 @@ pub(crate) enum Decoded {
     Cancelled,
 }
 
+/// A token to compute, of one of several sequences.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Step {
+    pub(crate) token: Token,
+    pub(crate) position: i32,
+    pub(crate) sequence: i32,
+    /// Its result chooses the next token.
+    pub(crate) is_last: bool,
+}
+
 /// A context over shared weights. Freed on drop, before it lets go of the weights.
 pub(crate) struct Context {
     raw: NonNull<ffi::llama_context>,
     weights: Arc<Weights>,
+    settings: ContextSettings,
     /// What the engine's abort callback looks at; kept as long as the engine may.
     cancel: Option<Arc<AtomicBool>>,
     /// An exception or an assertion interrupted the engine in the middle of its work.
@@ -47,7 +65,7 @@ pub(crate) struct Context {
     /// What the engine's evaluation callback counts in. Its memory stays where it is until this is
     /// dropped, which is after the context is freed.
     #[cfg(feature = "bench")]
-    watch: Option<super::experts::ExpertWatch>,
+    pub(super) watch: Option<super::experts::ExpertWatch>,
 }
 
 // SAFETY: the engine binds a context to no thread; all use is through `&mut self`, or by reads
@@ -59,12 +77,16 @@ impl Context {
         // SAFETY: a plain function that returns default values.
         let mut params = unsafe { ffi::llama_context_default_params() };
         let threads = i32::try_from(settings.threads).unwrap_or(i32::MAX);
-        params.n_ctx = settings.context_tokens;
-        params.n_batch = settings.batch_tokens;
-        params.n_ubatch = settings.micro_batch_tokens.min(settings.batch_tokens);
-        params.type_k = settings.kv_type.id();
-        params.type_v = settings.kv_type.id();
-        params.offload_kqv = !settings.cache_on_host;
+        let ContextSettings { context: sizes, .. } = settings;
+        params.n_ctx = sizes.context_tokens.unwrap_or(0);
+        params.n_batch = sizes.batch_tokens;
+        params.n_ubatch = sizes.micro_batch_tokens.min(sizes.batch_tokens);
+        params.n_seq_max = sizes.sequences;
+        // Sequences share the cells: each may be as long as the others leave room for.
+        params.kv_unified = true;
+        params.type_k = sizes.kv_type.id();
+        params.type_v = sizes.kv_type.id();
+        params.offload_kqv = !sizes.cache_on_host;
         params.n_threads = threads;
         params.n_threads_batch = threads;
         // Sliding-window layers keep their window, not the whole context.
@@ -94,6 +116,7 @@ impl Context {
             Ok(raw) => Self {
                 raw,
                 weights: Arc::clone(weights),
+                settings: settings.clone(),
                 cancel: None,
                 lost: false,
                 #[cfg(feature = "bench")]
@@ -103,6 +126,11 @@ impl Context {
         };
         weights.rpc.check()?;
         Ok(context)
+    }
+
+    /// Another one of the same sizes over the same weights.
+    pub(crate) fn another(&self) -> Result<Self> {
+        Self::new(&self.weights, &self.settings)
     }
 
     pub(super) fn as_ptr(&mut self) -> *mut ffi::llama_context {
@@ -139,8 +167,33 @@ impl Context {
         self.decoded(result)
     }
 
+    /// Computes one token of each of several sequences, each at its position.
+    pub(crate) fn decode_together(&mut self, steps: &[Step]) -> Result<Decoded> {
+        let tokens: Vec<Token> = steps.iter().map(|step| step.token).collect();
+        let positions: Vec<i32> = steps.iter().map(|step| step.position).collect();
+        let sequences: Vec<i32> = steps.iter().map(|step| step.sequence).collect();
+        let wanted: Vec<i8> = steps.iter().map(|step| i8::from(step.is_last)).collect();
+        let mut result = 0;
+        let context = self.raw.as_ptr();
+        // SAFETY: the context is alive and used by nobody else; the arrays have the length given
+        // and live during the call.
+        self.run("compute", |message| unsafe {
+            ffi::moe_decode_together(
+                context,
+                tokens.as_ptr(),
+                positions.as_ptr(),
+                sequences.as_ptr(),
+                wanted.as_ptr(),
+                tokens.len(),
+                &raw mut result,
+                message,
+            )
+        })?;
+        self.decoded(result)
+    }
+
     /// What the result of `llama_decode` means.
-    fn decoded(&mut self, result: i32) -> Result<Decoded> {
+    pub(super) fn decoded(&mut self, result: i32) -> Result<Decoded> {
         match result {
             0 => Ok(Decoded::Done),
             1 => Ok(Decoded::NoRoom),
@@ -153,34 +206,13 @@ impl Context {
         }
     }
 
-    /// Computes these tokens after those that are there, and returns the logits of each: one row of
-    /// the vocabulary's size per token. They are copied, so what is returned is the caller's; the
-    /// engine grows a buffer of its own of the same size, which it keeps.
-    #[cfg(feature = "bench")]
-    pub(crate) fn logits(&mut self, tokens: &[Token]) -> Result<Vec<f32>> {
-        let failed = |reason: &str| Error::Engine { operation: "compute", reason: reason.into() };
-        let count = i32::try_from(tokens.len()).map_err(|_| failed("too many tokens"))?;
-        let values = tokens.len().checked_mul(self.weights.vocabulary_tokens());
-        let mut logits = vec![0.0; values.ok_or_else(|| failed("too many tokens"))?];
-        let mut result = 0;
+    /// Forgets one sequence.
+    pub(crate) fn forget(&mut self, sequence: i32) -> Result<()> {
         let context = self.raw.as_ptr();
-        // SAFETY: the context is alive and used by nobody else; the tokens live during the call, and
-        // `logits` has a row of the vocabulary's size for each, written during the call alone.
-        self.run("compute", |message| unsafe {
-            let (from, to) = (tokens.as_ptr(), logits.as_mut_ptr());
-            ffi::moe_decode_logits(context, from, count, to, &raw mut result, message)
-        })?;
-        match self.decoded(result)? {
-            Decoded::Done => Ok(logits),
-            Decoded::NoRoom => Err(failed("the KV cache has no room")),
-            Decoded::Cancelled => Err(Error::Cancelled { operation: "computing" }),
-        }
-    }
-
-    /// What was counted since the context was made; `None` if nothing is, or a count failed.
-    #[cfg(feature = "bench")]
-    pub(crate) fn expert_use(&mut self) -> Option<crate::bench::ExpertUse> {
-        self.watch.as_mut()?.counted()
+        // SAFETY: the context is alive and used by nobody else.
+        self.run("forget a sequence", |message| unsafe {
+            ffi::moe_context_forget(context, sequence, message)
+        })
     }
 
     /// Forgets all but the first `keep` tokens; returns how many are really left, which is none
@@ -194,6 +226,51 @@ impl Context {
             ffi::moe_context_keep(context, wanted, &raw mut kept, message)
         })?;
         Ok(if kept { keep } else { 0 })
+    }
+
+    /// The log-probabilities of `token` and of the `likeliest` tokens, in what was computed last.
+    pub(crate) fn log_probabilities(
+        &mut self,
+        token: Token,
+        likeliest: usize,
+    ) -> Result<Vec<(Token, f32)>> {
+        let empty = |_| ffi::moe_log_probability { token: 0, log_probability: 0.0 };
+        let mut rows: Vec<_> = (0..=likeliest).map(empty).collect();
+        let (capacity, mut count) = (rows.len(), 0);
+        let context = self.raw.as_ptr();
+        // SAFETY: the context is alive and used by nobody else; there are as many rows as it says.
+        self.run("read the probabilities", |message| unsafe {
+            let rows = rows.as_mut_ptr();
+            ffi::moe_log_probabilities(context, token, rows, capacity, &raw mut count, message)
+        })?;
+        rows.truncate(count);
+        Ok(rows.iter().map(|row| (row.token, row.log_probability)).collect())
+    }
+
+    /// The state of the conversation, as bytes for [`Self::set_state`].
+    pub(crate) fn state(&mut self) -> Result<Vec<u8>> {
+        let context = self.raw.as_ptr();
+        let mut bytes = 0;
+        // SAFETY: the context is alive and used by nobody else.
+        self.run("measure the state", |message| unsafe {
+            ffi::moe_state_size(context, &raw mut bytes, message)
+        })?;
+        let mut state = vec![0; bytes];
+        // SAFETY: as above; the buffer has the length given and lives during the call.
+        self.run("save the state", |message| unsafe {
+            ffi::moe_state_get(context, state.as_mut_ptr(), &raw mut bytes, message)
+        })?;
+        state.truncate(bytes);
+        Ok(state)
+    }
+
+    /// Replaces the memory by a state that this engine wrote for such a context.
+    pub(crate) fn set_state(&mut self, state: &[u8]) -> Result<()> {
+        let context = self.raw.as_ptr();
+        // SAFETY: the context is alive and used by nobody else; the state lives during the call.
+        self.run("restore the state", |message| unsafe {
+            ffi::moe_state_set(context, state.as_ptr(), state.len(), message)
+        })
     }
 
     /// Runs a call that works on the context; after an exception nothing more will.

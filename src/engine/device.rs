@@ -32,6 +32,11 @@ pub(crate) fn devices_with(rpc_servers: &[String]) -> Result<Vec<Device>> {
     Ok(with_memory(&rows()?, |row| row.backend != RPC || rpc_servers.contains(&row.description)))
 }
 
+/// The devices of these names that answer.
+pub(crate) fn devices_named(names: &[&str]) -> Result<Vec<Device>> {
+    Ok(with_memory(&rows()?, |row| names.contains(&row.name.as_str())))
+}
+
 fn with_memory(rows: &[Row], wanted: impl Fn(&Row) -> bool) -> Vec<Device> {
     let of_kind = |kind| {
         let rows = rows.iter().filter(|row| row.kind == kind && wanted(row));

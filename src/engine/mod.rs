@@ -16,6 +16,8 @@ mod dry_run;
 mod experts;
 mod ffi;
 mod locks;
+#[cfg(feature = "bench")]
+mod logits;
 mod logs;
 mod overrides;
 #[cfg(feature = "bench")]
@@ -24,8 +26,8 @@ mod rpc;
 mod sampler;
 mod weights;
 
-pub(crate) use self::context::{Context, ContextSettings, Decoded};
-pub(crate) use self::device::{check_threads, devices_with};
+pub(crate) use self::context::{Context, ContextSettings, Decoded, Step};
+pub(crate) use self::device::{check_threads, devices_named, devices_with};
 pub use self::device::{connect_rpc, devices, serve_rpc};
 pub(crate) use self::dry_run::DryRun;
 #[cfg(feature = "bench")]
@@ -35,6 +37,9 @@ pub(crate) use self::revision::revision;
 pub(crate) use self::sampler::Sampler;
 pub use self::weights::LoadMode;
 pub(crate) use self::weights::{LoadSettings, Weights};
+
+/// The pinned engine, as `Cargo.toml` has it.
+pub(crate) const REVISION: &str = "llama-cpp-sys-2 0.1.161";
 
 /// A token's number in the model's vocabulary.
 pub(crate) type Token = ffi::llama_token;
@@ -54,6 +59,13 @@ mod tests {
         let failed = guarded(|message| unsafe { ffi::moe_fail_assertion(false, message) });
         let reason = failed.unwrap_err().reason;
         assert!(reason.contains(r#"GGML_ASSERT(1 == 2 && "planted") failed"#), "{reason}");
+    }
+
+    #[test]
+    fn the_revision_is_the_pinned_one() {
+        let manifest = include_str!("../../Cargo.toml");
+        let (name, version) = super::REVISION.split_once(' ').unwrap();
+        assert!(manifest.contains(&format!("{name} = {{ version = \"={version}\"")), "{name}");
     }
 
     /// What is known to end the process, and how: seen from outside, in a process of its own.

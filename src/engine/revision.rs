@@ -12,7 +12,7 @@ use crate::error::Result;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Revision {
-    /// The version of `llama-cpp-sys-2` that carries it.
+    /// The package that carries it, with its version.
     pub package: String,
     /// ggml's own version.
     pub ggml_version: String,
@@ -35,6 +35,6 @@ pub(crate) fn revision() -> Result<Revision> {
             .map(|text| copied(text))
     };
     let [ggml_version, ggml_commit, system_info] = texts;
-    let package = env!("MOE_OFFLOAD_ENGINE_PACKAGE").to_owned();
+    let package = super::REVISION.to_owned();
     Ok(Revision { package, ggml_version, ggml_commit, system_info })
 }

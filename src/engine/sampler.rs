@@ -1,40 +1,60 @@
-//! The engine's chain of samplers.
+//! The engine's samplers: how a token is chosen.
 
+use std::ffi::{CString, c_char};
 use std::ptr::{self, NonNull};
 
-use super::call::guarded;
+use super::call::{c_string, guarded};
 use super::context::Context;
 use super::weights::Weights;
 use super::{Token, ffi};
 use crate::error::{Error, Result};
 use crate::sampling::Sampling;
+use crate::structure::{self, Structure};
 
-/// A chain of samplers, with the random state and the tokens that penalties look at.
+/// A chain of samplers, with the random state, the tokens that penalties look at, and how far a
+/// grammar has come.
 pub(crate) struct Sampler {
-    sampler: NonNull<ffi::llama_sampler>,
+    sampler: NonNull<ffi::moe_sampler>,
 }
 
-// SAFETY: a sampler is plain memory, owned and used through `&mut self` alone.
+// SAFETY: a sampler is plain memory, owned and used through `&mut self` alone. Its grammar reads
+// the vocabulary, which does not change and which the caller's context keeps alive.
 unsafe impl Send for Sampler {}
 
 impl Sampler {
-    pub(crate) fn new(sampling: &Sampling, weights: &Weights) -> Result<Self> {
-        let settings = ffi::moe_sampling {
-            temperature: sampling.temperature,
-            top_k: i32::try_from(sampling.top_k).unwrap_or(i32::MAX),
-            top_p: sampling.top_p,
-            min_p: sampling.min_p,
-            repeat_penalty: sampling.repeat_penalty,
-            repeat_last: i32::try_from(sampling.repeat_last_tokens).unwrap_or(i32::MAX),
-            seed: sampling.seed,
-        };
+    pub(crate) fn new(
+        sampling: &Sampling,
+        structure: Option<&Structure>,
+        weights: &Weights,
+    ) -> Result<Self> {
+        let vocab = weights.vocab();
+        // SAFETY: the vocabulary is alive.
+        let words = unsafe { ffi::llama_vocab_n_tokens(vocab) };
+        if let Some(token) = sampling.logit_bias.keys().find(|token| !(0..words).contains(token)) {
+            let expected = "for tokens of the model's vocabulary";
+            return Err(Error::InvalidOption {
+                option: "logit_bias",
+                value: token.to_string(),
+                expected,
+            });
+        }
+        let settings = Settings::new(sampling)?;
+        let raw = settings.raw(sampling);
+        let grammar = structure.map(grammar).transpose()?;
+        let text = grammar.as_ref().map_or(ptr::null(), |grammar| grammar.as_ptr());
         let mut sampler = ptr::null_mut();
-        // SAFETY: settings and vocabulary live during the call; the result is ours.
-        guarded(|message| unsafe {
-            let vocab = weights.vocab();
-            ffi::moe_sampler_new(vocab, &raw const settings, &raw mut sampler, message)
-        })
-        .map_err(|failure| failure.into_error("create a sampler"))?;
+        // SAFETY: settings with what they point to, grammar and vocabulary live during the call;
+        // the result is ours.
+        let made = guarded(|message| unsafe {
+            ffi::moe_sampler_new(vocab, &raw const raw, text, &raw mut sampler, message)
+        });
+        made.map_err(|failure| {
+            if failure.is_invalid() {
+                Error::InvalidStructure { what: "grammar", reason: failure.reason }
+            } else {
+                failure.into_error("create a sampler")
+            }
+        })?;
         let sampler = NonNull::new(sampler).ok_or_else(|| Error::Engine {
             operation: "create a sampler",
             reason: String::new(),
@@ -44,11 +64,16 @@ impl Sampler {
 
     /// Picks a token from what the context computed last.
     pub(crate) fn sample(&mut self, context: &mut Context) -> Result<Token> {
+        self.sample_at(context, -1)
+    }
+
+    /// Picks a token from the result of the token at this index of the last batch.
+    pub(crate) fn sample_at(&mut self, context: &mut Context, index: i32) -> Result<Token> {
         let mut token = 0;
         let raw = context.as_ptr();
         // SAFETY: sampler and context are alive and used by nobody else.
         context.run("sample", |message| unsafe {
-            ffi::moe_sample(self.sampler.as_ptr(), raw, &raw mut token, message)
+            ffi::moe_sample(self.sampler.as_ptr(), raw, index, &raw mut token, message)
         })?;
         Ok(token)
     }
@@ -63,4 +88,80 @@ impl Drop for Sampler {
             tracing::error!(target: "llama.cpp", "freeing a sampler failed: {}", failure.reason);
         }
     }
+}
+
+/// The arrays that the engine's settings point to.
+struct Settings {
+    bias: Vec<ffi::llama_logit_bias>,
+    _breakers: Vec<CString>,
+    breakers: Vec<*const c_char>,
+}
+
+impl Settings {
+    fn new(sampling: &Sampling) -> Result<Self> {
+        let bias = sampling.logit_bias.iter();
+        let bias = bias.map(|(&token, &bias)| ffi::llama_logit_bias { token, bias }).collect();
+        let texts = sampling.dry.iter().flat_map(|dry| &dry.breakers);
+        let texts: Vec<CString> =
+            texts.map(|text| c_string("a sequence breaker", text)).collect::<Result<_>>()?;
+        let breakers = texts.iter().map(|text| text.as_ptr()).collect();
+        Ok(Self { bias, _breakers: texts, breakers })
+    }
+
+    /// Points into `self`.
+    fn raw(&self, sampling: &Sampling) -> ffi::moe_sampling {
+        let count = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+        let dry = sampling.dry.clone().unwrap_or_default();
+        let mirostat = sampling.mirostat.unwrap_or_default();
+        ffi::moe_sampling {
+            temperature: sampling.temperature,
+            top_k: count(sampling.top_k),
+            top_p: sampling.top_p,
+            min_p: sampling.min_p,
+            typical_p: sampling.typical_p,
+            xtc_probability: sampling.xtc_probability,
+            xtc_threshold: sampling.xtc_threshold,
+            repeat_penalty: sampling.repeat_penalty,
+            frequency_penalty: sampling.frequency_penalty,
+            presence_penalty: sampling.presence_penalty,
+            repeat_last: count(sampling.repeat_last_tokens),
+            dry_multiplier: if sampling.dry.is_some() { dry.multiplier } else { 0.0 },
+            dry_base: dry.base,
+            dry_allowed: count(dry.allowed_length),
+            dry_last: count(dry.last_tokens),
+            dry_breakers: self.breakers.as_ptr(),
+            dry_breaker_count: self.breakers.len(),
+            mirostat: if sampling.mirostat.is_some() { mirostat.version.into() } else { 0 },
+            mirostat_tau: mirostat.tau,
+            mirostat_eta: mirostat.eta,
+            bias: self.bias.as_ptr(),
+            bias_count: self.bias.len(),
+            seed: sampling.seed,
+        }
+    }
+}
+
+fn grammar(structure: &Structure) -> Result<CString> {
+    let schema = match structure {
+        Structure::Grammar(text) => {
+            structure::check_grammar(text)?;
+            return c_string("the grammar", text);
+        }
+        Structure::JsonSchema(schema) => schema,
+    };
+    structure::check_schema(schema)?;
+    let schema = c_string("the JSON schema", &schema.to_string())?;
+    let mut text = ptr::null_mut();
+    // SAFETY: the schema lives during the call; the text is ours.
+    guarded(|message| unsafe { ffi::moe_schema_grammar(schema.as_ptr(), &raw mut text, message) })
+        .map_err(|failure| Error::InvalidStructure {
+            what: "JSON schema",
+            reason: failure.reason,
+        })?;
+    // SAFETY: the shim gave a NUL-terminated text, which is copied before it is freed, once.
+    let grammar = unsafe { std::ffi::CStr::from_ptr(text) }.to_owned();
+    // SAFETY: as above.
+    guarded(|message| unsafe { ffi::moe_text_free(text, message) })
+        .map_err(|failure| failure.into_error("free a text"))?;
+    Ok(grammar)
 }

@@ -226,8 +226,13 @@ impl Weights {
         Err(failed("the number of tokens changed"))
     }
 
-    /// Appends the bytes of a token; a control token has none.
-    pub(crate) fn token_bytes(&self, token: Token, into: &mut Vec<u8>) -> Result<()> {
+    /// Appends the bytes of a token; a control token has none unless `special`.
+    pub(crate) fn token_bytes(
+        &self,
+        token: Token,
+        special: bool,
+        into: &mut Vec<u8>,
+    ) -> Result<()> {
         let mut buffer = [0_u8; 256];
         let mut result = 0;
         let mut piece = |buffer: &mut [u8]| {
@@ -239,7 +244,7 @@ impl Weights {
                     token,
                     buffer.as_mut_ptr().cast(),
                     capacity,
-                    false,
+                    special,
                     &raw mut result,
                     message,
                 )

@@ -81,7 +81,7 @@ pub enum PolicyFault {
     Empty,
     /// No policy has this name.
     #[error(
-        "no such rule; there are none, all-experts, first-layers:N, last-layers:N, layers:0-3,7, regex:PATTERN=DEVICE, fit and fit:SIZE"
+        "no such rule; there are none, all-experts, first-layers:N, last-layers:N, layers:0-3,7, regex:PATTERN=DEVICE, fit, fit:SIZE and fit:SIZE,cache-to-host,fewer-layers"
     )]
     UnknownRule,
     /// A number of layers is missing or no positive number.
@@ -98,7 +98,7 @@ pub enum PolicyFault {
     BadDevice,
     /// The limit of `fit` does not parse.
     #[error(
-        "`fit` takes a budget or a margin, then what it may give up, as in `fit:10GiB`, `fit:-1GiB` or `fit:10GiB,cache-to-host,fewer-layers,smaller-context:2048`"
+        "`fit` takes a budget or a margin, then what it may give up, as in `fit:10GiB`, `fit:-1GiB`, `fit:cache-to-host` or `fit:10GiB,cache-to-host,fewer-layers,smaller-context:2048`"
     )]
     BadFit,
     /// `fit` stands before other rules.
@@ -131,4 +131,74 @@ pub enum FlagFault {
         /// The value.
         value: String,
     },
+}
+
+/// What is wrong with a chat template, or with a conversation for it.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+pub enum TemplateFault {
+    /// The template itself refuses the conversation.
+    #[error("it refuses this conversation: {message}")]
+    Raised {
+        /// The template's own words.
+        message: String,
+    },
+    /// It does not parse.
+    #[error("it does not parse{}: {reason}", at(*.line))]
+    Syntax {
+        /// The line, from 1.
+        line: Option<usize>,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// It failed on this conversation.
+    #[error("it failed{}: {reason}", at(*.line))]
+    Failed {
+        /// The line, from 1.
+        line: Option<usize>,
+        /// What went wrong there.
+        reason: String,
+    },
+    /// It does more work than any conversation of this size should need.
+    #[error("it does not end in reasonable time")]
+    TooMuchWork,
+    /// Its text is too long.
+    #[error("it has {bytes} bytes, more than {max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The most that is read.
+        max: usize,
+    },
+}
+
+fn at(line: Option<usize>) -> String {
+    line.map(|line| format!(" in line {line}")).unwrap_or_default()
+}
+
+/// Why a saved session cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[non_exhaustive]
+pub enum SessionFault {
+    /// It begins as no session does.
+    #[error("it is no session of this crate")]
+    NotASession,
+    /// It was saved with another model file.
+    #[error("it belongs to another model file; load that one")]
+    OtherModel,
+    /// It was saved with another engine, which may write states differently.
+    #[error("it was saved with {engine}; read the conversation again instead")]
+    OtherEngine {
+        /// That engine.
+        engine: String,
+    },
+    /// The context has other sizes or types.
+    #[error("its context had other sizes or types; load the model with the same ones")]
+    OtherContext,
+    /// It is shorter, or longer, than it says.
+    #[error("it has not the length that it says")]
+    Truncated,
+    /// Its checksum is wrong.
+    #[error("it was changed after it was saved")]
+    Damaged,
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use thiserror::Error as ThisError;
 
-pub use self::faults::{FlagFault, GgufFault, ModelFault, PolicyFault};
+pub use self::faults::{
+    FlagFault, GgufFault, ModelFault, PolicyFault, SessionFault, TemplateFault,
+};
 
 use crate::plan::human_bytes;
 
@@ -243,6 +245,14 @@ pub enum Error {
         /// The file it was used with.
         path: PathBuf,
     },
+    /// A saved session cannot be used.
+    #[error("`{}` cannot be restored: {fault}", path.display())]
+    InvalidSession {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        fault: SessionFault,
+    },
     /// A file was written to, or replaced, while a model was loaded from it.
     #[error("`{}` changed while it was used; load again when it is written to no more", path.display())]
     FileChanged {
@@ -296,7 +306,7 @@ pub enum Error {
         device: String,
     },
     /// A device has not enough free memory for the plan.
-    #[error("the plan needs {} on {device}, but {} are free there; move more to the CPU (`fit` finds how much, `fit:cache-to-host,fewer-layers` also where not even the rest fits), lower `context_tokens`, or free memory", human_bytes(*needed_bytes), human_bytes(*free_bytes))]
+    #[error("the plan needs {} on {device}, but may have {} there; move more to the CPU (`fit` finds how much, `fit:cache-to-host,fewer-layers` also where not even the rest fits), lower `context_tokens`, or free memory", human_bytes(*needed_bytes), human_bytes(*free_bytes))]
     DoesNotFit {
         /// The device.
         device: String,
@@ -335,6 +345,9 @@ pub enum Error {
     /// An earlier failure left the context in an unknown state.
     #[error("an earlier failure left this model's context unusable; load the model again")]
     ContextLost,
+    /// The thread of an asynchronous model ended.
+    #[error("the model's thread ended by a panic; load the model again")]
+    ModelGone,
     /// The prompt has no tokens.
     #[error("the prompt is empty; there is nothing to continue")]
     EmptyPrompt,
@@ -348,11 +361,27 @@ pub enum Error {
         /// Tokens of the context.
         context_tokens: usize,
     },
-    /// The model has no chat template that the engine knows.
+    /// The model file has no chat template.
     #[error(
-        "the model has no chat template that the engine knows; format the prompt yourself and use `generate`"
+        "the model has no chat template; format the prompt yourself and use `generate`, or give `ChatTemplate::new` the published one"
     )]
     NoChatTemplate,
+    /// The chat template does not work, and the engine does not know it either.
+    #[error(
+        "the chat template cannot be used: {fault}; change the conversation, or format the prompt yourself and use `generate`"
+    )]
+    ChatTemplate {
+        /// Why.
+        fault: TemplateFault,
+    },
+    /// A grammar or a JSON schema cannot be used.
+    #[error("the {what} cannot be used{}; mend it, or generate without it", because(.reason))]
+    InvalidStructure {
+        /// Which of the two.
+        what: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
     /// Text holds a NUL byte, which the engine cannot take.
     #[error("{what} holds a NUL byte at {position}, which the engine cannot take")]
     NulByte {

@@ -166,8 +166,10 @@ impl Board<'_> {
         plans.push(DevicePlan::empty(CPU, experts.layers() - dealt, None));
         for (i, plan) in plans.iter_mut().enumerate() {
             let device = self.devices.get(i);
-            plan.context_bytes =
-                cache.and_then(|cache| self.cache_bytes(device, i, context, cache));
+            plan.context_bytes = match cache {
+                _ if device.is_some() && context.cache_on_host => Some(0),
+                cache => cache.and_then(|cache| self.cache_bytes(device, i, context, cache)),
+            };
             plan.context_from = match plan.context_bytes {
                 Some(_) => Source::Formula,
                 None => Source::Unknown,

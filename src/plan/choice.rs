@@ -32,7 +32,9 @@ pub(super) fn choose(
         let micro_batch_tokens = setting.context.micro_batch_tokens;
         plan.decisions.push(Decision::MicroBatch { micro_batch_tokens });
     }
-    if open.context_tokens && plan.context() == &setting.context {
+    // A cache of unknown size has no room that could be known.
+    let is_known = plan.devices().iter().all(|device| device.context_bytes.is_some());
+    if open.context_tokens && is_known && plan.context() == &setting.context {
         plan = grow(task, fit, &setting, plan, compute)?;
     }
     Ok(plan)
@@ -82,7 +84,7 @@ fn settings(task: &Task<'_>, open: OpenChoices, setting: &Setting) -> Vec<Settin
     let mut kv_types = vec![given.kv_type];
     // The engine needs flash attention for it, which Grok cannot have.
     if open.kv_type && task.experts.architecture() != "grok" {
-        kv_types.extend(GgmlType::from_name("q8_0").filter(|&q8| q8 != given.kv_type));
+        kv_types.extend(GgmlType::from_name("q8_0").filter(|&q8| is_smaller(task, given, q8)));
     }
     let mut all = Vec::new();
     for kv_type in kv_types {
@@ -94,6 +96,14 @@ fn settings(task: &Task<'_>, open: OpenChoices, setting: &Setting) -> Vec<Settin
         }
     }
     all
+}
+
+/// Whether a cache of this type takes less memory; not if the type does not divide its rows.
+fn is_smaller(task: &Task<'_>, given: &ContextOptions, kv_type: GgmlType) -> bool {
+    let block = |kv_type: GgmlType| kv_type.tensor_bytes(&[256]);
+    let other = ContextOptions { kv_type, ..given.clone() };
+    let is_possible = task.cache.as_ref().is_none_or(|cache| cache.bytes(&other).is_some());
+    is_possible && block(kv_type) < block(given.kv_type)
 }
 
 /// The same plan with as many context tokens as fit without taking an expert's place.

@@ -27,6 +27,10 @@ pub struct ContextOptions {
     /// The KV cache is in CPU memory, and attention is computed there.
     #[serde(default)]
     pub cache_on_host: bool,
+    /// Conversations that may be computed together; they share the context's tokens. See
+    /// `MoeModel::generate_together`.
+    #[serde(default = "one")]
+    pub sequences: u32,
     /// What the policy `fit` may choose instead of the values above.
     #[serde(default, skip_serializing_if = "OpenChoices::is_none")]
     pub open: OpenChoices,
@@ -65,6 +69,13 @@ impl OpenChoices {
 const KV_TYPES: [&str; 9] =
     ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1"];
 
+/// The engine's own limit (`LLAMA_MAX_SEQ`).
+const MAX_SEQUENCES: u32 = 256;
+
+fn one() -> u32 {
+    1
+}
+
 fn default_kv_type() -> GgmlType {
     GgmlType::F16
 }
@@ -77,6 +88,7 @@ impl Default for ContextOptions {
             micro_batch_tokens: 512,
             kv_type: GgmlType::F16,
             cache_on_host: false,
+            sequences: 1,
             open: OpenChoices::default(),
         }
     }
@@ -109,6 +121,10 @@ impl ContextOptions {
                 let expected = "from 1 to 2147483647";
                 return Err(Error::InvalidOption { option, value: value.to_string(), expected });
             }
+        }
+        if self.sequences == 0 || self.sequences > MAX_SEQUENCES {
+            let (option, value) = ("sequences", self.sequences.to_string());
+            return Err(Error::InvalidOption { option, value, expected: "from 1 to 256" });
         }
         if !KV_TYPES.contains(&self.kv_type.name()) {
             return Err(Error::InvalidOption {

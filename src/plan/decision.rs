@@ -49,6 +49,9 @@ pub enum Decision {
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::FewerLayers { host_layers: 1 } => {
+                f.write_str("gave up: the first layer is computed on the CPU")
+            }
             Self::FewerLayers { host_layers } => {
                 write!(f, "gave up: the first {host_layers} layers are computed on the CPU")
             }

@@ -55,7 +55,8 @@ pub enum Source {
     Formula,
     /// A cautious formula that holds memory back.
     Reserve,
-    /// The engine went through loading without allocating; exact.
+    /// The engine went through loading without allocating; exact, but for compute bytes with several
+    /// devices, which can be a little off.
     DryRun,
 }
 

@@ -20,12 +20,14 @@ pub(super) fn fitted(
         Err(failure @ Error::DoesNotFit { .. }) => failure,
         other => return other,
     };
-    let mut guess = compute.assumed();
     for used in 1..=fit.fallbacks.len() {
         let ladder = Ladder { task, fit, setting, fallbacks: &fit.fallbacks[..used] };
-        let Some(levels) = ladder.lowest(&mut guess)? else { continue };
-        if let Some(plan) = ladder.climb(levels, compute)? {
-            return Ok(plan);
+        // Buffers depend on what is given up, so they are measured anew.
+        if ladder.try_at(&ladder.all(), compute)?.is_some() {
+            let levels = ladder.lowest(&mut compute.assumed())?.unwrap_or_else(|| ladder.all());
+            if let Some(plan) = ladder.climb(levels, compute)? {
+                return Ok(plan);
+            }
         }
     }
     Err(failure)
@@ -44,11 +46,16 @@ impl Ladder<'_> {
         match fallback {
             // The output stays on a device.
             Fallback::FewerLayers => self.task.experts.layers(),
-            Fallback::CacheToHost => 1,
+            Fallback::CacheToHost => u32::from(!self.setting.context.cache_on_host),
             Fallback::SmallerContext { at_least_tokens } => {
                 self.asked_tokens().saturating_sub(at_least_tokens).div_ceil(CONTEXT_STEP)
             }
         }
+    }
+
+    /// Everything given up.
+    fn all(&self) -> Vec<u32> {
+        self.fallbacks.iter().map(|&fallback| self.highest(fallback)).collect()
     }
 
     fn asked_tokens(&self) -> u32 {
@@ -81,7 +88,7 @@ impl Ladder<'_> {
 
     /// The lowest levels that fit, by a guess at the compute buffers: first of the last resort.
     fn lowest(&self, guess: &mut Compute<'_>) -> Result<Option<Vec<u32>>> {
-        let mut levels: Vec<u32> = self.fallbacks.iter().map(|&f| self.highest(f)).collect();
+        let mut levels = self.all();
         if self.try_at(&levels, guess)?.is_none() {
             return Ok(None);
         }
@@ -111,6 +118,10 @@ impl Ladder<'_> {
                 Some(i) => levels[i] += 1,
                 None => return Ok(None),
             }
+            // What was measured last may tell that much more is needed.
+            let more = self.lowest(&mut compute.assumed())?;
+            levels =
+                more.filter(|more| more.iter().rev().gt(levels.iter().rev())).unwrap_or(levels);
         }
     }
 

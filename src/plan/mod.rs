@@ -144,8 +144,9 @@ impl OffloadPolicy {
     /// # Errors
     /// [`Error::NoExperts`], [`Error::NoMatch`], [`Error::TooManyLayers`],
     /// [`Error::NotAnExpertLayer`] or [`Error::UnknownDevice`] for a rule that does not fit the
-    /// file or the devices, [`Error::DuplicateDevice`], [`Error::InvalidOption`] for an impossible
-    /// context, and what [`ExpertMap::new`] returns.
+    /// file or the devices, [`Error::DoesNotFit`] or [`Error::UnknownFreeMemory`] under `fit`,
+    /// [`Error::DuplicateDevice`], [`Error::InvalidOption`] for an impossible context or device, and
+    /// what [`ExpertMap::new`] returns.
     pub fn plan(
         &self,
         gguf: &GgufFile,
@@ -311,8 +312,13 @@ impl Plan {
 }
 
 fn check_devices(devices: &[Device]) -> Result<()> {
+    const MAX_ALIGNMENT: u64 = 1 << 30;
     let mut names = BTreeSet::new();
     for device in devices {
+        if let Some(alignment) = device.alignment_bytes.filter(|&n| n == 0 || n > MAX_ALIGNMENT) {
+            let (option, value) = ("alignment_bytes", alignment.to_string());
+            return Err(Error::InvalidOption { option, value, expected: "from 1 to 2^30" });
+        }
         if device.name.eq_ignore_ascii_case(CPU) {
             return Err(Error::DuplicateDevice { name: device.name.clone() });
         }

@@ -84,7 +84,7 @@ pub(super) struct Task<'a> {
     pub(super) devices: &'a [Device],
     pub(super) experts: ExpertMap,
     rules: Vec<Rule>,
-    cache: Option<KvCache>,
+    pub(super) cache: Option<KvCache>,
     model: ModelSummary,
 }
 
@@ -318,7 +318,8 @@ impl Round<'_> {
             let context = &self.setting.context;
             let cache = self.task.cache.iter().flat_map(KvCache::layers).enumerate();
             for (layer, cache) in cache.filter(|_| !context.cache_on_host) {
-                demand.fixed[layer] += layer_cache(Some(device), cache, context).unwrap_or(0);
+                let bytes = layer_cache(Some(device), cache, context).unwrap_or(u64::MAX);
+                demand.fixed[layer] = demand.fixed[layer].saturating_add(bytes);
             }
             demand.room = room;
             demand.fixed.drain(..host);

@@ -87,6 +87,7 @@ fn parse_rule(text: &str) -> Result<OffloadPolicy, Error> {
             set.parse::<LayerSet>().map_err(|_| invalid(text, PolicyFault::BadLayerSet))?,
         ),
         ("layers", None) => return Err(invalid(text, PolicyFault::BadLayerSet)),
+        (name, _) if name.starts_with("fit,") => return Err(invalid(text, PolicyFault::BadFit)),
         _ => return Err(invalid(text, PolicyFault::UnknownRule)),
     };
     Ok(policy.on(target))

@@ -53,7 +53,7 @@ fn generate(path: &Path, number: u64, threads: u32) -> Result<String, String> {
     let mut model = MoeModel::builder(path).threads(threads).load().map_err(named)?;
     let sampling = if number.is_multiple_of(3) { Sampling::greedy() } else { Sampling::default() };
     let options = GenerateOptions::default().sampling(sampling).max_tokens(TOKENS);
-    let _ = model.chat_prompt(&[Message::user("Hello")]);
+    let _ = model.chat_prompt(&[Message::user("Hello")], &Default::default());
     model
         .generate("The quick brown fox, 12 Äpfel", &options)
         .map_err(named)?

@@ -1,4 +1,4 @@
-#include "shim.h"
+#include "guard.h"
 
 #include "ggml-backend.h"
 #include "ggml-cpp.h"
@@ -8,10 +8,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <exception>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -24,44 +20,12 @@ struct assertion_failed : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-// How many guarded calls the thread is in. Only there is somebody to catch an exception; on the
-// engine's own threads a failed assertion still ends the process.
-thread_local int guarded_depth = 0;
-
-struct depth_guard {
-    depth_guard() { guarded_depth++; }
-    ~depth_guard() { guarded_depth--; }
-};
-
 void on_abort(const char * text) {
     if (guarded_depth > 0) {
         throw assertion_failed(text);
     }
     // Nobody can catch it on the engine's own threads; ggml_abort leaves saying so to us.
     std::fprintf(stderr, "moe-offload: the engine ends this process: %s\n", text);
-}
-
-void set_message(moe_message * message, const char * text) {
-    std::snprintf(message->text, sizeof(message->text), "%s", text);
-}
-
-moe_status fail(moe_message * message, const char * text) {
-    set_message(message, text);
-    return MOE_FAILED;
-}
-
-// Runs `body`, which returns a status, and keeps every exception inside.
-template <typename Body> moe_status guarded(moe_message * message, Body body) noexcept {
-    message->text[0] = '\0';
-    try {
-        depth_guard depth;
-        return body();
-    } catch (const std::exception & e) {
-        set_message(message, e.what());
-    } catch (...) {
-        set_message(message, "an exception of unknown type");
-    }
-    return MOE_EXCEPTION;
 }
 
 moe_device_kind kind_of(ggml_backend_dev_t device) {
@@ -283,66 +247,70 @@ moe_status moe_decode(llama_context * context, const llama_token * tokens, int32
     });
 }
 
-moe_status moe_decode_logits(llama_context * context, const llama_token * tokens, int32_t count, float * logits, int32_t * result, moe_message * message) {
+moe_status moe_decode_together(llama_context * context, const llama_token * tokens, const int32_t * positions, const int32_t * sequences, const int8_t * wanted, size_t count, int32_t * result, moe_message * message) {
     return guarded(message, [&] {
-        std::vector<int8_t> wanted(count, 1);
-        llama_batch batch = llama_batch_get_one(const_cast<llama_token *>(tokens), count);
-        batch.logits = wanted.data();
+        std::vector<int32_t> one(count, 1);
+        std::vector<llama_seq_id> ids(sequences, sequences + count);
+        std::vector<llama_seq_id *> pointers(count);
+        for (size_t i = 0; i < count; i++) {
+            pointers[i] = &ids[i];
+        }
+        // The engine takes pointers to mutable data but only reads it.
+        llama_batch batch = {
+            int32_t(count), const_cast<llama_token *>(tokens), nullptr, const_cast<int32_t *>(positions),
+            one.data(), pointers.data(), const_cast<int8_t *>(wanted),
+        };
         *result = llama_decode(context, batch);
-        if (*result != 0) {
-            return MOE_OK;
-        }
-        const size_t width = llama_vocab_n_tokens(llama_model_get_vocab(llama_get_model(context)));
-        for (int32_t i = 0; i < count; i++) {
-            const float * row = llama_get_logits_ith(context, i);
-            if (row == nullptr) {
-                return fail(message, "the engine has no logits of a token");
-            }
-            std::copy(row, row + width, logits + i * width);
-        }
         return MOE_OK;
     });
 }
 
-bool moe_watch_experts(ggml_tensor * tensor, bool ask, void * user) {
-    static const char prefix[] = "ffn_moe_topk-";
-    if (std::strncmp(tensor->name, prefix, sizeof(prefix) - 1) != 0) {
-        return !ask; // not wanted; or go on
-    }
-    if (ask) {
-        return true;
-    }
-    auto * watch = static_cast<moe_expert_watch *>(user);
-    try {
-        if (tensor->type != GGML_TYPE_I32 || tensor->nb[0] != sizeof(int32_t)) {
-            watch->failed = true;
-            return true;
-        }
-        // A view of all experts in order: its rows are apart.
-        std::vector<char> bytes(ggml_nbytes(tensor));
-        ggml_backend_tensor_get(tensor, bytes.data(), 0, bytes.size());
-        const int32_t layer = std::atoi(tensor->name + sizeof(prefix) - 1);
-        for (int64_t token = 0; token < tensor->ne[1]; token++) {
-            const auto * row = reinterpret_cast<const int32_t *>(bytes.data() + token * tensor->nb[1]);
-            watch->visit(layer, row, tensor->ne[0], watch->user);
-        }
-    } catch (...) {
-        watch->failed = true; // nothing may unwind through a graph that is being computed
-    }
-    return true;
+moe_status moe_context_forget(llama_context * context, int32_t sequence, moe_message * message) {
+    return guarded(message, [&] {
+        llama_memory_seq_rm(llama_get_memory(context), sequence, -1, -1);
+        return MOE_OK;
+    });
 }
 
 moe_status moe_context_keep(llama_context * context, int32_t keep, bool * kept, moe_message * message) {
     return guarded(message, [&] {
         llama_memory_t memory = llama_get_memory(context);
-        // A sliding window has already forgotten what it would need to go back.
         const llama_model * model = llama_get_model(context);
-        const bool can_go_back = llama_model_n_swa(model) <= 0 &&
-            !llama_model_is_recurrent(model) && !llama_model_is_hybrid(model);
-        const bool nothing_to_do = llama_memory_seq_pos_max(memory, 0) < keep;
-        *kept = nothing_to_do || (can_go_back && keep > 0 && llama_memory_seq_rm(memory, 0, keep, -1));
+        // Nothing at all also means no other sequence.
+        const bool nothing_to_do = keep > 0 && llama_memory_seq_pos_max(memory, 0) < keep;
+        // A recurrent state cannot go back; a sliding window only as far as it has not forgotten
+        // what the tokens after that would look at.
+        const int32_t window = llama_model_n_swa(model);
+        const bool is_recurrent = llama_model_is_recurrent(model) || llama_model_is_hybrid(model);
+        const bool is_there = window <= 0 || llama_memory_seq_pos_min(memory, 0) <= std::max(0, keep - window);
+        *kept = nothing_to_do || (!is_recurrent && is_there && keep > 0 && llama_memory_seq_rm(memory, 0, keep, -1));
         if (!*kept) {
             llama_memory_clear(memory, true);
+        }
+        return MOE_OK;
+    });
+}
+
+moe_status moe_state_size(llama_context * context, size_t * bytes, moe_message * message) {
+    return guarded(message, [&] {
+        *bytes = llama_state_seq_get_size(context, 0);
+        return MOE_OK;
+    });
+}
+
+moe_status moe_state_get(llama_context * context, uint8_t * buffer, size_t * bytes, moe_message * message) {
+    return guarded(message, [&] {
+        *bytes = llama_state_seq_get_data(context, buffer, *bytes, 0);
+        return *bytes == 0 ? fail(message, "") : MOE_OK;
+    });
+}
+
+moe_status moe_state_set(llama_context * context, const uint8_t * buffer, size_t bytes, moe_message * message) {
+    return guarded(message, [&] {
+        llama_memory_clear(llama_get_memory(context), true);
+        if (llama_state_seq_set_data(context, buffer, bytes, 0) != bytes) {
+            llama_memory_clear(llama_get_memory(context), true);
+            return fail(message, "");
         }
         return MOE_OK;
     });
@@ -365,50 +333,6 @@ moe_status moe_token_piece(const llama_vocab * vocab, llama_token token, char * 
 moe_status moe_chat_prompt(const char * chat_template, const llama_chat_message * messages, size_t count, char * buffer, int32_t capacity, int32_t * result, moe_message * message) {
     return guarded(message, [&] {
         *result = llama_chat_apply_template(chat_template, messages, count, true, buffer, capacity);
-        return MOE_OK;
-    });
-}
-
-moe_status moe_sampler_new(const llama_vocab * vocab, const moe_sampling * sampling, llama_sampler ** sampler, moe_message * message) {
-    return guarded(message, [&] {
-        *sampler = nullptr;
-        llama_sampler * chain = llama_sampler_chain_init(llama_sampler_chain_default_params());
-        if (chain == nullptr) {
-            return fail(message, "out of memory");
-        }
-        *sampler = chain;
-        if (sampling->repeat_penalty != 1.0f) {
-            llama_sampler_chain_add(chain, llama_sampler_init_penalties(llama_vocab_n_tokens(vocab), sampling->repeat_last, sampling->repeat_penalty, 0.0f, 0.0f));
-        }
-        if (sampling->temperature <= 0.0f) {
-            llama_sampler_chain_add(chain, llama_sampler_init_greedy());
-            return MOE_OK;
-        }
-        if (sampling->top_k > 0) {
-            llama_sampler_chain_add(chain, llama_sampler_init_top_k(sampling->top_k));
-        }
-        if (sampling->top_p < 1.0f) {
-            llama_sampler_chain_add(chain, llama_sampler_init_top_p(sampling->top_p, 1));
-        }
-        if (sampling->min_p > 0.0f) {
-            llama_sampler_chain_add(chain, llama_sampler_init_min_p(sampling->min_p, 1));
-        }
-        llama_sampler_chain_add(chain, llama_sampler_init_temp(sampling->temperature));
-        llama_sampler_chain_add(chain, llama_sampler_init_dist(sampling->seed));
-        return MOE_OK;
-    });
-}
-
-moe_status moe_sampler_free(llama_sampler * sampler, moe_message * message) {
-    return guarded(message, [&] {
-        llama_sampler_free(sampler);
-        return MOE_OK;
-    });
-}
-
-moe_status moe_sample(llama_sampler * sampler, llama_context * context, llama_token * token, moe_message * message) {
-    return guarded(message, [&] {
-        *token = llama_sampler_sample(sampler, context, -1); // also accepts it
         return MOE_OK;
     });
 }

@@ -20,6 +20,7 @@ typedef enum moe_status {
     MOE_FAILED    = 1, // the engine reported a failure
     MOE_EXCEPTION = 2, // it threw, or an assertion failed; what it worked on is in an unknown state
     MOE_MISSING   = 3, // this build of the engine lacks what was asked for
+    MOE_INVALID   = 4, // what the caller wrote is wrong
 } moe_status;
 
 typedef struct moe_message {
@@ -117,10 +118,25 @@ moe_status moe_context_memory(const struct llama_context * context, moe_memory *
 // Computes `count` tokens after those that are there. `result` is that of llama_decode.
 moe_status moe_decode(struct llama_context * context, const llama_token * tokens, int32_t count, int32_t * result, moe_message * message);
 
+// Computes tokens of several sequences; `wanted` marks those whose results are looked at.
+moe_status moe_decode_together(struct llama_context * context, const llama_token * tokens, const int32_t * positions, const int32_t * sequences, const int8_t * wanted, size_t count, int32_t * result, moe_message * message);
+
+// Forgets one sequence.
+moe_status moe_context_forget(struct llama_context * context, int32_t sequence, moe_message * message);
+
 // Forgets all but the first `keep` tokens; `kept` is false if the memory can only be cleared, and then it was.
 moe_status moe_context_keep(struct llama_context * context, int32_t keep, bool * kept, moe_message * message);
 
-// The same, and copies the logits of every one of these tokens, in order, to `logits`, which has room
+// Bytes of the state of the sequence, at most.
+moe_status moe_state_size(struct llama_context * context, size_t * bytes, moe_message * message);
+
+// Writes it; `bytes` becomes how many they are.
+moe_status moe_state_get(struct llama_context * context, uint8_t * buffer, size_t * bytes, moe_message * message);
+
+// Replaces the context's memory by a state that moe_state_get wrote. After a failure the memory is empty.
+moe_status moe_state_set(struct llama_context * context, const uint8_t * buffer, size_t bytes, moe_message * message);
+
+// As moe_decode, and copies the logits of every one of these tokens, in order, to `logits`, which has room
 // for `count` times the vocabulary's size. Only if `result` is 0.
 moe_status moe_decode_logits(struct llama_context * context, const llama_token * tokens, int32_t count, float * logits, int32_t * result, moe_message * message);
 
@@ -151,21 +167,52 @@ moe_status moe_chat_prompt(const char * chat_template, const struct llama_chat_m
 // --- sampling ---
 
 typedef struct moe_sampling {
-    float    temperature; // 0: the likeliest token, the rest is ignored
+    float    temperature; // 0: the likeliest token, what cuts off is ignored
     int32_t  top_k;       // 0: off
     float    top_p;       // 1: off
     float    min_p;       // 0: off
-    float    repeat_penalty; // 1: off
-    int32_t  repeat_last;    // tokens that the penalty looks back
+    float    typical_p;   // 1: off
+    float    xtc_probability; // 0: off
+    float    xtc_threshold;
+    float    repeat_penalty;    // 1: off
+    float    frequency_penalty; // 0: off
+    float    presence_penalty;  // 0: off
+    int32_t  repeat_last;       // tokens that the penalties look back
+    float    dry_multiplier;    // 0: off
+    float    dry_base;
+    int32_t  dry_allowed;
+    int32_t  dry_last;
+    const char * const * dry_breakers;
+    size_t   dry_breaker_count;
+    int32_t  mirostat; // 0: off, 1 or 2: instead of what cuts off
+    float    mirostat_tau;
+    float    mirostat_eta;
+    const llama_logit_bias * bias;
+    size_t   bias_count;
     uint32_t seed;
 } moe_sampling;
 
-// `sampler` is the caller's.
-moe_status moe_sampler_new(const struct llama_vocab * vocab, const moe_sampling * sampling, struct llama_sampler ** sampler, moe_message * message);
-moe_status moe_sampler_free(struct llama_sampler * sampler, moe_message * message);
+// The grammar (GBNF) of texts that a JSON schema allows, to be freed with moe_text_free.
+moe_status moe_schema_grammar(const char * schema, char ** grammar, moe_message * message);
+moe_status moe_text_free(char * text, moe_message * message);
 
-// Picks a token from the last logits and remembers it.
-moe_status moe_sample(struct llama_sampler * sampler, struct llama_context * context, llama_token * token, moe_message * message);
+typedef struct moe_sampler moe_sampler;
+
+// `sampler` is the caller's. `grammar` may be NULL; MOE_INVALID if it cannot be used.
+moe_status moe_sampler_new(const struct llama_vocab * vocab, const moe_sampling * sampling, const char * grammar, moe_sampler ** sampler, moe_message * message);
+moe_status moe_sampler_free(moe_sampler * sampler, moe_message * message);
+
+// Picks a token from the logits at this index of the last batch, -1 for its last, and remembers it.
+moe_status moe_sample(moe_sampler * sampler, struct llama_context * context, int32_t index, llama_token * token, moe_message * message);
+
+typedef struct moe_log_probability {
+    llama_token token;
+    float       log_probability;
+} moe_log_probability;
+
+// The model's own probabilities, before sampling, of `token` and then of the likeliest tokens, as
+// many as there are rows.
+moe_status moe_log_probabilities(struct llama_context * context, llama_token token, moe_log_probability * rows, size_t capacity, size_t * count, moe_message * message);
 
 #ifdef __cplusplus
 }

@@ -1,0 +1,115 @@
+//! What a context holds of the conversation so far.
+
+use crate::cancel::CancelHandle;
+use crate::engine::{Context, Decoded, Token, Weights};
+use crate::error::{Error, Result};
+use crate::tokenize::tokenize;
+
+/// The tokens whose KV state a context holds, kept true through every error.
+pub(crate) struct Cached {
+    tokens: Vec<Token>,
+    /// Most tokens it may hold.
+    pub(crate) capacity: usize,
+    /// Most tokens to compute at once.
+    batch: usize,
+}
+
+impl Cached {
+    pub(crate) fn new(capacity: u32, batch: u32) -> Self {
+        Self { tokens: Vec::new(), capacity: capacity as usize, batch: batch.max(1) as usize }
+    }
+
+    /// A whole prompt's text as tokens. If it continues the text of the tokens that are held, these
+    /// stay as they are: an answer split anew might give other tokens, none of which would be known.
+    pub(crate) fn tokens_of(
+        &self,
+        weights: &Weights,
+        prompt: &str,
+        add_special: bool,
+    ) -> Result<Vec<Token>> {
+        let whole = tokenize(weights, prompt, add_special)?;
+        let common = std::iter::zip(&self.tokens, &whole).take_while(|(a, b)| a == b).count();
+        if common == self.tokens.len() {
+            return Ok(whole);
+        }
+        // Up to where they differ the texts are the same; beyond it they may be.
+        let text_of = |tokens: &[Token]| -> Result<Vec<u8>> {
+            let mut text = Vec::new();
+            tokens.iter().try_for_each(|&token| weights.token_bytes(token, true, &mut text))?;
+            Ok(text)
+        };
+        let rest = text_of(&whole[common..])?;
+        let Some(new) = rest.strip_prefix(&*text_of(&self.tokens[common..])?) else {
+            return Ok(whole);
+        };
+        let Ok(new_text) = std::str::from_utf8(new) else { return Ok(whole) };
+        let new_tokens = tokenize(weights, new_text, false)?;
+        // Some vocabularies put a space before a text, which does not belong here.
+        if new_tokens.is_empty() || text_of(&new_tokens)? != new {
+            return Ok(whole);
+        }
+        Ok([&self.tokens[..], &new_tokens].concat())
+    }
+
+    /// Goes back to what `prompt` begins with; returns how many tokens of it need not be computed.
+    pub(crate) fn rewind(&mut self, context: &mut Context, prompt: &[Token]) -> Result<usize> {
+        let common = std::iter::zip(&self.tokens, prompt).take_while(|(a, b)| a == b).count();
+        // The last token is always computed: its result chooses the next.
+        let kept = context.keep(common.min(prompt.len().saturating_sub(1)));
+        self.tokens.truncate(*kept.as_ref().unwrap_or(&0));
+        kept
+    }
+
+    pub(crate) fn append(
+        &mut self,
+        context: &mut Context,
+        tokens: &[Token],
+        cancel: Option<&CancelHandle>,
+    ) -> Result<()> {
+        for batch in tokens.chunks(self.batch) {
+            let decoded = if cancel.is_some_and(CancelHandle::is_cancelled) {
+                Ok(Decoded::Cancelled)
+            } else {
+                context.decode(batch)
+            };
+            match decoded {
+                Ok(Decoded::Done) => self.tokens.extend_from_slice(batch),
+                Ok(Decoded::Cancelled) => {
+                    self.restore(context)?;
+                    return Err(Error::Cancelled { operation: "generating" });
+                }
+                Ok(Decoded::NoRoom) => {
+                    self.restore(context)?;
+                    let reason = "the KV cache has no room".to_owned();
+                    return Err(Error::Engine { operation: "compute", reason });
+                }
+                Err(error) => {
+                    self.restore(context).ok();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// After an interruption the context may hold a part of a batch.
+    fn restore(&mut self, context: &mut Context) -> Result<()> {
+        let kept = context.keep(self.tokens.len())?;
+        self.tokens.truncate(kept);
+        Ok(())
+    }
+
+    /// The tokens that are held.
+    pub(crate) fn tokens(&self) -> &[Token] {
+        &self.tokens
+    }
+
+    /// The context now holds these.
+    pub(crate) fn replace(&mut self, tokens: Vec<Token>) {
+        self.tokens = tokens;
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.tokens.len() >= self.capacity
+    }
+}

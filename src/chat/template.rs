@@ -1,0 +1,311 @@
+//! [`ChatTemplate`]: from messages to the text that the model was trained on.
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use minijinja::value::Serde;
+use minijinja::{Environment, ErrorKind, Value as Jinja};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::jinja::{self, Raised};
+use super::{Message, clock, python};
+use crate::error::{Error, Result, TemplateFault};
+use crate::gguf::{self, GgufFile};
+
+/// Larger ones are refused; published templates have up to 30 kB.
+const MAX_SOURCE_BYTES: usize = 128 << 10;
+
+/// Token texts that templates use, and the metadata that names the token.
+const TOKENS: [(&str, &str); 6] = [
+    ("bos_token", "tokenizer.ggml.bos_token_id"),
+    ("eos_token", "tokenizer.ggml.eos_token_id"),
+    ("unk_token", "tokenizer.ggml.unknown_token_id"),
+    ("sep_token", "tokenizer.ggml.seperator_token_id"),
+    ("pad_token", "tokenizer.ggml.padding_token_id"),
+    ("mask_token", "tokenizer.ggml.mask_token_id"),
+];
+
+/// What a chat template is given besides the messages.
+///
+/// ```
+/// use moe_offload::TemplateOptions;
+/// let options = TemplateOptions::default()
+///     .tool(serde_json::json!({"type": "function", "function": {"name": "now"}}))
+///     .variable("enable_thinking", false);
+/// assert!(options.generation_prompt);
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct TemplateOptions {
+    /// The tools that the model may call, as chat APIs describe them.
+    pub tools: Vec<Value>,
+    /// Whether the text ends where the model's answer begins.
+    pub generation_prompt: bool,
+    /// What a template may ask for by name, such as `enable_thinking` or `reasoning_effort`.
+    pub variables: BTreeMap<String, Value>,
+    /// The time that templates are told, in UTC; `None` for the time at which it is asked for.
+    pub now: Option<SystemTime>,
+}
+
+impl Default for TemplateOptions {
+    fn default() -> Self {
+        Self { tools: Vec::new(), generation_prompt: true, variables: BTreeMap::new(), now: None }
+    }
+}
+
+impl TemplateOptions {
+    /// Adds a tool that the model may call.
+    #[must_use]
+    pub fn tool(mut self, tool: impl Into<Value>) -> Self {
+        self.tools.push(tool.into());
+        self
+    }
+
+    /// Sets a variable of the template.
+    #[must_use]
+    pub fn variable(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.variables.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets [`generation_prompt`](field@Self::generation_prompt).
+    #[must_use]
+    pub fn generation_prompt(self, generation_prompt: bool) -> Self {
+        Self { generation_prompt, ..self }
+    }
+
+    /// Sets [`now`](field@Self::now).
+    #[must_use]
+    pub fn now(self, now: SystemTime) -> Self {
+        Self { now: Some(now), ..self }
+    }
+}
+
+/// A model's own chat template, a Jinja program, rendered as Hugging Face transformers does.
+///
+/// Since it comes with the model file, its steps, the size of what it writes, its recursion and its
+/// stack are bounded. One thing is not: a template made to attack can nest lists so that turning
+/// them into a text (`~`, `upper`, `join` and the like) takes all memory. Use files that you trust.
+///
+/// ```
+/// use moe_offload::{ChatTemplate, Message};
+/// let template = ChatTemplate::new(
+///     "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}\
+///      {% if add_generation_prompt %}<assistant>{% endif %}",
+/// )?;
+/// let prompt = template.render(&[Message::user("Hello")], &Default::default())?;
+/// assert_eq!(prompt, "<user>Hello<assistant>");
+/// # Ok::<(), moe_offload::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    environment: Environment<'static>,
+    /// The template has a form of its own for conversations with tools.
+    for_tools: bool,
+    tokens: BTreeMap<String, String>,
+}
+
+impl ChatTemplate {
+    /// A template of this text. `bos_token` and the like are empty; see
+    /// [`ChatTemplate::token`].
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] if it does not parse.
+    pub fn new(source: &str) -> Result<Self> {
+        let environment = jinja::environment().map_err(|error| fault(&error))?;
+        let mut template = Self { environment, for_tools: false, tokens: BTreeMap::new() };
+        template.add("default", source)?;
+        Ok(template)
+    }
+
+    /// The template that a model file carries, with the texts of its special tokens. If there is
+    /// one for tools as well (`tool_use`), it is used where tools are given.
+    ///
+    /// # Errors
+    /// [`Error::NoChatTemplate`] if there is none; as [`ChatTemplate::new`].
+    pub fn from_gguf(gguf: &GgufFile) -> Result<Self> {
+        let mut template = Self::new(source(gguf, None)?)?;
+        if let Ok(source) = source(gguf, Some("tool_use")) {
+            template.add("tool_use", source)?;
+            template.for_tools = true;
+        }
+        template.add_tokens(gguf);
+        Ok(template)
+    }
+
+    /// One of the named templates that some model files carry, such as `rag`
+    /// (`tokenizer.chat_template.rag`).
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::from_gguf`].
+    pub fn named(gguf: &GgufFile, name: &str) -> Result<Self> {
+        let mut template = Self::new(source(gguf, Some(name))?)?;
+        template.add_tokens(gguf);
+        Ok(template)
+    }
+
+    /// Sets the text of a special token, such as `bos_token`.
+    #[must_use]
+    pub fn token(mut self, name: impl Into<String>, text: impl Into<String>) -> Self {
+        self.tokens.insert(name.into(), text.into());
+        self
+    }
+
+    /// The messages as one text.
+    ///
+    /// Templates differ in how they want tool calls: the arguments as an object or as a text, the
+    /// absent content as `null` or as empty. They are tried in this order.
+    ///
+    /// # Errors
+    /// [`Error::ChatTemplate`] with what the template itself raised, where it failed, or that it
+    /// takes too long.
+    pub fn render(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
+        let first = serde_json::to_value(messages).unwrap_or_default();
+        let error = match self.render_json(&first, options) {
+            Err(error) if messages.iter().any(|message| !message.tool_calls.is_empty()) => error,
+            result => return result,
+        };
+        for (as_text, as_empty) in [(true, false), (false, true), (true, true)] {
+            if let Ok(text) = self.render_json(&adapted(&first, as_text, as_empty), options) {
+                return Ok(text);
+            }
+        }
+        Err(error)
+    }
+
+    fn render_json(&self, messages: &Value, options: &TemplateOptions) -> Result<String> {
+        let mut context: BTreeMap<String, Jinja> = BTreeMap::new();
+        let tokens = self.tokens.iter().map(|(name, text)| (name.clone(), Jinja::from(text)));
+        context.extend(tokens);
+        let variables = options.variables.iter();
+        context.extend(variables.map(|(name, value)| (name.clone(), Jinja::from(Serde(value)))));
+        let tools = Some(&options.tools).filter(|tools| !tools.is_empty());
+        context.insert("messages".into(), Jinja::from(Serde(messages)));
+        context.insert("tools".into(), Jinja::from(Serde(tools)));
+        context.entry("documents".into()).or_insert(Jinja::from(()));
+        context.insert("add_generation_prompt".into(), options.generation_prompt.into());
+        let now = options.now;
+        context.insert(
+            "strftime_now".into(),
+            Jinja::from_function(move |format: String| {
+                let time = now.unwrap_or_else(SystemTime::now);
+                clock::strftime(time, &format).map_err(|letter| {
+                    let reason = format!("strftime_now does not know %{letter}");
+                    minijinja::Error::new(ErrorKind::InvalidOperation, reason)
+                })
+            }),
+        );
+        let bytes =
+            messages.to_string().len() + serde_json::to_string(options).map_or(0, |s| s.len());
+        let mut environment = self.environment.clone();
+        environment.set_fuel(Some(jinja::fuel(messages.as_array().map_or(0, Vec::len), bytes)));
+        let name = if self.for_tools && tools.is_some() { "tool_use" } else { "default" };
+        deep(|| environment.get_template(name)?.render(Jinja::from(context)))
+    }
+
+    fn add(&mut self, name: &'static str, source: &str) -> Result<()> {
+        if source.len() > MAX_SOURCE_BYTES {
+            let fault = TemplateFault::TooLarge { bytes: source.len(), max: MAX_SOURCE_BYTES };
+            return Err(Error::ChatTemplate { fault });
+        }
+        let source = jinja::without_generation_tags(source);
+        deep(|| self.environment.add_template_owned(name, source))
+    }
+
+    fn add_tokens(&mut self, gguf: &GgufFile) {
+        let words = gguf.metadata().get("tokenizer.ggml.tokens").and_then(gguf::Value::as_array);
+        for (name, key) in TOKENS {
+            let id = gguf.metadata().get(key).and_then(gguf::Value::as_u64);
+            let id = id.and_then(|id| usize::try_from(id).ok());
+            let word = words.zip(id).and_then(|(words, id)| words.iter().nth(id));
+            if let Some(word) = word.as_ref().and_then(gguf::Value::as_str) {
+                self.tokens.insert(name.to_owned(), word.to_owned());
+            }
+        }
+    }
+}
+
+fn source<'a>(gguf: &'a GgufFile, name: Option<&str>) -> Result<&'a str> {
+    let mut key = "tokenizer.chat_template".to_owned();
+    if let Some(name) = name {
+        key = format!("{key}.{name}");
+    }
+    gguf.metadata().get(&key).and_then(gguf::Value::as_str).ok_or(Error::NoChatTemplate)
+}
+
+/// The messages with tool calls in another form.
+fn adapted(messages: &Value, arguments_as_text: bool, content_as_empty: bool) -> Value {
+    let mut messages = messages.clone();
+    for message in messages.as_array_mut().into_iter().flatten() {
+        if content_as_empty && message["content"].is_null() {
+            message["content"] = "".into();
+        }
+        let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
+        for call in calls.into_iter().flatten().filter(|_| arguments_as_text) {
+            let arguments = &mut call["function"]["arguments"];
+            if !arguments.is_string() {
+                *arguments = spaced(arguments).into();
+            }
+        }
+    }
+    messages
+}
+
+/// JSON as Python writes it.
+fn spaced(value: &Value) -> String {
+    match value {
+        Value::Array(items) => {
+            let items: Vec<String> = items.iter().map(spaced).collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Object(fields) => {
+            let field = |(key, value): (&String, &Value)| {
+                format!("{}: {}", Value::from(key.as_str()), spaced(value))
+            };
+            let fields: Vec<String> = fields.iter().map(field).collect();
+            format!("{{{}}}", fields.join(", "))
+        }
+        Value::Number(number) if number.is_f64() => {
+            number.as_f64().map_or_else(|| number.to_string(), python::float)
+        }
+        plain => plain.to_string(),
+    }
+}
+
+/// Runs the template engine.
+fn deep<T: Send>(work: impl FnOnce() -> Result<T, minijinja::Error> + Send) -> Result<T> {
+    match jinja::on_deep_stack(|| work().map_err(|error| fault(&error))) {
+        Ok(result) => result,
+        Err(source) => {
+            let reason = format!("there is no memory for its stack: {source}");
+            Err(Error::ChatTemplate { fault: TemplateFault::Failed { line: None, reason } })
+        }
+    }
+}
+
+/// What went wrong in the template's own terms.
+fn fault(error: &minijinja::Error) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut innermost = error;
+    while let Some(current) = cause {
+        if let Some(Raised(message)) = current.downcast_ref() {
+            return Error::ChatTemplate {
+                fault: TemplateFault::Raised { message: message.clone() },
+            };
+        }
+        if let Some(current) = current.downcast_ref::<minijinja::Error>() {
+            innermost = current;
+        }
+        cause = current.source();
+    }
+    let line = innermost.line().or(error.line());
+    let reason = innermost.detail().map_or_else(|| innermost.kind().to_string(), str::to_owned);
+    let fault = match innermost.kind() {
+        ErrorKind::OutOfFuel => TemplateFault::TooMuchWork,
+        ErrorKind::SyntaxError => TemplateFault::Syntax { line, reason },
+        _ => TemplateFault::Failed { line, reason },
+    };
+    Error::ChatTemplate { fault }
+}

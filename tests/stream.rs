@@ -1,0 +1,74 @@
+//! The asynchronous stream: the same text, and it stops when it is dropped.
+#![cfg(feature = "async")]
+#![allow(missing_docs)]
+
+mod support;
+
+use futures_executor::block_on;
+use futures_util::StreamExt;
+use moe_offload::{AsyncModel, Error, GenerateOptions, Message, MoeModel, Sampling};
+use support::model_files::demo;
+
+static_assertions::assert_impl_all!(AsyncModel: Send, Sync, Clone);
+static_assertions::assert_impl_all!(moe_offload::PieceStream: Send, Unpin);
+
+fn load() -> MoeModel {
+    MoeModel::builder(demo()).threads(1).context_tokens(512).load().unwrap()
+}
+
+fn question() -> Vec<Message> {
+    vec![Message::user("What is this crate?")]
+}
+
+fn greedy(max_tokens: u64) -> GenerateOptions {
+    GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(max_tokens)
+}
+
+#[test]
+fn the_same_text_as_without() {
+    let expected = load().chat(&question(), &greedy(40)).unwrap().text().unwrap();
+    let model = AsyncModel::new(load()).unwrap();
+    block_on(async {
+        // Two at once wait for each other; the model outlives its last handle while they run.
+        let [first, second] =
+            [model.chat(question(), greedy(40)), model.chat(question(), greedy(40))];
+        drop(model);
+        for stream in [first, second] {
+            let pieces: Vec<String> = stream.map(Result::unwrap).collect().await;
+            assert!(pieces.len() > 3);
+            assert_eq!(pieces.concat(), expected);
+        }
+    });
+}
+
+#[test]
+fn a_dropped_stream_stops_the_model() {
+    let model = AsyncModel::new(load()).unwrap();
+    block_on(async {
+        let mut sampling = Sampling::default().seed(1);
+        // Never the end of the text.
+        sampling.temperature = 2.0;
+        let endless = GenerateOptions::default().sampling(sampling);
+        let mut stream = model.generate("Once", endless);
+        let _ = stream.next().await.unwrap().unwrap();
+        drop(stream);
+        let stats = model.with(|model| model.stats()).await.unwrap();
+        // The channel holds 16 pieces, of one token each or a few.
+        assert!(stats.generated_tokens < 100, "{stats}");
+        // One that was never polled is not even begun, and the model goes on.
+        drop(model.chat(question(), greedy(40)));
+        let text: Vec<_> = model.chat(question(), greedy(5)).map(Result::unwrap).collect().await;
+        assert!(!text.is_empty());
+    });
+}
+
+#[test]
+fn what_goes_wrong_is_in_the_stream() {
+    let model = AsyncModel::new(load()).unwrap();
+    block_on(async {
+        let mut stream = model.generate("", greedy(5));
+        let error = stream.next().await.unwrap().unwrap_err();
+        assert!(matches!(error, Error::EmptyPrompt), "{error}");
+        assert!(stream.next().await.is_none());
+    });
+}

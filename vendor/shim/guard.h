@@ -1,0 +1,45 @@
+// What every entry of the shim runs in. For C++ only.
+#pragma once
+
+#include "shim.h"
+
+#include <cstdio>
+#include <exception>
+
+namespace moe {
+
+// How many guarded calls the thread is in. Only there is somebody to catch an exception; on the
+// engine's own threads a failed assertion still ends the process.
+inline thread_local int guarded_depth = 0;
+
+struct depth_guard {
+    depth_guard() { guarded_depth++; }
+    ~depth_guard() { guarded_depth--; }
+};
+
+inline void set_message(moe_message * message, const char * text) {
+    std::snprintf(message->text, sizeof(message->text), "%s", text);
+}
+
+inline moe_status fail(moe_message * message, const char * text) {
+    set_message(message, text);
+    return MOE_FAILED;
+}
+
+// Runs `body`, which returns a status, and keeps every exception inside.
+template <typename Body> moe_status guarded(moe_message * message, Body body) noexcept {
+    message->text[0] = '\0';
+    try {
+        depth_guard depth;
+        return body();
+    } catch (const std::exception & e) {
+        set_message(message, e.what());
+    } catch (...) {
+        set_message(message, "an exception of unknown type");
+    }
+    return MOE_EXCEPTION;
+}
+
+} // namespace moe
+
+using namespace moe;

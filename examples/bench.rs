@@ -126,9 +126,10 @@ fn main() {
 fn run(arguments: &RunArguments) -> BenchResult<()> {
     let protocol = protocol(&arguments.protocol)?;
     let path = &arguments.output.journal;
-    let mut journal = match arguments.resume && path.exists() {
-        true => Journal::resume(path, protocol)?,
-        false => Journal::create(path, protocol)?,
+    let mut journal = if arguments.resume && path.exists() {
+        Journal::resume(path, protocol)?
+    } else {
+        Journal::create(path, protocol)?
     };
     let scratch = path.with_extension("scratch");
     std::fs::create_dir_all(&scratch).map_err(|source| io("create", &scratch, source))?;
@@ -218,14 +219,12 @@ fn in_child(protocol: &Protocol, task: &Task, scratch: &Path) -> BenchResult<Rec
     let written = child.stdin.take().map(|mut stdin| stdin.write_all(&input)).transpose();
     let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
     let record = serde_json::from_slice(&output.stdout);
-    match (output.status.success(), written, record) {
-        (true, Ok(_), Ok(record)) => Ok(record),
-        _ => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-            Err(failed(format!("{}: {}", output.status, last.trim_start_matches("error: "))))
-        }
+    if let (true, Ok(_), Ok(record)) = (output.status.success(), written, record) {
+        return Ok(record);
     }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+    Err(failed(format!("{}: {}", output.status, last.trim_start_matches("error: "))))
 }
 
 fn task() -> BenchResult<()> {
@@ -257,7 +256,8 @@ fn report(output: &Output) -> BenchResult<()> {
             text.push_str("## Pictures\n\n");
         }
         for name in pictures.keys() {
-            text.push_str(&format!("![{}]({name})\n", name.trim_end_matches(".svg")));
+            let title = name.trim_end_matches(".svg");
+            text.extend(["![", title, "](", name, ")\n"]);
         }
         write("samples.csv", &report.csv())?;
         write("report.md", &text)?;

@@ -29,8 +29,8 @@ fn protocol(policies: &[&str], servers: &[&Server]) -> Protocol {
     protocol
 }
 
-fn small_quality() -> Option<QualityProtocol> {
-    Some(QualityProtocol { text_tokens: 150, greedy_tokens: 1024, ..QualityProtocol::default() })
+fn small_quality() -> QualityProtocol {
+    QualityProtocol { text_tokens: 150, greedy_tokens: 1024, ..QualityProtocol::default() }
 }
 
 fn records(
@@ -63,7 +63,7 @@ fn setting(protocol: &Protocol, policy: &str) -> Setting {
 fn a_run_measures_what_the_policies_do() {
     let server = Server::start();
     let mut protocol = protocol(&["none", "all-experts", "half", "fit:50%"], &[&server]);
-    protocol.quality = small_quality();
+    protocol.quality = Some(small_quality());
     let records = records(&protocol, bench::measure);
     assert_eq!(faults(&protocol, &records), []);
     let report = Report::new(protocol.clone(), records.clone());
@@ -133,7 +133,7 @@ fn planted_a_changed_weight_shows_in_the_divergence() {
     bytes.copy_within(from..from + half, from + half);
     std::fs::write(&copy, bytes).unwrap();
     let mut protocol = protocol(&["none", "all-experts"], &[]);
-    protocol.quality = small_quality();
+    protocol.quality = Some(small_quality());
     let divergence = |changed: bool| {
         let records = records(&protocol, |protocol, task, scratch| {
             let mut protocol = protocol.clone();

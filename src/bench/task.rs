@@ -141,13 +141,15 @@ mod tests {
         assert_eq!(tasks.iter().filter(|t| matches!(t, Task::Quality { .. })).count(), 2);
     }
 
+    /// Makes a good protocol bad.
+    type Spoil = fn(&mut Protocol);
+
     #[test]
     fn protocols_are_checked_and_survive_as_data() {
         let good = protocol();
         good.check().unwrap();
         let text = serde_json::to_string(&good).unwrap();
         assert_eq!(serde_json::from_str::<Protocol>(&text).unwrap(), good);
-        type Spoil = fn(&mut Protocol);
         let spoilt: [(&str, Spoil); 4] = [
             ("version", |p| p.version = 0),
             ("repetitions", |p| p.repetitions = 0),

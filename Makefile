@@ -1,6 +1,6 @@
 # Two commands: `make chat` and `make test`. Both install what is missing where that is allowed.
 
-.PHONY: chat test setup lint bench demo-model three-machines
+.PHONY: chat test setup lint bench benchmarks demo-model three-machines
 
 # make chat                                   a conversation with the demo model
 # make chat PROMPT="Why is the sky blue?"     one answer
@@ -12,7 +12,7 @@ chat: setup
 # The pure half in a debug build, then everything in release, so that llama.cpp is built once.
 test: setup
 	cargo test --no-default-features
-	cargo test --release --features async
+	cargo test --release --features async,bench
 	tests/scratch-crate.sh
 
 setup:
@@ -21,13 +21,18 @@ setup:
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --release --all-targets --features async -- -D warnings
+	cargo clippy --release --all-targets --features async,bench -- -D warnings
 	cargo clippy --no-default-features --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --features async
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --features async,bench
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-default-features --no-deps
 
 # Our generation loop against bare engine calls. Leave the machine alone meanwhile.
 bench: setup
 	cargo run --release -p moe-offload-benches --bin generate-loop
+
+# Writes docs/benchmarks.md and its pictures. Takes hours; leave the machine alone meanwhile.
+benchmarks: setup
+	scripts/benchmarks.sh
 
 # Trains the demo model again; see examples/demo-model/README.md.
 demo-model:

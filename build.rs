@@ -15,6 +15,24 @@ mod shim {
     /// The same as in Cargo.toml: the shim uses headers that change between versions.
     const PINNED: &str = "0.1.161";
 
+    /// What speed and memory depend on.
+    const ENGINE_FLAGS: [&str; 14] = [
+        "CMAKE_BUILD_TYPE",
+        "GGML_BACKEND_DL",
+        "GGML_BLAS",
+        "GGML_CPU_REPACK",
+        "GGML_CUDA",
+        "GGML_CUDA_GRAPHS",
+        "GGML_HIP",
+        "GGML_LLAMAFILE",
+        "GGML_LTO",
+        "GGML_METAL",
+        "GGML_NATIVE",
+        "GGML_OPENMP",
+        "GGML_RPC",
+        "GGML_VULKAN",
+    ];
+
     pub(crate) fn build() {
         println!("cargo:rerun-if-changed=vendor/shim");
         let engine = Engine::find();
@@ -22,6 +40,7 @@ mod shim {
         engine.warn_if_slow();
         engine.check_rpc();
         engine.link_dynamically();
+        engine.tell();
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
         compile(&engine.include_dirs());
         bind(&engine.include_dirs(), &out.join("shim.rs"));
@@ -83,6 +102,15 @@ mod shim {
                     manifest.display()
                 );
             }
+        }
+
+        /// For those who measure: how the engine was built.
+        fn tell(&self) {
+            let flags = ENGINE_FLAGS.iter().filter_map(|name| {
+                cached(&self.cache, name).map(|value| format!("{name}={value}"))
+            });
+            let flags: Vec<String> = flags.filter(|flag| !flag.ends_with("=OFF")).collect();
+            println!("cargo:rustc-env=MOE_OFFLOAD_ENGINE_FLAGS={}", flags.join(" "));
         }
 
         fn warn_if_slow(&self) {
@@ -153,7 +181,7 @@ mod shim {
         cc::Build::new()
             .cpp(true)
             .std("c++17")
-            .files(["vendor/shim/shim.cpp", "vendor/shim/sampling.cpp"])
+            .files(["vendor/shim/shim.cpp", "vendor/shim/sampling.cpp", "vendor/shim/measure.cpp"])
             .includes(include_dirs)
             .warnings(false) // the engine's headers have their own
             .compile("moe_offload_shim");

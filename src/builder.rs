@@ -27,6 +27,8 @@ pub struct MoeModelBuilder {
     budgets: Vec<(String, u64)>,
     threads: Option<u32>,
     load: LoadSettings,
+    #[cfg(feature = "bench")]
+    watch_experts: bool,
 }
 
 impl std::fmt::Debug for MoeModelBuilder {
@@ -50,6 +52,8 @@ impl MoeModelBuilder {
             budgets: Vec::new(),
             threads: None,
             load: LoadSettings::default(),
+            #[cfg(feature = "bench")]
+            watch_experts: false,
         }
     }
 
@@ -143,6 +147,14 @@ impl MoeModelBuilder {
     pub fn device_budget(mut self, device: impl Into<String>, bytes: u64) -> Self {
         self.budgets.push((device.into(), bytes));
         self
+    }
+
+    /// Counts which experts each layer uses, for
+    /// [`MoeModel::expert_use`](crate::MoeModel::expert_use). The engine then stops after every
+    /// router, so measure no speed meanwhile.
+    #[cfg(feature = "bench")]
+    pub fn watch_experts(self, watch_experts: bool) -> Self {
+        Self { watch_experts, ..self }
     }
 
     /// The plan by which [`load`](Self::load) would load: connects to the RPC servers and asks for
@@ -266,7 +278,13 @@ impl MoeModelBuilder {
         let threads = self.threads.unwrap_or_else(default_threads);
         engine::check_threads(threads as usize)?;
         let weights = Arc::new(Weights::load(&self.path, plan, settings)?);
-        let context = Context::new(&weights, &ContextSettings::of(plan, threads))?;
+        #[cfg_attr(not(feature = "bench"), allow(unused_mut))]
+        let mut settings = ContextSettings::of(plan, threads);
+        #[cfg(feature = "bench")]
+        {
+            settings.watch_experts = self.watch_experts;
+        }
+        let context = Context::new(&weights, &settings)?;
         Ok((weights, context))
     }
 }

@@ -5,6 +5,8 @@
 )]
 #![deny(unsafe_code)]
 
+#[cfg(feature = "bench")]
+pub mod bench;
 #[cfg(feature = "llama")]
 mod builder;
 #[cfg(feature = "llama")]

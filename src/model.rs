@@ -185,6 +185,22 @@ impl MoeModel {
         self.context.weights().chat_prompt(&messages)
     }
 
+    /// Forgets what the KV cache holds: the next prompt is computed from its first token.
+    ///
+    /// # Errors
+    /// What the engine reports.
+    pub fn forget(&mut self) -> Result<()> {
+        self.cached = Cached::new(self.plan.context_tokens(), self.plan.context().batch_tokens);
+        self.context.keep(0).map(|_| ())
+    }
+
+    /// Which experts each layer has used since the model was loaded; `None` unless it was loaded
+    /// with [`MoeModelBuilder::watch_experts`], or if counting failed.
+    #[cfg(feature = "bench")]
+    pub fn expert_use(&mut self) -> Option<crate::bench::ExpertUse> {
+        self.context.expert_use()
+    }
+
     /// Another model over the same weights, with a context of its own: a second conversation for the
     /// memory of its KV cache and buffers. Both may be used at once, on different threads; the
     /// weights go with the last of them. What [`memory`](Self::memory) says of weights is shared.

@@ -18,11 +18,19 @@ use crate::plan::{ContextOptions, Plan};
 pub(crate) struct ContextSettings {
     context: ContextOptions,
     threads: u32,
+    /// Count which experts the routers choose.
+    #[cfg(feature = "bench")]
+    pub(crate) watch_experts: bool,
 }
 
 impl ContextSettings {
     pub(crate) fn of(plan: &Plan, threads: u32) -> Self {
-        Self { context: plan.context().clone(), threads }
+        Self {
+            context: plan.context().clone(),
+            threads,
+            #[cfg(feature = "bench")]
+            watch_experts: false,
+        }
     }
 }
 
@@ -54,6 +62,10 @@ pub(crate) struct Context {
     cancel: Option<Arc<AtomicBool>>,
     /// An exception or an assertion interrupted the engine in the middle of its work.
     lost: bool,
+    /// What the engine's evaluation callback counts in. Its memory stays where it is until this is
+    /// dropped, which is after the context is freed.
+    #[cfg(feature = "bench")]
+    pub(super) watch: Option<super::experts::ExpertWatch>,
 }
 
 // SAFETY: the engine binds a context to no thread; all use is through `&mut self`, or by reads
@@ -79,6 +91,12 @@ impl Context {
         params.n_threads_batch = threads;
         // Sliding-window layers keep their window, not the whole context.
         params.swa_full = false;
+        #[cfg(feature = "bench")]
+        let watch = settings.watch_experts.then(super::experts::ExpertWatch::new);
+        #[cfg(feature = "bench")]
+        if let Some(watch) = &watch {
+            watch.set(&mut params);
+        }
         let mut context = ptr::null_mut();
         let lock = weights.rpc.lock();
         let _reading = locks::read_registry();
@@ -95,10 +113,15 @@ impl Context {
             });
         drop(lock);
         let context = match context {
-            Ok(raw) => {
-                let (weights, settings) = (Arc::clone(weights), settings.clone());
-                Self { raw, weights, settings, cancel: None, lost: false }
-            }
+            Ok(raw) => Self {
+                raw,
+                weights: Arc::clone(weights),
+                settings: settings.clone(),
+                cancel: None,
+                lost: false,
+                #[cfg(feature = "bench")]
+                watch,
+            },
             Err(error) => return Err(weights.rpc.check().err().unwrap_or(error)),
         };
         weights.rpc.check()?;
@@ -169,7 +192,8 @@ impl Context {
         self.decoded(result)
     }
 
-    fn decoded(&mut self, result: i32) -> Result<Decoded> {
+    /// What the result of `llama_decode` means.
+    pub(super) fn decoded(&mut self, result: i32) -> Result<Decoded> {
         match result {
             0 => Ok(Decoded::Done),
             1 => Ok(Decoded::NoRoom),

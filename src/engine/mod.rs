@@ -12,10 +12,16 @@ mod call;
 mod context;
 mod device;
 mod dry_run;
+#[cfg(feature = "bench")]
+mod experts;
 mod ffi;
 mod locks;
+#[cfg(feature = "bench")]
+mod logits;
 mod logs;
 mod overrides;
+#[cfg(feature = "bench")]
+mod revision;
 mod rpc;
 mod sampler;
 mod weights;
@@ -24,6 +30,10 @@ pub(crate) use self::context::{Context, ContextSettings, Decoded, Step};
 pub(crate) use self::device::{check_threads, devices_named, devices_with};
 pub use self::device::{connect_rpc, devices, serve_rpc};
 pub(crate) use self::dry_run::DryRun;
+#[cfg(feature = "bench")]
+pub use self::revision::Revision;
+#[cfg(feature = "bench")]
+pub(crate) use self::revision::revision;
 pub(crate) use self::sampler::Sampler;
 pub use self::weights::LoadMode;
 pub(crate) use self::weights::{LoadSettings, Weights, used_devices};

@@ -160,6 +160,14 @@ impl Weights {
         unsafe { ffi::llama_model_get_vocab(self.as_ptr()) }
     }
 
+    /// How many tokens there are, which is how many logits a token has.
+    #[cfg(feature = "bench")]
+    pub(crate) fn vocabulary_tokens(&self) -> usize {
+        // SAFETY: the vocabulary is alive; a plain look-up.
+        let tokens = unsafe { ffi::llama_vocab_n_tokens(self.vocab()) };
+        usize::try_from(tokens).unwrap_or(0)
+    }
+
     /// Name, bytes and device of every tensor that the engine holds, copies included.
     pub(crate) fn tensors(&self) -> Result<Vec<(String, u64, String)>> {
         unsafe extern "C" fn visit(

@@ -137,6 +137,23 @@ moe_status moe_state_get(struct llama_context * context, uint8_t * buffer, size_
 // Replaces the context's memory by a state that moe_state_get wrote. After a failure the memory is empty.
 moe_status moe_state_set(struct llama_context * context, const uint8_t * buffer, size_t bytes, moe_message * message);
 
+// As moe_decode, and copies the logits of every one of these tokens, in order, to `logits`, which has room
+// for `count` times the vocabulary's size. Only if `result` is 0.
+moe_status moe_decode_logits(struct llama_context * context, const llama_token * tokens, int32_t count, float * logits, int32_t * result, moe_message * message);
+
+// Is told the experts that the router of a layer chose for one token.
+typedef void (*moe_expert_visitor)(int32_t layer, const int32_t * experts, size_t count, void * user);
+
+typedef struct moe_expert_watch {
+    moe_expert_visitor visit;
+    void *             user;
+    bool               failed; // set if something could not be read
+} moe_expert_watch;
+
+// For llama_context_params.cb_eval, with a moe_expert_watch as user data. Called by the engine on the
+// thread that computes. Makes the engine stop after each router, which takes time.
+bool moe_watch_experts(struct ggml_tensor * tensor, bool ask, void * watch);
+
 // --- text ---
 
 // Like llama_tokenize: `result` is the number of tokens, or minus it if `capacity` is too small.

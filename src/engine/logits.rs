@@ -1,0 +1,35 @@
+//! What a context tells those who measure.
+
+use super::context::{Context, Decoded};
+use super::{Token, ffi};
+use crate::error::{Error, Result};
+
+impl Context {
+    /// Computes these tokens after those that are there, and returns the logits of each: one row of
+    /// the vocabulary's size per token. They are copied, so what is returned is the caller's; the
+    /// engine grows a buffer of its own of the same size, which it keeps.
+    pub(crate) fn logits(&mut self, tokens: &[Token]) -> Result<Vec<f32>> {
+        let failed = |reason: &str| Error::Engine { operation: "compute", reason: reason.into() };
+        let count = i32::try_from(tokens.len()).map_err(|_| failed("too many tokens"))?;
+        let values = tokens.len().checked_mul(self.weights().vocabulary_tokens());
+        let mut logits = vec![0.0; values.ok_or_else(|| failed("too many tokens"))?];
+        let mut result = 0;
+        let context = self.as_ptr();
+        // SAFETY: the context is alive and used by nobody else; the tokens live during the call, and
+        // `logits` has a row of the vocabulary's size for each, written during the call alone.
+        self.run("compute", |message| unsafe {
+            let (from, to) = (tokens.as_ptr(), logits.as_mut_ptr());
+            ffi::moe_decode_logits(context, from, count, to, &raw mut result, message)
+        })?;
+        match self.decoded(result)? {
+            Decoded::Done => Ok(logits),
+            Decoded::NoRoom => Err(failed("the KV cache has no room")),
+            Decoded::Cancelled => Err(Error::Cancelled { operation: "computing" }),
+        }
+    }
+
+    /// What was counted since the context was made; `None` if nothing is, or a count failed.
+    pub(crate) fn expert_use(&mut self) -> Option<crate::bench::ExpertUse> {
+        self.watch.as_mut()?.counted()
+    }
+}

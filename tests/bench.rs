@@ -1,0 +1,279 @@
+//! The bench over the demo model, with an RPC server as the device.
+#![cfg(feature = "bench")]
+#![allow(missing_docs)]
+
+mod support;
+
+use std::path::Path;
+
+use moe_offload::bench::{
+    self, BenchError, BenchResult, Fault, Journal, ModelChoice, PolicyChoice, Protocol,
+    QualityProtocol, Record, Report, Saving, Setting, Task,
+};
+use moe_offload::{GgufFile, MoeModel, Sampling};
+use support::model_files::demo;
+use support::process::{Server, run};
+
+fn protocol(policies: &[&str], servers: &[&Server]) -> Protocol {
+    let model = ModelChoice { name: "demo".into(), path: demo() };
+    let mut protocol = Protocol::new(vec![model]);
+    protocol.policies = policies.iter().map(|text| text.parse().unwrap()).collect();
+    protocol.prompts.truncate(2);
+    protocol.context_tokens = vec![512];
+    protocol.threads = vec![1];
+    protocol.repetitions = 2;
+    protocol.warm_up_rounds = 0;
+    protocol.answer_tokens = 16;
+    protocol.quality = None;
+    protocol.rpc_servers = servers.iter().map(|server| server.endpoint.clone()).collect();
+    protocol
+}
+
+fn small_quality() -> QualityProtocol {
+    QualityProtocol { text_tokens: 150, greedy_tokens: 1024, ..QualityProtocol::default() }
+}
+
+fn records(
+    protocol: &Protocol,
+    execute: impl Fn(&Protocol, &Task, &Path) -> BenchResult<Record>,
+) -> Vec<Record> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = Journal::create(folder.path().join("j.jsonl"), protocol.clone()).unwrap();
+    bench::run(&mut journal, |task| execute(protocol, task, folder.path()), |_| {}).unwrap();
+    journal.records().to_vec()
+}
+
+/// But for clocks: other programs run beside the tests.
+fn faults(protocol: &Protocol, records: &[Record]) -> Vec<Fault> {
+    let faults = bench::faults(protocol, records).into_iter();
+    faults.filter(|fault| !matches!(fault, Fault::Clock { .. })).collect()
+}
+
+fn setting(protocol: &Protocol, policy: &str) -> Setting {
+    Setting {
+        model: "demo".into(),
+        policy: policy.parse().unwrap(),
+        context_tokens: protocol.context_tokens[0],
+        threads: 1,
+        micro_batch_tokens: 512,
+    }
+}
+
+#[test]
+fn a_run_measures_what_the_policies_do() {
+    let server = Server::start();
+    let mut protocol = protocol(&["none", "all-experts", "half", "fit:50%"], &[&server]);
+    protocol.quality = Some(small_quality());
+    let records = records(&protocol, bench::measure);
+    assert_eq!(faults(&protocol, &records), []);
+    let report = Report::new(protocol.clone(), records.clone());
+    let saved = |policy: &str| match report.saving(&setting(&protocol, policy)) {
+        Saving::Measured { baseline_bytes, bytes } => baseline_bytes - bytes,
+        other => panic!("{policy}: {other}"),
+    };
+    // All experts are 2.39 MiB of the file; a half saves less, a fit of half of them likewise.
+    assert!(saved("all-experts") > saved("half") && saved("half") > 0);
+    assert!(saved("all-experts") > saved("fit:50%") && saved("fit:50%") > 0);
+    for record in &records {
+        match record {
+            Record::Speed(speed) => {
+                let tokens: Vec<_> = speed.answers.iter().map(|a| a.prompt_tokens).collect();
+                assert_eq!((tokens.len(), tokens[0] < tokens[1]), (2, true));
+                assert!(speed.answers.iter().all(|answer| answer.wall_seconds > 0.0));
+                let host = speed.memory.last().unwrap().host.unwrap();
+                assert!(host.mapped_bytes + host.anonymous_bytes > 0);
+            }
+            Record::Quality(found) => {
+                assert_eq!(found.quality.greedy_tokens, 1024);
+                assert!(found.quality.perplexity > 1.0);
+                assert_eq!(found.quality.text_tokens, 149);
+            }
+            Record::Environment(environment) => {
+                assert_eq!(environment.devices.len(), 1);
+                assert_eq!(environment.models[0].summary.layers, 4);
+                assert!(environment.engine_build.contains("CMAKE_BUILD_TYPE"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn planted_a_process_that_ignores_the_policy_is_found() {
+    let server = Server::start();
+    let protocol = protocol(&["none", "all-experts"], &[&server]);
+    let none = PolicyChoice::none();
+    let records = records(&protocol, |protocol, task, scratch| {
+        let Task::Speed { setting, repetition } = task else {
+            return bench::measure(protocol, task, scratch);
+        };
+        let other = Task::Speed { setting: setting.under(&none), repetition: *repetition };
+        let mut record = bench::measure(protocol, &other, scratch)?;
+        if let Record::Speed(speed) = &mut record {
+            speed.setting = setting.clone();
+        }
+        Ok(record)
+    });
+    let faults = faults(&protocol, &records);
+    assert!(faults.iter().any(|fault| matches!(fault, Fault::Memory { .. })), "{faults:?}");
+    assert!(faults.iter().any(|fault| matches!(fault, Fault::WithoutEffect { .. })), "{faults:?}");
+}
+
+#[test]
+fn planted_a_changed_weight_shows_in_the_divergence() {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("changed.gguf");
+    let mut bytes = std::fs::read(demo()).unwrap();
+    let gguf = GgufFile::open(demo()).unwrap();
+    let tensor = gguf.tensors().iter().find(|t| t.name == "blk.2.ffn_down_exps.weight").unwrap();
+    let from = usize::try_from(tensor.file_offset).unwrap();
+    let size = usize::try_from(tensor.bytes).unwrap();
+    // The numbers of one expert are those of another: no shape, type or size changes.
+    let half = size / 2;
+    bytes.copy_within(from..from + half, from + half);
+    std::fs::write(&copy, bytes).unwrap();
+    let mut protocol = protocol(&["none", "all-experts"], &[]);
+    protocol.quality = Some(small_quality());
+    let divergence = |changed: bool| {
+        let records = records(&protocol, |protocol, task, scratch| {
+            let mut protocol = protocol.clone();
+            match task {
+                Task::Quality { setting } if setting.policy != protocol.baseline && changed => {
+                    protocol.models[0].path.clone_from(&copy);
+                }
+                _ => {}
+            }
+            bench::measure(&protocol, task, scratch)
+        });
+        let kl = records.iter().find_map(|record| match record {
+            Record::Quality(found) => found.quality.against.as_ref().map(|a| a.mean_kl_nats),
+            _ => None,
+        });
+        let is_quality = |fault: &Fault| matches!(fault, Fault::Quality { .. });
+        (kl.unwrap(), faults(&protocol, &records).iter().any(is_quality))
+    };
+    assert_eq!(divergence(false), (0.0, false));
+    let (kl, is_fault) = divergence(true);
+    assert!(kl > 1e-3 && is_fault, "{kl}");
+}
+
+#[test]
+fn an_interrupted_run_is_resumed_and_loses_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.jsonl");
+    let protocol = protocol(&["none", "all-experts"], &[]);
+    let measure = |task: &Task| bench::measure(&protocol, task, folder.path());
+    let mut journal = Journal::create(&path, protocol.clone()).unwrap();
+    bench::run(&mut journal, measure, |_| {}).unwrap();
+    assert_eq!(journal.records().len(), 5);
+    drop(journal);
+    let begun = Journal::create(&path, protocol.clone()).unwrap_err();
+    assert!(matches!(begun, BenchError::Exists { .. }), "{begun}");
+
+    // The third of the measurements was cut off in the middle of its line.
+    let whole = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = whole.lines().collect();
+    let cut = lines[..4].join("\n") + "\n" + &lines[4][..lines[4].len() / 2];
+    std::fs::write(&path, cut).unwrap();
+    let mut journal = Journal::resume(&path, protocol.clone()).unwrap();
+    let kept = journal.records().to_vec();
+    let done = std::cell::RefCell::new(Vec::new());
+    let again = |task: &Task| {
+        done.borrow_mut().push(task.to_string());
+        measure(task)
+    };
+    bench::run(&mut journal, again, |_| {}).unwrap();
+    // The environment is looked at again, what is whole is not measured again.
+    assert_eq!(*done.borrow(), ["environment", "demo all-experts 2", "demo none 2"]);
+    assert_eq!(journal.records()[..3], kept[..]);
+    let (_, records) = Journal::read(&path).unwrap();
+    assert_eq!(records, journal.records());
+    let speeds = records.iter().filter(|record| matches!(record, Record::Speed(_))).count();
+    assert_eq!((speeds, records.len()), (4, 6));
+
+    let mut other = protocol.clone();
+    other.answer_tokens += 1;
+    let refused = Journal::resume(&path, other).unwrap_err();
+    assert!(matches!(refused, BenchError::OtherRun { what: "protocol", .. }), "{refused}");
+}
+
+#[test]
+fn a_run_is_not_resumed_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("run.jsonl");
+    let protocol = protocol(&["none"], &[]);
+    let mut journal = Journal::create(path, protocol.clone()).unwrap();
+    let record = bench::measure(&protocol, &Task::Environment, folder.path()).unwrap();
+    journal.add(record.clone()).unwrap();
+    let Record::Environment(mut elsewhere) = record else { panic!("{record:?}") };
+    elsewhere.cpu = "another".into();
+    let refused = journal.add(Record::Environment(elsewhere)).unwrap_err();
+    assert!(matches!(refused, BenchError::OtherRun { what: "machine", .. }), "{refused}");
+}
+
+#[test]
+fn counted_experts_are_those_of_every_token_and_change_no_text() {
+    let answer = |watch: bool| {
+        let builder = MoeModel::builder(demo()).context_tokens(512).threads(1);
+        let mut model = builder.watch_experts(watch).load().unwrap();
+        let options =
+            moe_offload::GenerateOptions::default().max_tokens(12).sampling(Sampling::greedy());
+        let text = model
+            .generate(include_str!("../src/bench/prompts/short.txt"), &options)
+            .unwrap()
+            .text()
+            .unwrap();
+        (text, model.stats(), model.expert_use())
+    };
+    let (text, stats, counted) = answer(true);
+    let counted = counted.unwrap();
+    // The last layer only works on tokens whose logits are wanted: one for each token that is chosen.
+    // Whether the last token of the answer is computed too depends on how it ended.
+    let all = stats.prompt_tokens + stats.generated_tokens;
+    let wanted = stats.generated_tokens + 1;
+    let gguf = GgufFile::open(demo()).unwrap();
+    let experts = moe_offload::ExpertMap::new(&gguf).unwrap();
+    assert!(counted.layers().eq(experts.expert_layers().iter().copied()));
+    for layer in counted.layers() {
+        let tokens = if layer + 1 == experts.layers() { wanted } else { all };
+        let seen = counted.tokens(layer);
+        assert!((tokens - 1..=tokens).contains(&seen), "{layer}: {seen} of {tokens}");
+        let chosen: u64 = counted.layer(layer).unwrap().iter().sum();
+        assert_eq!(chosen, seen * experts.active_experts().unwrap());
+    }
+    let (same, _, none) = answer(false);
+    assert_eq!((same, none), (text, None));
+}
+
+#[test]
+fn the_program_runs_resumes_and_reports() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (journal, out) = (path("run.jsonl"), path("out"));
+    let arguments = |extra: &[&'static str]| {
+        let mut arguments: Vec<String> =
+            ["run", "--journal", &journal, "--out", &out, "--policy", "none", "--no-quality"]
+                .map(str::to_owned)
+                .to_vec();
+        let rest = ["--repetitions", "1", "--prompt", "short", "--threads", "1", "--expert-use"];
+        arguments.extend(rest.iter().chain(extra).map(|&text| text.to_owned()));
+        arguments
+    };
+    let bench = |arguments: &[String]| {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        run("bench", &arguments)
+    };
+    let first = bench(&arguments(&[]));
+    let said = String::from_utf8_lossy(&first.stderr).into_owned();
+    // Only a clock may be wrong, if the machine was very busy.
+    assert!(first.status.success() || said.contains("passed"), "{said}");
+    for name in ["report.md", "samples.csv", "speed.svg", "experts-demo-moe.svg"] {
+        assert!(folder.path().join("out").join(name).exists(), "{name}");
+    }
+    let (protocol, records) = Journal::read(Path::new(&journal)).unwrap();
+    assert_eq!((protocol.repetitions, records.len()), (1, 3));
+    let again = bench(&arguments(&[]));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("resume it"), "{again:?}");
+    bench(&arguments(&["--resume"]));
+    assert_eq!(Journal::read(Path::new(&journal)).unwrap().1.len(), 4);
+}

@@ -560,3 +560,25 @@ fn a_smaller_context_counts_with_its_own_buffers() {
         );
     }
 }
+
+/// Buffers grow with the first expert on the device: then none is better than an error.
+#[test]
+fn fit_never_fails_where_all_experts_fits() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let family = synth::family("deepseek-v2-lite").unwrap();
+    family.build(&SynthOptions::tiny()).unwrap().save(&path, 1, |_| {}).unwrap();
+    let forecast = |policy: &str| {
+        let builder = MoeModel::builder(&path).threads(1).context_tokens(2048);
+        builder.rpc_server(&server.endpoint).policy(policy.parse().unwrap()).forecast()
+    };
+    let lean = forecast("all-experts").unwrap().devices()[0].total_bytes;
+    let mut before = 0;
+    for budget in (lean..lean + 1_500_000).step_by(20_000) {
+        let plan = forecast(&format!("fit:{budget}")).unwrap();
+        assert!(plan.devices()[0].total_bytes <= budget);
+        before = before.max(plan.expert_bytes_on_devices());
+    }
+    assert!(before > 0);
+}

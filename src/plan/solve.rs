@@ -124,16 +124,33 @@ impl Task<'_> {
         fit: &Fit,
         compute: &mut Compute<'_>,
     ) -> Result<Plan> {
-        const ROUNDS: usize = 6;
         let round = self.round(setting, fit.limit)?;
+        let mut lean = round.lean(&round.split(&[])?);
         let mut known = match compute {
             Compute::Assumed(rows) => rows.clone(),
-            _ => compute.dry_run(&round.lean(&round.split(&[])?))?.unwrap_or_default(),
+            _ => compute.dry_run(&lean)?.unwrap_or_default(),
         };
+        lean.refine(&known);
+        let outcome = Self::settled(&round, &mut known, compute);
+        // Buffers may grow with the first expert on a device by more than there is room for.
+        let no_better = matches!(outcome, Err(Error::DoesNotFit { .. }));
+        match compute {
+            Compute::DryRun { .. } if no_better => round.check(lean).or(outcome),
+            _ => outcome,
+        }
+    }
+
+    /// Solves and measures until it holds.
+    fn settled(
+        round: &Round<'_>,
+        known: &mut Vec<DeviceMemory>,
+        compute: &mut Compute<'_>,
+    ) -> Result<Plan> {
+        const ROUNDS: usize = 6;
         let mut best: Option<Plan> = None;
         let mut rounds = 0;
         loop {
-            let solved = round.solve(&round.split(&known)?, &known);
+            let solved = round.solve(&round.split(known)?, known);
             let mut plan = match (solved, best) {
                 (Err(_), Some(best)) => return Ok(best),
                 (solved, earlier) => {
@@ -145,13 +162,13 @@ impl Task<'_> {
             plan.refine(&exact);
             rounds += 1;
             let checked = round.check(plan);
-            let rose = DeviceMemory::raise(&mut known, &exact);
+            let rose = DeviceMemory::raise(known, &exact);
             match (checked, best.take()) {
                 (Err(failure), None) if !rose || rounds == ROUNDS => return Err(failure),
                 (Err(_), Some(best)) if !rose || rounds == ROUNDS => return Ok(best),
                 (Err(_), earlier) => best = earlier,
                 (Ok(plan), None) if round.has_room(&plan)? && rounds < ROUNDS => {
-                    known = exact;
+                    *known = exact;
                     best = Some(plan);
                 }
                 (Ok(plan), Some(best))

@@ -38,7 +38,11 @@ pub(crate) fn devices_with(rpc_servers: &[String]) -> Result<Vec<Device>> {
     }
     // The engine describes a server's devices by its endpoint. Others are not even asked: a server
     // that is busy with another client would be waited for.
-    Ok(with_memory(&rows()?, |row| row.backend != RPC || rpc_servers.contains(&row.description)))
+    let wanted = |row: &Row| row.backend != RPC || rpc_servers.contains(&row.description);
+    let devices = with_memory(&rows()?, wanted);
+    // A device that does not answer is left out, but not one that was asked for by name.
+    rpc_servers.iter().try_for_each(|endpoint| rpc::link(endpoint)?.check())?;
+    Ok(devices)
 }
 
 /// The devices of these names that answer.

@@ -77,11 +77,24 @@ impl Weights {
         backend::init()?;
         let (names, layers): (Vec<&str>, Vec<u32>) = used_devices(plan).unzip();
         let rpc = RpcServers::of(&names)?;
+        // A server that was lost explains whatever else went wrong.
+        Self::load_on(rpc.clone(), names, &layers, path, plan, settings)
+            .map_err(|error| rpc.check().err().unwrap_or(error))
+    }
+
+    fn load_on(
+        rpc: RpcServers,
+        names: Vec<&str>,
+        layers: &[u32],
+        path: &Path,
+        plan: &Plan,
+        settings: LoadSettings,
+    ) -> Result<Self> {
         let lock = rpc.lock();
         let mut devices = device::handles(names)?;
         devices.push(ptr::null_mut());
         let overrides = OverrideArray::new(&plan.overrides(), device::buffer_type)?;
-        let tensor_split = tensor_split(&layers);
+        let tensor_split = tensor_split(layers);
         let mut progress = Progress::new(settings.on_progress, settings.cancel);
         // SAFETY: a plain function that returns default values.
         let mut params = unsafe { ffi::llama_model_default_params() };
@@ -111,9 +124,6 @@ impl Weights {
         drop(reading);
         drop(lock);
         progress.outcome()?;
-        if loaded.is_err() {
-            rpc.check()?;
-        }
         loaded.map_err(|failure| Error::LoadFailed {
             path: path.to_owned(),
             reason: failure.reason,

@@ -20,7 +20,6 @@ setup:
 
 lint: setup
 	cargo fmt --all --check
-	cargo clippy --release --all-targets --features async -- -D warnings
 	cargo clippy --release --all-targets --features async,bench -- -D warnings
 	cargo clippy --no-default-features --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --features async,bench

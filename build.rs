@@ -77,7 +77,7 @@ mod shim {
         }
 
         fn include_dirs(&self) -> Vec<PathBuf> {
-            let dirs: Vec<PathBuf> = ["include", "ggml/include", "src", "common", "vendor"]
+            let dirs: Vec<PathBuf> = ["include", "ggml/include", "src", "common", "vendor", "ggml/src"]
                 .iter()
                 .map(|dir| self.source.join(dir))
                 .collect();
@@ -181,7 +181,7 @@ mod shim {
         cc::Build::new()
             .cpp(true)
             .std("c++17")
-            .files(["vendor/shim/shim.cpp", "vendor/shim/sampling.cpp", "vendor/shim/measure.cpp"])
+            .files(["shim", "sampling", "measure", "paging"].map(|f| format!("vendor/shim/{f}.cpp")))
             .includes(include_dirs)
             .warnings(false) // the engine's headers have their own
             .compile("moe_offload_shim");

@@ -9,9 +9,10 @@ use crate::cancel::CancelHandle;
 use crate::engine::{self, Context, ContextSettings, DryRun, LoadMode, LoadSettings, Weights};
 use crate::error::{Error, Result};
 use crate::gguf::{GgmlType, GgufFile};
-use crate::memory::DeviceMemory;
+use crate::memory::{self, DeviceMemory};
 use crate::model::MoeModel;
-use crate::plan::{self, Compute, ContextOptions, Device, DeviceKind, OpenChoices, Plan};
+use crate::paging::{self, PagingOptions};
+use crate::plan::{self, Compute, DiskPlan, ContextOptions, Device, DeviceKind, OpenChoices, Plan};
 use crate::policy::{DeviceName, FitLimit, OffloadPolicy};
 use crate::preflight;
 use crate::reservation::{self, Reservation};
@@ -130,6 +131,12 @@ impl MoeModelBuilder {
         self
     }
 
+    /// How experts are read that the plan leaves on disk.
+    pub fn paging(mut self, paging: PagingOptions) -> Self {
+        self.load.paging = paging;
+        self
+    }
+
     /// Is told how much of the weights is loaded, from 0 to 1, on the thread that loads.
     pub fn on_progress(mut self, on_progress: impl FnMut(f32) + Send + 'static) -> Self {
         self.load.on_progress = Some(Box::new(on_progress));
@@ -195,7 +202,7 @@ impl MoeModelBuilder {
         let mut reservation = Reservation::new(&plan, &devices)?;
         let settings = std::mem::take(&mut self.load);
         let before = engine::devices_with(&self.rpc_servers)?;
-        let (weights, context) = self.open(&plan, settings)?;
+        let (weights, context) = self.open(&gguf, &plan, settings)?;
         gguf.check_unchanged()?;
         check_placement(&weights, &plan)?;
         reservation.loaded();
@@ -252,7 +259,7 @@ impl MoeModelBuilder {
         }
         let mut ask = |plan: &Plan| self.dry_run(gguf, plan);
         let mut compute = match devices {
-            [] => Compute::Formula,
+            [] if !self.policy.may_page() => Compute::Formula,
             _ => Compute::DryRun { ask: &mut ask, last: Vec::new() },
         };
         let devices = reservation::with_available(devices.to_vec());
@@ -270,14 +277,27 @@ impl MoeModelBuilder {
         }
         let dry_run = Some(DryRun::of(gguf));
         let settings = LoadSettings { dry_run, mode: self.load.mode, ..LoadSettings::default() };
-        let (_, context) = self.open(plan, settings)?;
+        let (_, context) = self.open(gguf, plan, settings)?;
         context.memory()
     }
 
-    fn open(&self, plan: &Plan, settings: LoadSettings) -> Result<(Arc<Weights>, Context)> {
+    fn open(
+        &self,
+        gguf: &GgufFile,
+        plan: &Plan,
+        settings: LoadSettings,
+    ) -> Result<(Arc<Weights>, Context)> {
         let threads = self.threads.unwrap_or_else(default_threads);
         engine::check_threads(threads as usize)?;
-        let weights = Arc::new(Weights::load(&self.path, plan, settings)?);
+        let is_dry = settings.dry_run.is_some();
+        let wanted = settings.paging.cache_bytes;
+        let before = memory::anonymous_bytes();
+        let mut weights = Weights::load(gguf, plan, settings)?;
+        if let Some(disk) = plan.disk().filter(|_| !is_dry) {
+            let budget = wanted.unwrap_or_else(|| cache_budget(plan, disk, before));
+            weights.start_paging(budget, plan.active_experts())?;
+        }
+        let weights = Arc::new(weights);
         #[cfg_attr(not(feature = "bench"), allow(unused_mut))]
         let mut settings = ContextSettings::of(plan, threads);
         #[cfg(feature = "bench")]
@@ -338,6 +358,20 @@ fn check_placement(weights: &Weights, plan: &Plan) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How many bytes of experts to hold: what the plan says, less what the load took besides the plan, such
+/// as the vocabulary; or a part of what is free.
+fn cache_budget(plan: &Plan, disk: &DiskPlan, before: Option<u64>) -> u64 {
+    let cpu = plan.device(plan::CPU);
+    let later = cpu.map_or(0, |cpu| cpu.total_bytes - cpu.weights_bytes);
+    let Some(cache) = disk.cache_bytes else {
+        let free = paging::available_bytes().unwrap_or(disk.weights_bytes);
+        return (free.saturating_sub(later) / 5 * 4).min(disk.weights_bytes + disk.weights_bytes / 64);
+    };
+    let grown = before.zip(memory::anonymous_bytes()).map_or(0, |(a, b)| b.saturating_sub(a));
+    let besides = grown.saturating_sub(cpu.map_or(0, |cpu| cpu.weights_bytes));
+    cache.saturating_sub(besides)
 }
 
 fn default_threads() -> u32 {

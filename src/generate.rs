@@ -7,6 +7,7 @@ use crate::engine::{Sampler, Token};
 use crate::error::{Error, Result};
 use crate::model::MoeModel;
 use crate::options::{GenerateOptions, LogProbability, StopReason, TokenLogProbabilities};
+use crate::stats::Stats;
 use crate::text::{Output, TextBuffer};
 
 /// What was counted and timed of one generation.
@@ -71,6 +72,11 @@ impl std::fmt::Debug for Generation<'_> {
 }
 
 impl<'m> Generation<'m> {
+    /// What was measured so far.
+    pub fn stats(&self) -> Stats {
+        self.model.stats()
+    }
+
     /// Reads the prompt, as far as the KV cache does not hold it already.
     pub(crate) fn start(
         model: &'m mut MoeModel,

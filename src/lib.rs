@@ -28,6 +28,8 @@ pub mod memory;
 mod model;
 #[cfg(feature = "llama")]
 mod options;
+#[cfg(feature = "llama")]
+mod paging;
 pub mod plan;
 pub mod policy;
 pub mod preflight;
@@ -74,6 +76,8 @@ pub use self::model::MoeModel;
 pub use self::options::{
     GenerateOptions, LogProbability, Overflow, StopReason, TokenLogProbabilities,
 };
+#[cfg(feature = "llama")]
+pub use self::paging::{PagingOptions, PagingStats};
 pub use self::plan::{ContextOptions, Device, DeviceKind, OpenChoices, Plan};
 pub use self::policy::OffloadPolicy;
 #[cfg(feature = "llama")]

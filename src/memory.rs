@@ -126,6 +126,14 @@ impl DeviceMemory {
     }
 }
 
+/// Memory that this process holds and that no file backs; `None` where the system does not tell.
+#[cfg(feature = "llama")]
+pub(crate) fn anonymous_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// A plan's figures beside the measured ones, device by device. Made by [`Plan::verify`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verification {

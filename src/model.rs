@@ -8,12 +8,13 @@ use std::time::Instant;
 use crate::builder::MoeModelBuilder;
 use crate::cached::Cached;
 use crate::chat::{self, ChatTemplate, Message, TemplateOptions};
-use crate::engine::{self, Context, Token};
+use crate::engine::{self, Context, Pager, Token};
 use crate::error::{Error, Result, TemplateFault};
 use crate::generate::{Generation, Timing};
 use crate::gguf::GgufFile;
 use crate::memory::{DeviceMemory, Verification};
 use crate::options::{GenerateOptions, Overflow};
+use crate::paging::PagingStats;
 use crate::plan::{Device, Plan};
 use crate::reservation::Reservation;
 use crate::session;
@@ -201,6 +202,18 @@ impl MoeModel {
         self.context.expert_use()
     }
 
+    /// What paging experts from disk did; `None` where none are on disk.
+    pub fn paging(&self) -> Option<PagingStats> {
+        self.context.weights().pager().map(Pager::stats)
+    }
+
+    /// Counts from here on in [`paging`](Self::paging).
+    pub fn reset_paging(&mut self) {
+        if let Some(pager) = self.context.weights().pager() {
+            pager.reset();
+        }
+    }
+
     /// Another model over the same weights, with a context of its own: a second conversation for the
     /// memory of its KV cache and buffers. Both may be used at once, on different threads; the
     /// weights go with the last of them. What [`memory`](Self::memory) says of weights is shared.
@@ -362,6 +375,7 @@ impl MoeModel {
                 timing.decode.as_secs_f64(),
             ),
             devices: self.memory.clone(),
+            paging: self.paging(),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::memory::DeviceMemory;
+use crate::paging::PagingStats;
 use crate::plan::human_bytes;
 
 /// What was measured: the load, the last generation, and the memory now in use.
@@ -34,6 +35,9 @@ pub struct Stats {
     pub decode_tokens_per_second: Option<f64>,
     /// Memory by device.
     pub devices: Vec<DeviceMemory>,
+    /// What paging experts from disk did; `None` where none are on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paging: Option<PagingStats>,
 }
 
 impl fmt::Display for Stats {
@@ -68,6 +72,9 @@ impl fmt::Display for Stats {
                 human_bytes(device.context_bytes),
                 human_bytes(device.compute_bytes)
             )?;
+        }
+        if let Some(paging) = &self.paging {
+            write!(f, "\n{paging}")?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::paging::PagerWatch;
 use super::call::{Failure, copied, guarded, table};
 use super::weights::Weights;
 use super::{Token, ffi, locks};
@@ -18,6 +19,8 @@ use crate::plan::{ContextOptions, Plan};
 pub(crate) struct ContextSettings {
     context: ContextOptions,
     threads: u32,
+    /// Experts that a token uses.
+    active_experts: usize,
     /// Count which experts the routers choose.
     #[cfg(feature = "bench")]
     pub(crate) watch_experts: bool,
@@ -28,6 +31,7 @@ impl ContextSettings {
         Self {
             context: plan.context().clone(),
             threads,
+            active_experts: plan.active_experts(),
             #[cfg(feature = "bench")]
             watch_experts: false,
         }
@@ -62,6 +66,9 @@ pub(crate) struct Context {
     cancel: Option<Arc<AtomicBool>>,
     /// An exception or an assertion interrupted the engine in the middle of its work.
     lost: bool,
+    /// What the engine's evaluation callback pages by. Its memory stays where it is until this is
+    /// dropped, which is after the context is freed.
+    paging: Option<PagerWatch>,
     /// What the engine's evaluation callback counts in. Its memory stays where it is until this is
     /// dropped, which is after the context is freed.
     #[cfg(feature = "bench")]
@@ -94,8 +101,19 @@ impl Context {
         #[cfg(feature = "bench")]
         let watch = settings.watch_experts.then(super::experts::ExpertWatch::new);
         #[cfg(feature = "bench")]
+        let counting = watch.as_ref().map_or(ptr::null_mut(), super::experts::ExpertWatch::as_ptr);
+        #[cfg(not(feature = "bench"))]
+        let counting = ptr::null_mut();
+        #[cfg(feature = "bench")]
         if let Some(watch) = &watch {
             watch.set(&mut params);
+        }
+        let paging = PagerWatch::new(weights, counting)?;
+        if let (Some(paging), Some(pager)) = (&paging, weights.pager()) {
+            paging.set(&mut params);
+            params.n_ubatch = pager.tokens_at_once(params.n_ubatch, settings.active_experts);
+            // The engine would copy experts to a device without asking whether they are there.
+            params.op_offload = false;
         }
         let mut context = ptr::null_mut();
         let lock = weights.rpc.lock();
@@ -119,6 +137,7 @@ impl Context {
                 settings: settings.clone(),
                 cancel: None,
                 lost: false,
+                paging,
                 #[cfg(feature = "bench")]
                 watch,
             },
@@ -283,9 +302,17 @@ impl Context {
             return Err(Error::ContextLost);
         }
         let _lock = self.weights.rpc.lock();
+        let pager = self.weights.pager().filter(|_| self.paging.is_some());
+        let _turn = pager.map(super::paging::Pager::turn);
         let done = guarded(call).map_err(|failure: Failure| failure.into_error(operation));
-        // A server that was lost explains what failed, and spoils what did not.
-        let outcome = self.weights.rpc.check().and(done);
+        let paged = match (pager.and_then(super::paging::Pager::failure), &mut self.paging) {
+            (Some(failure), _) => Err(failure),
+            (None, Some(paging)) => paging.check(),
+            (None, None) => Ok(()),
+        };
+        // A server that was lost explains what failed, and spoils what did not; so do experts that
+        // could not be read.
+        let outcome = self.weights.rpc.check().and(paged).and(done);
         self.lost = outcome.is_err();
         outcome
     }

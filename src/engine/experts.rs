@@ -29,6 +29,10 @@ impl ExpertWatch {
         Self { watch: NonNull::from(Box::leak(Box::new(watch))), counts }
     }
 
+    pub(super) fn as_ptr(&self) -> *mut ffi::moe_expert_watch {
+        self.watch.as_ptr()
+    }
+
     /// Makes a context of these parameters count here; `self` must outlive it.
     pub(super) fn set(&self, params: &mut ffi::llama_context_params) {
         params.cb_eval = Some(ffi::moe_watch_experts);

@@ -20,6 +20,11 @@ mod locks;
 mod logits;
 mod logs;
 mod overrides;
+#[cfg(target_os = "linux")]
+mod paging;
+#[cfg(not(target_os = "linux"))]
+#[path = "paging_elsewhere.rs"]
+mod paging;
 #[cfg(feature = "bench")]
 mod revision;
 mod rpc;
@@ -30,6 +35,7 @@ pub(crate) use self::context::{Context, ContextSettings, Decoded, Step};
 pub(crate) use self::device::{check_threads, devices_named, devices_with};
 pub use self::device::{connect_rpc, devices, serve_rpc};
 pub(crate) use self::dry_run::DryRun;
+pub(crate) use self::paging::Pager;
 #[cfg(feature = "bench")]
 pub use self::revision::Revision;
 #[cfg(feature = "bench")]

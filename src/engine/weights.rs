@@ -2,7 +2,6 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 use std::ptr::{self, NonNull};
 
 use serde::{Deserialize, Serialize};
@@ -11,11 +10,14 @@ use super::call::{guarded, path_string};
 use super::dry_run::DryRun;
 use super::overrides::OverrideArray;
 use super::rpc::RpcServers;
+use super::paging::Pager;
 use super::{Token, backend, device, ffi, locks};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
 use crate::memory::HostMemory;
-use crate::plan::Plan;
+use crate::gguf::GgufFile;
+use crate::paging::{Layout, PagingOptions};
+use crate::plan::{DISK, Plan};
 
 /// How the weights in CPU memory come from the file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -50,6 +52,8 @@ pub(crate) struct LoadSettings {
     pub(crate) cancel: Option<CancelHandle>,
     /// Only count what would be allocated; the weights cannot be used.
     pub(crate) dry_run: Option<DryRun>,
+    /// For experts on disk.
+    pub(crate) paging: PagingOptions,
 }
 
 /// Loaded weights with the arrays that the engine was given for them. Freed on drop; whoever uses
@@ -60,6 +64,8 @@ pub(crate) struct Weights {
     pub(super) rpc: RpcServers,
     /// A dry run for a load that maps the file.
     will_map: bool,
+    /// What reads experts on disk.
+    pager: Option<Pager>,
     _overrides: OverrideArray,
     _devices: Vec<ffi::ggml_backend_dev_t>,
     _tensor_split: Vec<f32>,
@@ -73,12 +79,12 @@ unsafe impl Sync for Weights {}
 
 impl Weights {
     /// Loads the file as the plan says.
-    pub(crate) fn load(path: &Path, plan: &Plan, settings: LoadSettings) -> Result<Self> {
+    pub(crate) fn load(gguf: &GgufFile, plan: &Plan, settings: LoadSettings) -> Result<Self> {
         backend::init()?;
         let (names, layers): (Vec<&str>, Vec<u32>) = used_devices(plan).unzip();
         let rpc = RpcServers::of(&names)?;
         // A server that was lost explains whatever else went wrong.
-        Self::load_on(rpc.clone(), names, &layers, path, plan, settings)
+        Self::load_on(rpc.clone(), names, &layers, gguf, plan, settings)
             .map_err(|error| rpc.check().err().unwrap_or(error))
     }
 
@@ -86,14 +92,22 @@ impl Weights {
         rpc: RpcServers,
         names: Vec<&str>,
         layers: &[u32],
-        path: &Path,
+        gguf: &GgufFile,
         plan: &Plan,
         settings: LoadSettings,
     ) -> Result<Self> {
+        let path = gguf.path();
+        let pager = match plan.disk() {
+            Some(_) => Some(Pager::new(gguf, Layout::of(plan, gguf)?, &settings.paging)?),
+            None => None,
+        };
         let lock = rpc.lock();
         let mut devices = device::handles(names)?;
         devices.push(ptr::null_mut());
-        let overrides = OverrideArray::new(&plan.overrides(), device::buffer_type)?;
+        let overrides = OverrideArray::new(&plan.overrides(), |name| match &pager {
+            Some(pager) if name == DISK => Ok(pager.buffer_type()),
+            _ => device::buffer_type(name),
+        })?;
         let tensor_split = tensor_split(layers);
         let mut progress = Progress::new(settings.on_progress, settings.cancel);
         // SAFETY: a plain function that returns default values.
@@ -110,6 +124,14 @@ impl Weights {
             params.kv_overrides = dry_run.as_ptr();
             params.load_mode = LoadMode::Read.for_engine();
         }
+        // Else the file is mapped, and the whole of it read at once.
+        let stream = match &pager {
+            Some(pager) if settings.dry_run.is_none() => pager.stream(gguf)?,
+            _ => None,
+        };
+        if stream.is_some() {
+            params.load_mode = LoadMode::Read.for_engine();
+        }
         params.progress_callback = Some(on_progress);
         params.progress_callback_user_data = (&raw mut progress).cast();
         let c_path = path_string(path)?;
@@ -119,7 +141,14 @@ impl Weights {
         // split are then kept as long as the model. `progress` is used only during the call, on
         // this thread.
         let loaded = guarded(|message| unsafe {
-            ffi::moe_model_load(c_path.as_ptr(), &raw const params, &raw mut model, message)
+            let (params, model) = (&raw const params, &raw mut model);
+            match (&stream, &pager) {
+                (Some(stream), Some(pager)) => {
+                    let (stream, paged) = (stream.for_engine(), pager.buffer_type());
+                    ffi::moe_model_load_stream(&raw const stream, paged, params, model, message)
+                }
+                _ => ffi::moe_model_load(c_path.as_ptr(), params, model, message),
+            }
         });
         drop(reading);
         drop(lock);
@@ -134,6 +163,7 @@ impl Weights {
             model,
             rpc,
             will_map,
+            pager,
             _overrides: overrides,
             _devices: devices,
             _tensor_split: tensor_split,
@@ -142,12 +172,21 @@ impl Weights {
         Ok(weights)
     }
 
+    pub(crate) fn pager(&self) -> Option<&Pager> {
+        self.pager.as_ref()
+    }
+
+    /// Reads as many experts on disk as the budget holds; `active` are used for a token.
+    pub(crate) fn start_paging(&mut self, budget_bytes: u64, active: usize) -> Result<()> {
+        self.pager.as_mut().map_or(Ok(()), |pager| pager.start(budget_bytes, active))
+    }
+
     /// How a row of memory is held, if by the host.
     pub(super) fn held_by_host(&self, row: &ffi::moe_memory) -> Option<HostMemory> {
         let allocated = row.context_bytes + row.compute_bytes;
         let mut host = HostMemory::default();
         let weights = match row.held {
-            ffi::MOE_HELD_DEVICE => return None,
+            ffi::MOE_HELD_DEVICE | ffi::MOE_HELD_PAGED => return None,
             ffi::MOE_HELD_PLAIN | ffi::MOE_HELD_PINNED if self.will_map => &mut host.mapped_bytes,
             ffi::MOE_HELD_MAPPED => &mut host.mapped_bytes,
             ffi::MOE_HELD_PINNED => &mut host.pinned_bytes,

@@ -406,6 +406,31 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// Experts cannot be read from disk as they are needed.
+    #[error("experts cannot be paged from disk: {reason}")]
+    Paging {
+        /// Why.
+        reason: String,
+    },
+    /// The memory for paged experts does not hold what is needed at once.
+    #[error(
+        "{} of memory for experts from disk do not hold the {} that are needed at once; allow more, put fewer tensors on `disk`, or compute fewer tokens at once",
+        human_bytes(*.budget_bytes), human_bytes(*.needed_bytes)
+    )]
+    PagingBudget {
+        /// What there is.
+        budget_bytes: u64,
+        /// What is needed.
+        needed_bytes: u64,
+    },
+    /// A rule sends to disk what every token uses.
+    #[error(
+        "the rule `{rule}` finds no experts that can be paged from disk: only their weights can, of at least 64 KiB each; keep the rest in memory"
+    )]
+    NothingToPage {
+        /// The rule.
+        rule: String,
+    },
     /// Text holds a NUL byte, which the engine cannot take.
     #[error("{what} holds a NUL byte at {position}, which the engine cannot take")]
     NulByte {

@@ -6,7 +6,7 @@ use super::context::ContextOptions;
 use super::device::Device;
 use super::fit::{self, Candidate};
 use super::homes::{Decided, Home, own_layer};
-use super::{CPU, DevicePlan, NOT_LOADED, Placement, Source, TensorCopy};
+use super::{CPU, DISK, DevicePlan, NOT_LOADED, Placement, Source, TensorCopy};
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
 use crate::kv_cache::{KvCache, LayerCache};
@@ -25,6 +25,7 @@ pub(super) fn own_device(
 #[derive(Clone, Copy)]
 pub(super) enum At {
     Cpu,
+    Disk,
     /// A device's index.
     Device(usize),
     NotLoaded,
@@ -44,6 +45,7 @@ impl Board<'_> {
         match at {
             At::Cpu => CPU,
             At::Device(i) => self.devices.get(i).map_or(CPU, |device| &device.name),
+            At::Disk => DISK,
             At::NotLoaded => NOT_LOADED,
         }
     }
@@ -52,6 +54,7 @@ impl Board<'_> {
     pub(super) fn place_all(&self) -> Vec<At> {
         let place = |decided: &Decided| match decided.home {
             Home::Cpu => At::Cpu,
+            Home::Disk => At::Disk,
             Home::NotLoaded => At::NotLoaded,
             Home::Device(device) => At::Device(device),
             Home::WithLayer(layer) => {

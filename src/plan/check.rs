@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::board::own_device;
-use super::{CPU, NOT_LOADED, Plan};
+use super::{CPU, DISK, NOT_LOADED, Plan};
 use crate::error::{Error, Result};
 use crate::experts::{ExpertMap, TensorKind};
 use crate::gguf::GgufFile;
@@ -62,7 +62,11 @@ impl Plan {
             if (name == NOT_LOADED) != (kind == TensorKind::NextToken) {
                 return Err(invalid("it does not load what it should, or loads what it cannot"));
             }
-            if name != NOT_LOADED {
+            if name == DISK {
+                if !kind.is_expert() || self.disk.is_none() {
+                    return Err(invalid("it leaves on disk what it cannot"));
+                }
+            } else if name != NOT_LOADED {
                 weights[self.index_of(name)?] += bytes;
             }
         }

@@ -2,13 +2,14 @@
 
 use super::RuleMatch;
 use super::rules::{Destination, Rule};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
 
 /// Where a tensor is at home, before the layers are dealt out to the devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Home {
     Cpu,
+    Disk,
     /// Where the layer of this number is; the output counts as one more layer.
     WithLayer(usize),
     /// A device's index.
@@ -22,6 +23,8 @@ pub(super) enum Home {
 pub(super) struct Decided {
     pub(super) home: Home,
     pub(super) by_rule: bool,
+    /// The rule was `fit`.
+    pub(super) by_fit: bool,
     /// The rule was `fit`, which may still move it to the CPU.
     pub(super) is_candidate: bool,
 }
@@ -51,11 +54,12 @@ pub(super) fn decide_all(
         .map(|rule| RuleMatch { text: rule.text.clone(), matched_tensors: 0, matched_bytes: 0 })
         .collect();
     let mut found = vec![false; rules.len()];
+    let mut to_page = vec![0; rules.len()];
     let mut decided = Vec::with_capacity(experts.tensors().len());
     for tensor in experts.tensors() {
         if tensor.kind == TensorKind::NextToken {
             let home = Home::NotLoaded;
-            decided.push(Decided { home, by_rule: false, is_candidate: false });
+            decided.push(Decided { home, by_rule: false, by_fit: false, is_candidate: false });
             continue;
         }
         let mut first = None;
@@ -70,19 +74,53 @@ pub(super) fn decide_all(
             reports[i].matched_bytes += tensor.bytes;
         }
         let own = own_layer(tensor, experts.layers() as usize);
-        decided.push(decide(first.map(|i| &rules[i]), own, host_layers));
+        let pageable = is_pageable(tensor, experts);
+        if let Some(i) = first.filter(|_| pageable) {
+            to_page[i] += 1;
+        }
+        decided.push(decide(first.map(|i| &rules[i]), own, host_layers, pageable));
     }
-    match found.iter().position(|&found| !found) {
-        Some(i) => Err(rules[i].no_match(experts)),
+    if let Some(i) = found.iter().position(|&found| !found) {
+        return Err(rules[i].no_match(experts));
+    }
+    let pages_nothing = |i: &usize| {
+        rules[*i].destination == Destination::Disk
+            && to_page[*i] == 0
+            && reports[*i].matched_tensors > 0
+    };
+    match (0..rules.len()).find(pages_nothing) {
+        Some(i) => Err(Error::NothingToPage { rule: rules[i].text.clone() }),
         None => Ok((decided, reports)),
     }
 }
 
-fn decide(rule: Option<&Rule>, own: Option<usize>, host_layers: usize) -> Decided {
+/// Whether single experts of the tensor can be read: weights that are large enough for it, whose router
+/// chooses right before they are used.
+pub(super) fn is_pageable(tensor: &ClassifiedTensor, experts: &ExpertMap) -> bool {
+    const SMALLEST_SLICE_BYTES: u64 = 64 << 10;
+    let is_weights = matches!(
+        tensor.kind,
+        TensorKind::ExpertGate
+            | TensorKind::ExpertUp
+            | TensorKind::ExpertDown
+            | TensorKind::ExpertGateUp
+    );
+    let count = experts.experts().unwrap_or(0);
+    let is_whole = tensor.name.ends_with("_exps.weight");
+    is_weights && is_whole && count > 0 && tensor.bytes / count >= SMALLEST_SLICE_BYTES
+}
+
+fn decide(
+    rule: Option<&Rule>,
+    own: Option<usize>,
+    host_layers: usize,
+    pageable: bool,
+) -> Decided {
     let on_device = own.filter(|&layer| layer >= host_layers);
     let is_fit = rule.is_some_and(Rule::is_fit);
     let home = match rule.map(|rule| rule.destination) {
-        Some(Destination::Cpu) => Home::Cpu,
+        Some(Destination::Disk) if pageable => Home::Disk,
+        Some(Destination::Cpu | Destination::Disk) => Home::Cpu,
         Some(Destination::Device(device)) => Home::Device(device),
         // A rule that names the GPU is kept also where the layer is the CPU's.
         Some(Destination::OwnDevice) if !is_fit => {
@@ -90,5 +128,5 @@ fn decide(rule: Option<&Rule>, own: Option<usize>, host_layers: usize) -> Decide
         }
         _ => on_device.map_or(Home::Cpu, Home::WithLayer),
     };
-    Decided { home, by_rule: rule.is_some(), is_candidate: is_fit && home != Home::Cpu }
+    Decided { home, by_rule: rule.is_some(), by_fit: is_fit, is_candidate: is_fit && home != Home::Cpu }
 }

@@ -11,6 +11,7 @@ mod context;
 mod decision;
 mod device;
 mod device_plan;
+mod disk;
 mod estimate;
 mod fallback;
 mod fingerprint;
@@ -33,6 +34,7 @@ pub use self::bytes::parse_bytes;
 pub use self::context::{ContextOptions, OpenChoices};
 pub use self::decision::Decision;
 pub use self::device::{Device, DeviceKind};
+pub use self::disk::DiskPlan;
 pub use self::device_plan::{DevicePlan, Source};
 pub use self::picture::Picture;
 pub(crate) use self::solve::{Compute, plan as solve};
@@ -50,6 +52,9 @@ pub const CPU: &str = "cpu";
 /// several tokens at once.
 pub const NOT_LOADED: &str = "not-loaded";
 
+/// The name under which experts appear that stay in the file and are read when a router chooses them.
+pub const DISK: &str = "disk";
+
 /// Where every tensor of a model goes. Made by [`OffloadPolicy::plan`].
 ///
 /// Printed, it is a table for people; serialised, it is data for tools.
@@ -64,6 +69,8 @@ pub struct Plan {
     copies: Vec<TensorCopy>,
     #[serde(default)]
     decisions: Vec<Decision>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disk: Option<DiskPlan>,
     /// For each layer and then the output, which of `devices`; `None` for the CPU.
     layer_devices: Vec<Option<usize>>,
 }
@@ -97,7 +104,7 @@ pub struct Placement {
     /// The tensor, its size, layer and kind.
     #[serde(flatten)]
     pub tensor: ClassifiedTensor,
-    /// The device, or [`CPU`], or [`NOT_LOADED`].
+    /// The device, or [`CPU`], [`DISK`] or [`NOT_LOADED`].
     pub device: String,
 }
 
@@ -132,7 +139,7 @@ pub struct RuleMatch {
 pub struct Override {
     /// An anchored pattern over exact tensor names.
     pub pattern: String,
-    /// The device, or [`CPU`].
+    /// The device, or [`CPU`], or [`DISK`].
     pub device: String,
 }
 
@@ -176,6 +183,18 @@ impl Plan {
     /// Tokens that the context holds.
     pub fn context_tokens(&self) -> u32 {
         self.context.context_tokens.unwrap_or(0)
+    }
+
+    /// What stays on disk, if anything does.
+    pub fn disk(&self) -> Option<&DiskPlan> {
+        self.disk.as_ref()
+    }
+
+    /// Experts that are used for a token, at least one.
+    #[cfg(feature = "llama")]
+    pub(crate) fn active_experts(&self) -> usize {
+        let active = self.model.active_experts.and_then(|active| usize::try_from(active).ok());
+        active.unwrap_or(1).max(1)
     }
 
     /// Every device and what it gets, [`CPU`] last.
@@ -319,7 +338,7 @@ fn check_devices(devices: &[Device]) -> Result<()> {
             let (option, value) = ("alignment_bytes", alignment.to_string());
             return Err(Error::InvalidOption { option, value, expected: "from 1 to 2^30" });
         }
-        if device.name.eq_ignore_ascii_case(CPU) {
+        if [CPU, DISK].iter().any(|name| device.name.eq_ignore_ascii_case(name)) {
             return Err(Error::DuplicateDevice { name: device.name.clone() });
         }
         // `gpu` may be a device's name: where there is only one, the word means it anyway.

@@ -14,6 +14,8 @@ use crate::policy::{LayerSet, OffloadPolicy, Target};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Destination {
     Cpu,
+    /// The file, for experts that can be paged; CPU memory for others.
+    Disk,
     /// The device that the tensor's layer is on anyway.
     OwnDevice,
     /// A device's index.
@@ -90,6 +92,7 @@ fn destination(target: &Target, devices: &[Device]) -> Result<Destination> {
     };
     match target {
         Target::Cpu => Ok(Destination::Cpu),
+        Target::Disk => Ok(Destination::Disk),
         Target::Gpu if devices.is_empty() => Err(unknown("gpu")),
         Target::Gpu => Ok(Destination::OwnDevice),
         Target::Device(name) => devices

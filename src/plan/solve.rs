@@ -71,10 +71,14 @@ pub(crate) fn plan(
         experts,
     };
     let setting = Setting { context, host_layers: 0 };
-    match policy.fit() {
-        Some(fit) if !devices.is_empty() => choice::choose(&task, fit, open, &setting, compute),
-        _ => task.as_the_engine_deals(&setting, compute),
-    }
+    let fit = policy.fit();
+    let mut plan = match fit {
+        Some(fit) if !devices.is_empty() => choice::choose(&task, fit, open, &setting, compute)?,
+        _ => task.as_the_engine_deals(&setting, compute)?,
+    };
+    let (decided, _) = homes::decide_all(&task.experts, &task.rules, 0)?;
+    plan.settle_disk(&task.experts, &decided, fit.and_then(|fit| fit.ram_bytes))?;
+    Ok(plan)
 }
 
 /// Everything about a plan that is given.
@@ -234,6 +238,7 @@ impl Round<'_> {
             tensors: Vec::new(),
             copies: board.copies(&task.experts),
             decisions: Vec::new(),
+            disk: None,
             layer_devices: board.layer_devices.clone(),
         };
         plan.fill(board, &task.experts, places, task.cache.as_ref());

@@ -80,11 +80,22 @@ impl Plan {
         if unused > 0 {
             writeln!(f, "(next-token layers are not loaded: {})", human_bytes(unused))?;
         }
+        self.fmt_disk(f)?;
         self.fmt_host(f)?;
         if self.devices.len() == 1 {
             writeln!(f, "(no GPU or other device: everything stays in CPU memory)")?;
         }
         Ok(())
+    }
+
+    fn fmt_disk(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(disk) = &self.disk else { return Ok(()) };
+        write!(f, "disk: {} of experts, ", human_bytes(disk.weights_bytes))?;
+        match disk.cache_bytes {
+            Some(bytes) => write!(f, "{} of them in CPU memory at a time", human_bytes(bytes))?,
+            None => write!(f, "as many of them in CPU memory as fit when it is loaded")?,
+        }
+        writeln!(f, "; a token uses {}", human_bytes(disk.token_bytes))
     }
 
     fn fmt_host(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -28,6 +28,9 @@ pub struct Fit {
     /// What may be given up, in this order and no more of it than is needed. None: it is an error
     /// if everything but the experts does not fit.
     pub fallbacks: Vec<Fallback>,
+    /// Most bytes of CPU memory, for everything that is there. If the experts that are left for it do
+    /// not fit, they stay on disk, and those that are used most are held in what is left: `ram:5GiB`.
+    pub ram_bytes: Option<u64>,
 }
 
 /// Something that `fit` may give up; see [`Fit::fallbacks`].
@@ -47,7 +50,7 @@ pub enum Fallback {
 
 impl From<FitLimit> for Fit {
     fn from(limit: FitLimit) -> Self {
-        Self { limit, fallbacks: Vec::new() }
+        Self { limit, ..Self::default() }
     }
 }
 
@@ -62,6 +65,17 @@ impl Fit {
     pub fn or(mut self, fallback: Fallback) -> Self {
         self.fallbacks.push(fallback);
         self
+    }
+
+    /// The same with so many bytes of CPU memory at most.
+    ///
+    /// ```
+    /// use moe_offload::policy::Fit;
+    /// assert_eq!(Fit::default().ram(5 << 30).to_string(), "ram:5GiB");
+    /// ```
+    #[must_use]
+    pub fn ram(self, bytes: u64) -> Self {
+        Self { ram_bytes: Some(bytes), ..self }
     }
 
     /// Each fallback at most once, and no empty context.
@@ -81,6 +95,13 @@ impl FromStr for Fit {
         let bad = || Error::InvalidPolicy { text: text.to_owned(), fault: PolicyFault::BadFit };
         let mut fit = Self::default();
         for (i, part) in text.split(',').map(str::trim).enumerate() {
+            if let Some(ram) = part.strip_prefix("ram:") {
+                let bytes = parse_bytes(ram.trim()).map_err(|_| bad())?;
+                if fit.ram_bytes.replace(bytes).is_some() {
+                    return Err(bad());
+                }
+                continue;
+            }
             match part.parse() {
                 Ok(fallback) if !fit.fallbacks.iter().any(|f| same_kind(*f, fallback)) => {
                     fit.fallbacks.push(fallback);
@@ -101,7 +122,8 @@ impl fmt::Display for Fit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limit = (self.limit != FitLimit::Free).then(|| self.limit.to_string());
         let fallbacks = self.fallbacks.iter().map(ToString::to_string);
-        f.write_str(&limit.into_iter().chain(fallbacks).collect::<Vec<_>>().join(","))
+        let ram = self.ram_bytes.map(|bytes| format!("ram:{}", FitLimit::Budget(bytes)));
+        f.write_str(&limit.into_iter().chain(fallbacks).chain(ram).collect::<Vec<_>>().join(","))
     }
 }
 

@@ -17,6 +17,8 @@ const MAX_NAME_BYTES: usize = 255;
 pub enum Target {
     /// CPU memory, written `cpu`.
     Cpu,
+    /// The file: experts are read when they are needed. Written `disk`.
+    Disk,
     /// The device of the tensor's own layer, written `gpu`.
     Gpu,
     /// The device of this name, such as `CUDA1` or `RPC0`.
@@ -34,7 +36,7 @@ impl DeviceName {
     /// Checks that the name can stand in a policy.
     ///
     /// # Errors
-    /// [`Error::InvalidPolicy`] if it is empty or over 255 bytes, `cpu` or `gpu`, begins or ends with white space, or
+    /// [`Error::InvalidPolicy`] if it is empty or over 255 bytes, `cpu`, `gpu` or `disk`, begins or ends with white space, or
     /// holds `;`, `=` or `,`.
     pub fn new(name: impl Into<String>) -> Result<Self, Error> {
         let name = name.into();
@@ -92,6 +94,7 @@ impl FromStr for Target {
         }
         Ok(match text.to_ascii_lowercase().as_str() {
             "cpu" => Self::Cpu,
+            "disk" => Self::Disk,
             "gpu" => Self::Gpu,
             _ => Self::Device(DeviceName(text.to_owned())),
         })
@@ -106,6 +109,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => f.write_str("cpu"),
+            Self::Disk => f.write_str("disk"),
             Self::Gpu => f.write_str("gpu"),
             Self::Device(name) => f.write_str(&name.0),
         }

@@ -40,6 +40,9 @@ template <typename Body> moe_status guarded(moe_message * message, Body body) no
     return MOE_EXCEPTION;
 }
 
+// Whether a buffer type is one of moe_paged_new.
+bool is_paged(ggml_backend_buffer_type_t buffer_type);
+
 } // namespace moe
 
 using namespace moe;

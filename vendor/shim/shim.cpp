@@ -45,6 +45,9 @@ moe_device_kind kind_of(ggml_backend_dev_t device) {
 
 // Host memory counts as the CPU's, whichever backend allocated it (pinned, repacked, mapped).
 const char * device_name(ggml_backend_buffer_type_t buffer_type) {
+    if (is_paged(buffer_type)) {
+        return "disk";
+    }
     ggml_backend_dev_t device = ggml_backend_buft_get_device(buffer_type);
     if (device == nullptr || ggml_backend_buft_is_host(buffer_type) || kind_of(device) == MOE_DEVICE_CPU) {
         return "cpu";
@@ -53,6 +56,9 @@ const char * device_name(ggml_backend_buffer_type_t buffer_type) {
 }
 
 moe_held how_held(ggml_backend_buffer_type_t buffer_type) {
+    if (is_paged(buffer_type)) {
+        return MOE_HELD_PAGED;
+    }
     ggml_backend_dev_t device = ggml_backend_buft_get_device(buffer_type);
     const bool of_cpu = device == nullptr || kind_of(device) == MOE_DEVICE_CPU;
     if (!of_cpu) {

@@ -87,7 +87,8 @@ moe_status moe_buffer_type(ggml_backend_dev_t device, ggml_backend_buffer_type_t
 moe_status moe_model_load(const char * path, const struct llama_model_params * params, struct llama_model ** model, moe_message * message);
 moe_status moe_model_free(struct llama_model * model, moe_message * message);
 
-// Calls `visit` for every tensor the engine holds, copies included; `device` is "cpu" for host memory.
+// Calls `visit` for every tensor the engine holds, copies included; `device` is "cpu" for host memory, "disk" for
+// what is paged.
 typedef void (*moe_tensor_visitor)(const char * name, uint64_t bytes, const char * device, void * user);
 moe_status moe_model_tensors(const struct llama_model * model, moe_tensor_visitor visit, void * user, moe_message * message);
 
@@ -103,10 +104,11 @@ typedef enum moe_held {
     MOE_HELD_MAPPED   = 2, // a mapped file
     MOE_HELD_PINNED   = 3, // host memory that a device reads directly
     MOE_HELD_REPACKED = 4, // host memory in another layout than the file's
+    MOE_HELD_PAGED    = 5, // addresses of experts on disk
 } moe_held;
 
 typedef struct moe_memory {
-    const char * device; // "cpu" for host memory
+    const char * device; // "cpu" for host memory, "disk" for what is paged
     moe_held     held;
     uint64_t     weights_bytes;
     uint64_t     context_bytes;
@@ -153,6 +155,51 @@ typedef struct moe_expert_watch {
 // For llama_context_params.cb_eval, with a moe_expert_watch as user data. Called by the engine on the
 // thread that computes. Makes the engine stop after each router, which takes time.
 bool moe_watch_experts(struct ggml_tensor * tensor, bool ask, void * watch);
+
+// --- experts that are paged from disk ---
+
+// Memory that somebody else fills: a buffer type whose buffers only reserve addresses. All is called
+// by the engine on the thread that loads or frees, and nothing may unwind.
+typedef struct moe_paged_memory {
+    void * (*reserve)(size_t bytes, void * user);              // addresses, or NULL
+    void   (*release)(void * base, size_t bytes, void * user); // of `reserve`
+    // Where a tensor's data are going to be: at `data` or up to two pages behind. NULL refuses it.
+    void * (*place)(const char * name, size_t bytes, void * data, void * user);
+    void *   user;
+} moe_paged_memory;
+
+// `buffer_type` is the caller's, to be freed after the models that use it. It keeps a copy of `memory`.
+moe_status moe_paged_new(const moe_paged_memory * memory, ggml_backend_buffer_type_t * buffer_type, moe_message * message);
+moe_status moe_paged_free(ggml_backend_buffer_type_t buffer_type, moe_message * message);
+
+// A model file as a stream, so that what is paged need not be read. `read` returns how many bytes it took
+// care of, negative on failure; it may leave the buffer as it is.
+typedef struct moe_stream {
+    uint64_t bytes;
+    int64_t (*read)(uint64_t offset, char * buffer, size_t count, void * user);
+    void *   user;
+} moe_stream;
+
+// As moe_model_load; `paged` is what the overrides name. MOE_MISSING where the system has no such streams.
+moe_status moe_model_load_stream(const moe_stream * stream, ggml_backend_buffer_type_t paged, const struct llama_model_params * params, struct llama_model ** model, moe_message * message);
+
+// Who is told what the routers chose, before it is used; on the thread that computes.
+typedef struct moe_pager {
+    // All experts of a layer, `used` for each of `tokens` tokens. False stops.
+    bool (*chosen)(int32_t layer, const int32_t * experts, size_t used, size_t tokens, void * user);
+    // Is about to multiply with these experts of a tensor. Returns when they are there; false stops.
+    bool (*needed)(const char * tensor, const int32_t * experts, size_t count, void * user);
+    void * user;
+    moe_expert_watch * watch; // is told too, if not NULL
+    void * asked;             // the engine's nodes since it last computed; ours
+    bool   blind;             // set if a router's choice was not known in time
+} moe_pager;
+
+moe_status moe_pager_begin(moe_pager * pager, moe_message * message);
+void       moe_pager_end(moe_pager * pager);
+
+// For llama_context_params.cb_eval, with a moe_pager as user data, between begin and end.
+bool moe_page_experts(struct ggml_tensor * tensor, bool ask, void * pager);
 
 // --- text ---
 

@@ -1,0 +1,250 @@
+//! One measurement, in a process of its own.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use llama_cpp_sys_2 as llama;
+use moe_offload::{
+    GenerateOptions, GgufFile, LoadMode, MoeModel, OffloadPolicy, PagingOptions, Sampling,
+};
+
+use crate::Options;
+use crate::disk;
+use crate::system::{self, Group};
+
+const CHILD: &str = "MOE_OFFLOAD_PAGING_CHILD";
+const PROMPT: &str = "Water";
+const CONTEXT: u32 = 512;
+const MICRO_BATCH: u32 = 64;
+
+/// What one process measured.
+pub struct Figures {
+    pub text: String,
+    values: BTreeMap<String, f64>,
+}
+
+impl Figures {
+    pub const HEADING: &str = "                      tokens/s  GB read/token  missed  hit rate   peak GB   load s  \
+         disk GB/s  of the disk's";
+
+    fn get(&self, name: &str) -> f64 {
+        self.values.get(name).copied().unwrap_or(f64::NAN)
+    }
+
+    pub fn row(&self, name: &str) -> String {
+        let or = |value: f64, text: String| if value.is_nan() { "-".to_owned() } else { text };
+        let (missed, hits) = (self.get("missed_gb"), self.get("hit_rate"));
+        // What the disk allows if computing took no time.
+        let share = self.get("rate") * missed / self.get("disk_gb");
+        format!(
+            "{name:20} {:9.2} {:14.3} {:>7} {:>9} {:9.2} {:8.1} {:10.2} {:>14}",
+            self.get("rate"),
+            self.get("read_gb"),
+            or(missed, format!("{missed:.3}")),
+            or(hits, format!("{:.1} %", hits * 100.0)),
+            self.get("peak_gb"),
+            self.get("load_s"),
+            self.get("disk_gb"),
+            or(share, format!("{:.0} %", share * 100.0)),
+        )
+    }
+}
+
+/// Bytes of all experts of a model.
+pub fn expert_bytes(path: &str) -> f64 {
+    let gguf = GgufFile::open(path).expect("a model");
+    moe_offload::ExpertMap::new(&gguf).expect("known").expert_bytes() as f64
+}
+
+/// Runs this program again for one measurement.
+pub fn run(options: &Options, what: &str, group: Option<&Group>, half_life: f64) -> Figures {
+    system::drop_caches();
+    let numbers = ["tokens", "warm-up", "threads"];
+    let [tokens, warm_up, threads] =
+        std::array::from_fn(|i| options.number(numbers[i], [16.0, 8.0, 1.0][i]));
+    let group = group.map_or(String::new(), |group| group.members().display().to_string());
+    let task = format!(
+        "{}\n{what}\n{tokens}\n{warm_up}\n{threads}\n{half_life}\n{group}",
+        options.model
+    );
+    let program = std::env::current_exe().expect("known");
+    let output = Command::new(program)
+        .env(CHILD, task)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("starts");
+    assert!(output.status.success(), "{what}: {}", output.status);
+    let said = String::from_utf8_lossy(&output.stdout);
+    let (mut values, mut text) = (BTreeMap::new(), String::new());
+    for line in said.lines() {
+        match line.split_once('=') {
+            Some(("text", it)) => text = it.replace("\\n", "\n"),
+            Some((name, value)) => {
+                values.insert(name.to_owned(), value.parse().unwrap_or(f64::NAN));
+            }
+            None => {}
+        }
+    }
+    Figures { text, values }
+}
+
+/// Measures, if this is such a process.
+pub fn ran() -> bool {
+    let Ok(task) = std::env::var(CHILD) else { return false };
+    let lines: Vec<&str> = task.split('\n').collect();
+    let [model, what, tokens, warm_up, threads, half_life, group] = lines[..] else {
+        panic!("not a task")
+    };
+    let number = |text: &str| text.parse::<f64>().expect("a number");
+    let before = disk::bytes_per_second(model, Duration::from_secs(1));
+    if !group.is_empty() {
+        std::fs::write(group, std::process::id().to_string()).expect("root");
+    }
+    let task = Task {
+        model,
+        tokens: number(tokens) as u64,
+        warm_up: number(warm_up) as u64,
+        threads: number(threads) as u32,
+    };
+    match what {
+        "engine" => task.engine(llama::LLAMA_LOAD_MODE_MMAP),
+        "engine-read" => task.engine(llama::LLAMA_LOAD_MODE_NONE),
+        ours => task.ours(ours, number(half_life)),
+    }
+    // The disk's speed wanders: before and after, and the mean of both.
+    let after = disk::bytes_per_second(model, Duration::from_secs(1));
+    println!("disk_gb={}", (before + after) / 2e9);
+    true
+}
+
+struct Task<'a> {
+    model: &'a str,
+    tokens: u64,
+    warm_up: u64,
+    threads: u32,
+}
+
+fn tell(text: &str, rate: f64, read: f64, load: f64) {
+    println!("text={}", text.replace('\n', "\\n"));
+    println!("rate={rate}\nread_gb={}\nload_s={load}", read / 1e9);
+    println!("peak_gb={}", system::status_bytes("VmHWM") / 1e9);
+}
+
+impl Task<'_> {
+    fn ours(&self, what: &str, half_life: f64) {
+        let mut paging = PagingOptions::default().half_life_tokens(half_life);
+        let policy = match what.strip_prefix("cache:") {
+            Some(bytes) => {
+                paging = paging.cache_bytes(bytes.parse::<f64>().expect("bytes") as u64);
+                "all-experts=disk"
+            }
+            None => what,
+        };
+        let mut model = MoeModel::builder(self.model)
+            .policy(policy.parse::<OffloadPolicy>().expect("a policy"))
+            .paging(paging)
+            .load_mode(LoadMode::Mapped)
+            .context_tokens(CONTEXT)
+            .micro_batch_tokens(MICRO_BATCH)
+            .threads(self.threads)
+            .load()
+            .unwrap_or_else(|error| panic!("{error}"));
+        let load = model.stats().load_seconds;
+        let options = |tokens| {
+            GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(tokens)
+        };
+        let all = self.warm_up + self.tokens;
+        let mut text = String::new();
+        let mut generation = model.generate(PROMPT, &options(all)).expect("generates");
+        let (mut count, mut started, mut read) = (0, Instant::now(), 0.0);
+        let mut before = None;
+        while let Some(piece) = generation.next() {
+            text.push_str(&piece.unwrap_or_else(|error| panic!("{error}")));
+            let stats = generation.stats();
+            count = stats.generated_tokens;
+            if count >= self.warm_up && before.is_none() {
+                before = stats.paging;
+                (started, read) = (Instant::now(), system::read_bytes());
+            }
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        drop(generation);
+        let counted = (count - self.warm_up) as f64;
+        let read = system::read_bytes() - read;
+        if let (Some(before), Some(after)) = (before, model.paging()) {
+            let missed = (after.missed_bytes - before.missed_bytes) as f64;
+            let slices = (after.missed_slices - before.missed_slices) as f64;
+            let needed = (after.needed_slices - before.needed_slices) as f64;
+            println!("missed_gb={}\nhit_rate={}", missed / counted / 1e9, 1.0 - slices / needed);
+            println!("stall_s={}", after.stall_seconds - before.stall_seconds);
+            eprintln!(
+                "  ({}: {:.2} s of {seconds:.2} s waiting, {:.2} s reading)",
+                after.reader,
+                after.stall_seconds - before.stall_seconds,
+                after.reading_seconds - before.reading_seconds
+            );
+        }
+        tell(&text, counted / seconds, read / counted, load);
+    }
+
+    /// The engine alone, with its plain kernels: it would repack experts into memory that is not there.
+    fn engine(&self, mode: llama::llama_load_mode) {
+        let path = CString::new(self.model).expect("no NUL");
+        let loading = Instant::now();
+        // SAFETY: plain calls in the order that llama.h asks for; everything lives until exit, and
+        // buffers have the sizes given.
+        unsafe {
+            llama::llama_log_set(Some(quiet), std::ptr::null_mut());
+            llama::llama_backend_init();
+            let mut params = llama::llama_model_default_params();
+            params.load_mode = mode;
+            params.use_extra_bufts = false;
+            let model = llama::llama_model_load_from_file(path.as_ptr(), params);
+            assert!(!model.is_null(), "the engine did not load");
+            let mut params = llama::llama_context_default_params();
+            let threads = i32::try_from(self.threads).expect("few");
+            (params.n_ctx, params.n_ubatch, params.swa_full) = (CONTEXT, MICRO_BATCH, false);
+            (params.n_threads, params.n_threads_batch) = (threads, threads);
+            let context = llama::llama_init_from_model(model, params);
+            assert!(!context.is_null(), "no context");
+            let load = loading.elapsed().as_secs_f64();
+            let vocab = llama::llama_model_get_vocab(model);
+            let sampler = llama::llama_sampler_init_greedy();
+            let mut batch = vec![0; 256];
+            let length = i32::try_from(PROMPT.len()).expect("short");
+            let prompt = PROMPT.as_ptr().cast();
+            let mut count =
+                llama::llama_tokenize(vocab, prompt, length, batch.as_mut_ptr(), 256, true, true);
+            let (mut text, mut started, mut read) = (Vec::new(), Instant::now(), 0.0);
+            for token in 0..self.warm_up + self.tokens {
+                let decoded = llama::llama_decode(
+                    context,
+                    llama::llama_batch_get_one(batch.as_mut_ptr(), count),
+                );
+                assert_eq!(decoded, 0, "llama_decode");
+                batch[0] = llama::llama_sampler_sample(sampler, context, -1);
+                count = 1;
+                let mut piece = [0_u8; 64];
+                let bytes = piece.as_mut_ptr().cast();
+                let size = llama::llama_token_to_piece(vocab, batch[0], bytes, 64, 0, false);
+                text.extend_from_slice(&piece[..usize::try_from(size).unwrap_or(0)]);
+                if token + 1 == self.warm_up {
+                    (started, read) = (Instant::now(), system::read_bytes());
+                }
+            }
+            let (seconds, tokens) = (started.elapsed().as_secs_f64(), self.tokens as f64);
+            let read = (system::read_bytes() - read) / tokens;
+            tell(&String::from_utf8_lossy(&text), tokens / seconds, read, load);
+        }
+    }
+}
+
+unsafe extern "C" fn quiet(
+    _: llama::ggml_log_level,
+    _: *const std::ffi::c_char,
+    _: *mut std::ffi::c_void,
+) {
+}

@@ -1,0 +1,96 @@
+//! The files that paged tensors lie in.
+
+use std::fs::{File, Metadata, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// A file that is read directly, past the system's cache, and must not change.
+#[derive(Debug)]
+pub(super) struct PagedFile {
+    file: File,
+    path: PathBuf,
+    is_direct: bool,
+    state: State,
+}
+
+/// What is compared to see whether a file was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct State {
+    bytes: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl State {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            bytes: metadata.len(),
+            seconds: metadata.mtime(),
+            nanoseconds: metadata.mtime_nsec(),
+        }
+    }
+}
+
+impl PagedFile {
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
+        let open = |flags| OpenOptions::new().read(true).custom_flags(flags).open(path);
+        // Some file systems, such as those in memory, have no direct reads.
+        let (file, is_direct) = match open(libc::O_DIRECT) {
+            Ok(file) => (file, true),
+            Err(_) => (open(0).map_err(io("open"))?, false),
+        };
+        let state = State::of(&file.metadata().map_err(io("inspect"))?);
+        Ok(Self { file, path: path.to_owned(), is_direct, state })
+    }
+
+    pub(super) fn is_direct(&self) -> bool {
+        self.is_direct
+    }
+
+    pub(super) fn descriptor(&self) -> i32 {
+        self.file.as_raw_fd()
+    }
+
+    /// Bytes from `offset` to the end of the file.
+    pub(super) fn bytes_from(&self, offset: u64) -> u64 {
+        self.state.bytes.saturating_sub(offset)
+    }
+
+    /// Reads whole pages; the last page of the file may be shorter.
+    pub(super) fn read(&self, offset: u64, into: &mut [u8]) -> Result<()> {
+        let wanted = self.wanted(offset, into.len());
+        let mut done = 0;
+        while done < wanted {
+            match self.file.read_at(&mut into[done..], offset + done as u64) {
+                Ok(0) => return Err(self.changed()),
+                Ok(count) => done += count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(source) => return Err(self.failed(source)),
+            }
+        }
+        self.check_unchanged()
+    }
+
+    /// How much of `bytes` from `offset` on the file has.
+    pub(super) fn wanted(&self, offset: u64, bytes: usize) -> usize {
+        usize::try_from(self.bytes_from(offset)).unwrap_or(usize::MAX).min(bytes)
+    }
+
+    /// Whether the file still is what it was when it was opened.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        let now = State::of(&self.file.metadata().map_err(|source| self.failed(source))?);
+        if now == self.state { Ok(()) } else { Err(self.changed()) }
+    }
+
+    pub(super) fn changed(&self) -> Error {
+        Error::FileChanged { path: self.path.clone() }
+    }
+
+    pub(super) fn failed(&self, source: std::io::Error) -> Error {
+        Error::Io { action: "read", path: self.path.clone(), source }
+    }
+}

@@ -1,0 +1,276 @@
+//! Reading pages into place, several at once.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use io_uring::{IoUring, opcode, types};
+
+use super::files::PagedFile;
+use crate::error::Error;
+
+/// Reads under way at once. More does not help a disk that was measured here; see docs/paging.md.
+const DEPTH: usize = 8;
+/// Bytes of one read.
+pub(super) const PIECE_BYTES: u64 = 1 << 20;
+
+/// One read of whole pages.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    pub(super) file: Arc<PagedFile>,
+    pub(super) offset: u64,
+    /// Where it goes: memory that nobody looks at before the read is done.
+    pub(super) address: usize,
+    pub(super) bytes: usize,
+    /// The slice, or `None` for a border.
+    pub(super) slice: Option<usize>,
+}
+
+/// What readers and those who wait share.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    state: Mutex<State>,
+    work: Condvar,
+    done: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    pieces: VecDeque<Piece>,
+    under_way: usize,
+    /// For each slice with reads to come, how many.
+    pending: Vec<u32>,
+    failure: Option<Error>,
+    stop: bool,
+    read_bytes: u64,
+    reading_since: Option<Instant>,
+    reading_seconds: f64,
+}
+
+impl State {
+    fn is_idle(&self) -> bool {
+        self.pieces.is_empty() && self.under_way == 0
+    }
+
+    fn start(&mut self) {
+        self.under_way += 1;
+        self.reading_since.get_or_insert_with(Instant::now);
+    }
+
+    fn finish(&mut self, piece: &Piece, outcome: Result<(), Error>) {
+        self.under_way -= 1;
+        if self.under_way == 0
+            && let Some(since) = self.reading_since.take()
+        {
+            self.reading_seconds += since.elapsed().as_secs_f64();
+        }
+        match outcome {
+            Ok(()) => {
+                self.read_bytes += piece.bytes as u64;
+                if let Some(count) = piece.slice.and_then(|slice| self.pending.get_mut(slice)) {
+                    *count -= 1;
+                }
+            }
+            // The pages stay unread: nothing may be computed any more.
+            Err(error) => self.failure = self.failure.take().or(Some(error)),
+        }
+    }
+}
+
+impl Queue {
+    pub(super) fn new(slices: usize) -> Self {
+        let state = State { pending: vec![0; slices], ..State::default() };
+        Self { state: Mutex::new(state), ..Self::default() }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, pieces: impl IntoIterator<Item = Piece>) {
+        let mut state = self.lock();
+        for piece in pieces {
+            if let Some(count) = piece.slice.and_then(|slice| state.pending.get_mut(slice)) {
+                *count += 1;
+            }
+            state.pieces.push_back(piece);
+        }
+        drop(state);
+        self.work.notify_all();
+    }
+
+    /// Waits until these slices are there. False after a failure.
+    pub(super) fn wait_for(&self, slices: &[usize]) -> bool {
+        let is_there = |state: &State| slices.iter().all(|&slice| state.pending[slice] == 0);
+        let waited = self.done.wait_while(self.lock(), |state| {
+            state.failure.is_none() && !is_there(state)
+        });
+        waited.unwrap_or_else(PoisonError::into_inner).failure.is_none()
+    }
+
+    /// Waits until nothing is under way.
+    pub(super) fn wait_idle(&self) {
+        let waited = self.done.wait_while(self.lock(), |state| {
+            state.failure.is_none() && !state.is_idle()
+        });
+        drop(waited);
+    }
+
+    pub(super) fn fail(&self, error: Error) {
+        let mut state = self.lock();
+        state.failure = state.failure.take().or(Some(error));
+    }
+
+    /// What went wrong, once; after it every wait fails.
+    pub(super) fn failure(&self) -> Option<Error> {
+        let mut state = self.lock();
+        let later = || Error::Paging { reason: "a read failed before; load the model again".into() };
+        state.failure.as_mut().map(|failure| std::mem::replace(failure, later()))
+    }
+
+    /// Bytes read, and seconds in which reads were under way.
+    pub(super) fn totals(&self) -> (u64, f64) {
+        let state = self.lock();
+        (state.read_bytes, state.reading_seconds)
+    }
+
+    fn next(&self) -> Option<Piece> {
+        let waited = self.work.wait_while(self.lock(), |state| !state.stop && state.pieces.is_empty());
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+        let piece = if state.stop { None } else { state.pieces.pop_front() };
+        if piece.is_some() {
+            state.start();
+        }
+        piece
+    }
+
+    /// Another piece if there is one now.
+    fn more(&self) -> Option<Piece> {
+        let mut state = self.lock();
+        let piece = if state.stop { None } else { state.pieces.pop_front() };
+        if piece.is_some() {
+            state.start();
+        }
+        piece
+    }
+
+    fn finish(&self, piece: &Piece, outcome: Result<(), Error>) {
+        self.lock().finish(piece, outcome);
+        self.done.notify_all();
+    }
+
+    fn stop(&self) {
+        let mut state = self.lock();
+        state.stop = true;
+        state.pieces.clear();
+        drop(state);
+        self.work.notify_all();
+    }
+}
+
+/// The threads that read. Dropping it waits for what is under way.
+#[derive(Debug)]
+pub(super) struct Readers {
+    queue: Arc<Queue>,
+    threads: Vec<JoinHandle<()>>,
+    pub(super) kind: &'static str,
+}
+
+impl Readers {
+    /// One thread with an `io_uring`, or as many threads as reads at once where there is none, such as
+    /// in containers that forbid it.
+    pub(super) fn start(queue: &Arc<Queue>, allow_ring: bool) -> std::io::Result<Self> {
+        let ring = if allow_ring { IoUring::new(DEPTH as u32).ok() } else { None };
+        let spawn = |work: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name("moe-offload-read".into()).spawn(work)
+        };
+        let mut readers = Self { queue: Arc::clone(queue), threads: Vec::new(), kind: "threads" };
+        if let Some(ring) = ring {
+            let queue = Arc::clone(queue);
+            readers.threads.push(spawn(Box::new(move || read_by_ring(&queue, ring)))?);
+            readers.kind = "io_uring";
+        } else {
+            for _ in 0..DEPTH {
+                let queue = Arc::clone(queue);
+                readers.threads.push(spawn(Box::new(move || read_by_thread(&queue)))?);
+            }
+        }
+        Ok(readers)
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        self.queue.stop();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!(target: "moe_offload", "a thread that reads experts panicked");
+            }
+        }
+    }
+}
+
+fn read_by_thread(queue: &Queue) {
+    while let Some(piece) = queue.next() {
+        // SAFETY: the pages are reserved, nobody looks at them before `finish`, and each is in one
+        // piece alone; the mapping outlives the readers.
+        let into = unsafe { std::slice::from_raw_parts_mut(piece.address as *mut u8, piece.bytes) };
+        queue.finish(&piece, piece.file.read(piece.offset, into));
+    }
+}
+
+fn read_by_ring(queue: &Queue, mut ring: IoUring) {
+    // `None`: free.
+    let mut slots: Vec<Option<Piece>> = vec![None; DEPTH];
+    loop {
+        let is_idle = slots.iter().all(Option::is_none);
+        for (i, slot) in slots.iter_mut().enumerate().filter(|(_, slot)| slot.is_none()) {
+            let next = if is_idle && i == 0 { queue.next() } else { queue.more() };
+            let Some(piece) = next else { break };
+            let bytes = u32::try_from(piece.bytes).unwrap_or(u32::MAX);
+            let fd = types::Fd(piece.file.descriptor());
+            let read = opcode::Read::new(fd, piece.address as *mut u8, bytes)
+                .offset(piece.offset)
+                .build()
+                .user_data(i as u64);
+            *slot = Some(piece);
+            // SAFETY: as in `read_by_thread`; the file is kept open by the slot until the read is done.
+            // There are as many entries in the ring as slots.
+            let pushed = unsafe { ring.submission().push(&read) };
+            debug_assert!(pushed.is_ok());
+        }
+        if slots.iter().all(Option::is_none) {
+            return; // stopped
+        }
+        if let Err(error) = ring.submit_and_wait(1)
+            && error.kind() != std::io::ErrorKind::Interrupted
+        {
+            // Completions may still come, so that the slots stay taken.
+            let source = std::io::Error::new(error.kind(), error.to_string());
+            queue.fail(Error::Paging { reason: format!("io_uring: {source}") });
+            queue.done.notify_all();
+        }
+        let finished: Vec<(u64, i32)> =
+            ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
+        for (i, result) in finished {
+            let slot = usize::try_from(i).ok().and_then(|i| slots.get_mut(i));
+            let Some(piece) = slot.and_then(Option::take) else { continue };
+            queue.finish(&piece, outcome(&piece, result));
+        }
+    }
+}
+
+/// What a completed read means; what it left out is read once more, in the plain way.
+fn outcome(piece: &Piece, result: i32) -> Result<(), Error> {
+    let file = &piece.file;
+    let Ok(done) = usize::try_from(result) else {
+        return Err(file.failed(std::io::Error::from_raw_os_error(-result)));
+    };
+    if done >= file.wanted(piece.offset, piece.bytes) {
+        return file.check_unchanged();
+    }
+    // SAFETY: as in `read_by_thread`.
+    let into = unsafe { std::slice::from_raw_parts_mut(piece.address as *mut u8, piece.bytes) };
+    file.read(piece.offset, into)
+}

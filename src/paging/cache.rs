@@ -1,0 +1,279 @@
+//! Which groups (an expert's slices in all tensors of its layer) are in memory, within a budget.
+
+/// What is in memory, and what it is worth.
+#[derive(Clone, Debug)]
+pub(crate) struct Cache {
+    groups: Vec<Group>,
+    layers: u32,
+    budget_bytes: u64,
+    resident_bytes: u64,
+    pinned: Vec<usize>,
+    half_life: f64,
+    /// Passes through the model: tokens, or batches of them.
+    pass: u64,
+    last_layer: u32,
+}
+
+#[derive(Clone, Debug)]
+struct Group {
+    layer: u32,
+    bytes: u64,
+    is_resident: bool,
+    is_pinned: bool,
+    /// Uses, each counting half after a half-life, as of the last one.
+    uses: f64,
+    last_pass: u64,
+}
+
+/// What was taken for a layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// Groups to read.
+    pub(crate) missing: Vec<usize>,
+    /// Groups whose memory is given back before.
+    pub(crate) released: Vec<usize>,
+}
+
+/// What is needed at once is more than the budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CacheFull {
+    pub(crate) needed_bytes: u64,
+    pub(crate) budget_bytes: u64,
+}
+
+impl Cache {
+    /// For groups of these layers and bytes, by layer. After `half_life` passes a use counts half: 0 is
+    /// least recently used, a large number least frequently used.
+    pub(crate) fn new(groups: &[(u32, u64)], budget_bytes: u64, half_life: f64) -> Self {
+        let group = |&(layer, bytes): &(u32, u64)| Group {
+            layer,
+            bytes,
+            is_resident: false,
+            is_pinned: false,
+            uses: 0.0,
+            last_pass: 0,
+        };
+        Self {
+            groups: groups.iter().map(group).collect(),
+            layers: groups.last().map_or(1, |&(layer, _)| layer + 1),
+            budget_bytes,
+            resident_bytes: 0,
+            pinned: Vec::new(),
+            half_life,
+            pass: 1,
+            last_layer: 0,
+        }
+    }
+
+    pub(crate) fn budget_bytes(&self) -> u64 {
+        self.budget_bytes
+    }
+
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.resident_bytes
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    pub(crate) fn is_pinned(&self, group: usize) -> bool {
+        self.groups.get(group).is_some_and(|group| group.is_pinned)
+    }
+
+    /// Whether everything fits.
+    pub(crate) fn holds_all(&self) -> bool {
+        self.groups.iter().map(|group| group.bytes).sum::<u64>() <= self.budget_bytes
+    }
+
+    /// What a layer is going to use stays until the next call; what was used before may go.
+    ///
+    /// `streams` is for passes that use most experts of every layer: the layers just left are needed
+    /// again last, so they go first.
+    pub(crate) fn take(&mut self, wanted: &[usize], streams: bool) -> Result<Taken, CacheFull> {
+        for i in std::mem::take(&mut self.pinned) {
+            self.groups[i].is_pinned = false;
+        }
+        let layer = wanted.first().map_or(0, |&i| self.groups[i].layer);
+        if layer <= self.last_layer {
+            self.pass += 1;
+        }
+        self.last_layer = layer;
+        let mut taken = Taken::default();
+        let mut needed_bytes = 0;
+        for &i in wanted {
+            let fade = self.fade(self.pass - self.groups[i].last_pass);
+            let group = &mut self.groups[i];
+            group.is_pinned = true;
+            group.uses = 1.0 + group.uses * fade;
+            group.last_pass = self.pass;
+            needed_bytes += group.bytes;
+            if !group.is_resident {
+                taken.missing.push(i);
+            }
+        }
+        self.pinned.extend_from_slice(wanted);
+        if needed_bytes > self.budget_bytes {
+            return Err(CacheFull { needed_bytes, budget_bytes: self.budget_bytes });
+        }
+        let missing_bytes: u64 = taken.missing.iter().map(|&i| self.groups[i].bytes).sum();
+        taken.released = self.make_room(missing_bytes, layer, streams);
+        for &i in &taken.missing {
+            self.groups[i].is_resident = true;
+        }
+        self.resident_bytes += missing_bytes;
+        Ok(taken)
+    }
+
+    /// Takes groups that nobody asked for yet, as far as there is free room. Nothing is released.
+    pub(crate) fn fill(&mut self, wanted: impl Iterator<Item = usize>) -> Vec<usize> {
+        let mut taken = Vec::new();
+        for i in wanted {
+            let group = &mut self.groups[i];
+            if !group.is_resident && self.resident_bytes + group.bytes <= self.budget_bytes {
+                group.is_resident = true;
+                self.resident_bytes += group.bytes;
+                taken.push(i);
+            }
+        }
+        taken
+    }
+
+    /// Another budget, but never less than what is in use. Returns what is released.
+    pub(crate) fn set_budget(&mut self, budget_bytes: u64) -> Vec<usize> {
+        let in_use: u64 = self.pinned.iter().map(|&i| self.groups[i].bytes).sum();
+        self.budget_bytes = budget_bytes.max(in_use);
+        self.make_room(0, self.last_layer, false)
+    }
+
+    fn make_room(&mut self, missing_bytes: u64, layer: u32, streams: bool) -> Vec<usize> {
+        let mut too_much =
+            (self.resident_bytes + missing_bytes).saturating_sub(self.budget_bytes);
+        let mut released = Vec::new();
+        if too_much == 0 {
+            return released;
+        }
+        let mut candidates: Vec<(f64, usize)> = self
+            .groups
+            .iter()
+            .enumerate()
+            .filter(|(_, group)| group.is_resident && !group.is_pinned)
+            .map(|(i, group)| (self.worth(group, layer, streams), i))
+            .collect();
+        candidates.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
+        for (_, i) in candidates {
+            if too_much == 0 {
+                break;
+            }
+            let group = &mut self.groups[i];
+            group.is_resident = false;
+            self.resident_bytes -= group.bytes;
+            too_much = too_much.saturating_sub(group.bytes);
+            released.push(i);
+        }
+        released
+    }
+
+    fn worth(&self, group: &Group, layer: u32, streams: bool) -> f64 {
+        if streams {
+            let until_needed = (group.layer + self.layers - layer) % self.layers;
+            return -f64::from(until_needed);
+        }
+        group.uses * self.fade(self.pass - group.last_pass)
+    }
+
+    /// What a use so many passes ago counts; with a half-life of 0 only the order matters.
+    #[allow(clippy::cast_precision_loss)] // passes are far below 2^52
+    fn fade(&self, passes: u64) -> f64 {
+        (-(passes as f64) / self.half_life.max(0.02)).exp2()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cache(layers: u32, experts: u32, budget: u64, half_life: f64) -> Cache {
+        let groups: Vec<(u32, u64)> =
+            (0..layers).flat_map(|layer| (0..experts).map(move |_| (layer, 10))).collect();
+        Cache::new(&groups, budget, half_life)
+    }
+
+    proptest! {
+        /// Never over the budget, nothing in use is released, and all that is wanted is there.
+        #[test]
+        fn the_budget_is_kept_and_what_is_used_stays(
+            steps in prop::collection::vec(prop::collection::btree_set(0_usize..8, 1..5), 1..80),
+            budget in 40_u64..200, half_life in 0.0..50.0_f64, streams: bool,
+        ) {
+            let mut cache = cache(4, 8, budget, half_life);
+            let mut resident = std::collections::BTreeSet::new();
+            for (step, experts) in steps.into_iter().enumerate() {
+                let wanted: Vec<usize> = experts.iter().map(|expert| step % 4 * 8 + expert).collect();
+                let taken = cache.take(&wanted, streams).unwrap();
+                for i in &taken.released {
+                    prop_assert!(!wanted.contains(i) && resident.remove(i));
+                }
+                for &i in &taken.missing {
+                    prop_assert!(resident.insert(i));
+                }
+                prop_assert!(wanted.iter().all(|i| resident.contains(i)));
+                prop_assert_eq!(cache.resident_bytes(), resident.len() as u64 * 10);
+                prop_assert!(cache.resident_bytes() <= budget);
+            }
+        }
+    }
+
+    fn misses(cache: &mut Cache, passes: usize, of_pass: impl Fn(usize, usize) -> Vec<usize>) -> usize {
+        let mut missed = 0;
+        for pass in 0..passes {
+            for layer in 0..4 {
+                let wanted: Vec<usize> =
+                    of_pass(pass, layer).into_iter().map(|expert| layer * 8 + expert).collect();
+                let streams = wanted.len() > 4;
+                missed += cache.take(&wanted, streams).unwrap().missing.len();
+            }
+        }
+        missed
+    }
+
+    #[test]
+    fn a_stream_through_all_layers_keeps_what_it_can() {
+        let all = |_, _| (0..8).collect();
+        // Of 32 groups 24 fit; of each further pass at most 8 and a layer's worth are read.
+        let missed = misses(&mut cache(4, 8, 240, 16.0), 11, all);
+        assert!(missed <= 32 + 10 * 16, "{missed}");
+        let mut least_recent = cache(4, 8, 240, 0.0);
+        let mut thrashed = 0;
+        for pass in 0..44 {
+            let wanted: Vec<usize> = (0..8).map(|expert| pass % 4 * 8 + expert).collect();
+            thrashed += least_recent.take(&wanted, false).unwrap().missing.len();
+        }
+        assert_eq!(thrashed, 11 * 32);
+    }
+
+    #[test]
+    fn frequent_experts_outlast_a_passing_one() {
+        // Expert 0 is used in every second pass, between others that come once.
+        let pass = |pass: usize, _| if pass % 2 == 0 { vec![0] } else { vec![1 + pass / 2 % 7] };
+        let often = misses(&mut cache(4, 8, 80, 16.0), 200, pass);
+        let recent = misses(&mut cache(4, 8, 80, 0.0), 200, pass);
+        assert!(often <= recent, "{often} {recent}");
+        assert!(often < 4 * 110, "{often}");
+    }
+
+    #[test]
+    fn too_small_a_budget_is_told_and_a_smaller_one_releases() {
+        let mut cache = cache(4, 8, 40, 16.0);
+        let full = cache.take(&[0, 1, 2, 3, 4], false).unwrap_err();
+        assert_eq!(full, CacheFull { needed_bytes: 50, budget_bytes: 40 });
+        cache.take(&[0, 1], false).unwrap();
+        cache.take(&[8, 9], false).unwrap();
+        assert_eq!(cache.set_budget(0), [0, 1], "what is in use stays");
+        assert_eq!((cache.budget_bytes(), cache.resident_bytes()), (20, 20));
+        assert_eq!(cache.set_budget(30), [0_usize; 0]);
+        assert_eq!(cache.fill(0..8), [0]);
+    }
+}

@@ -1,0 +1,14 @@
+//! Experts on disk: which of their pages are in memory, and what was read. All of this is plain data;
+//! `engine::paging` does the reading.
+
+mod cache;
+mod layout;
+mod options;
+mod pressure;
+mod stats;
+
+pub(crate) use self::cache::Cache;
+pub(crate) use self::layout::{Layout, PAGE_BYTES, PagedTensor};
+pub(crate) use self::pressure::{Pressure, available_bytes};
+pub use self::options::PagingOptions;
+pub use self::stats::PagingStats;

@@ -1,0 +1,47 @@
+//! How experts are paged.
+
+/// How experts that a plan leaves on disk are read and kept.
+///
+/// ```
+/// use moe_offload::PagingOptions;
+/// let options = PagingOptions::default().cache_bytes(3 << 30);
+/// assert_eq!(options.cache_bytes, Some(3 << 30));
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct PagingOptions {
+    /// Bytes of experts to keep in memory. `None`: what the plan says, or else four fifths of the
+    /// memory that is free after the rest was loaded.
+    pub cache_bytes: Option<u64>,
+    /// After so many tokens a use of an expert counts half when it is decided which ones stay. 0 keeps
+    /// the most recently used ones, a large number those used most often.
+    pub half_life_tokens: f64,
+    /// Reads by `io_uring` where the system allows it, else by threads.
+    pub io_uring: bool,
+}
+
+impl Default for PagingOptions {
+    fn default() -> Self {
+        Self { cache_bytes: None, half_life_tokens: 16.0, io_uring: true }
+    }
+}
+
+impl PagingOptions {
+    /// Keeps so many bytes of experts in memory.
+    #[must_use]
+    pub fn cache_bytes(self, bytes: u64) -> Self {
+        Self { cache_bytes: Some(bytes), ..self }
+    }
+
+    /// Weighs how often an expert is used against how recently.
+    #[must_use]
+    pub fn half_life_tokens(self, half_life_tokens: f64) -> Self {
+        Self { half_life_tokens, ..self }
+    }
+
+    /// Whether `io_uring` may be used.
+    #[must_use]
+    pub fn io_uring(self, io_uring: bool) -> Self {
+        Self { io_uring, ..self }
+    }
+}

@@ -1,0 +1,123 @@
+//! The third place: experts that stay in the file and are read when a router chooses them.
+
+use serde::{Deserialize, Serialize};
+
+use super::homes::{Decided, is_pageable};
+use super::{CPU, DISK, DevicePlan, Plan};
+use crate::error::{Error, Result};
+use crate::experts::ExpertMap;
+
+/// What a plan leaves on disk, and how much of it is held in CPU memory at a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct DiskPlan {
+    /// Bytes of the weights on disk: all of them experts.
+    pub weights_bytes: u64,
+    /// Bytes of them in CPU memory, chosen by use; `None` if that is decided when the model is loaded,
+    /// by the memory that is free then.
+    pub cache_bytes: Option<u64>,
+    /// Bytes of them that one token uses.
+    pub token_bytes: u64,
+}
+
+impl DiskPlan {
+    /// The share of these experts' bytes that can be in memory at once, which is how many would be found
+    /// there if a router chose evenly and at random. Real routers do better.
+    #[allow(clippy::cast_precision_loss)] // shares of bytes
+    pub fn even_hit_rate(&self) -> Option<f64> {
+        let share = |cache: u64| cache as f64 / self.weights_bytes.max(1) as f64;
+        self.cache_bytes.map(|cache| share(cache).min(1.0))
+    }
+
+    /// Most tokens per second that a disk allows, if it reads so many bytes per second and this share of
+    /// the needed bytes is in memory: `disk / (token_bytes · (1 − hit_rate))`. Infinite if nothing is read.
+    ///
+    /// ```
+    /// # use moe_offload::synth::{self, SynthOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("model.gguf");
+    /// # synth::family("gpt-oss-20b")?.build(&SynthOptions { layers: Some(2), ..Default::default() })?
+    /// #     .save_header(&path)?;
+    /// use moe_offload::{GgufFile, OffloadPolicy};
+    ///
+    /// let gguf = GgufFile::open(&path)?;
+    /// let policy: OffloadPolicy = "all-experts=disk".parse()?;
+    /// let plan = policy.plan(&gguf, &[], &Default::default())?;
+    /// let disk = plan.disk().expect("the policy says so");
+    /// // 4 experts of 3 matrices in each of 2 layers.
+    /// assert_eq!(disk.token_bytes, 2 * 4 * 3 * 2880 * 2880 / 32 * 17);
+    /// let half = disk.tokens_per_second_at_most(2e9, 0.5);
+    /// assert!((half - 2e9 / (disk.token_bytes as f64 / 2.0)).abs() < 1e-9);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[allow(clippy::cast_precision_loss)] // a rate
+    pub fn tokens_per_second_at_most(&self, disk_bytes_per_second: f64, hit_rate: f64) -> f64 {
+        disk_bytes_per_second / (self.token_bytes as f64 * (1.0 - hit_rate))
+    }
+}
+
+impl Plan {
+    /// Moves the experts that `fit` left to the CPU to disk, if they and the rest do not fit `ram_bytes`,
+    /// and notes how much is on disk.
+    pub(super) fn settle_disk(
+        &mut self,
+        experts: &ExpertMap,
+        decided: &[Decided],
+        ram_bytes: Option<u64>,
+    ) -> Result<()> {
+        let held = |plan: &Self| plan.device(CPU).map_or(0, |cpu| cpu.total_bytes);
+        if ram_bytes.is_some_and(|ram| held(self) > ram) {
+            for (placed, decided) in std::iter::zip(&mut self.tensors, decided) {
+                if decided.by_fit && placed.device == CPU && is_pageable(&placed.tensor, experts) {
+                    DISK.clone_into(&mut placed.device);
+                    if let Some(cpu) = self.devices.iter_mut().find(|device| device.name == CPU) {
+                        cpu.forget_expert(placed.tensor.bytes);
+                    }
+                }
+            }
+        }
+        let on_disk = self.tensors.iter().filter(|placed| placed.device == DISK);
+        let weights_bytes: u64 = on_disk.map(|placed| placed.tensor.bytes).sum();
+        if weights_bytes == 0 {
+            return match ram_bytes.filter(|&ram| held(self) > ram) {
+                None => Ok(()),
+                Some(ram) => Err(too_little(held(self), ram)),
+            };
+        }
+        if let Some(cpu) = self.devices.iter_mut().find(|device| device.name == CPU) {
+            cpu.read_instead_of_mapped();
+        }
+        let (active, all) = (self.model.active_experts.unwrap_or(1), experts.experts().unwrap_or(1));
+        let token_bytes = weights_bytes / all.max(1) * active.min(all);
+        let needed = held(self);
+        let cache_bytes = match ram_bytes {
+            None => None,
+            Some(ram) => Some(ram.checked_sub(needed).ok_or_else(|| too_little(needed, ram))?),
+        };
+        let cache_bytes = cache_bytes.map(|bytes| bytes.min(weights_bytes));
+        self.disk = Some(DiskPlan { weights_bytes, cache_bytes, token_bytes });
+        Ok(())
+    }
+}
+
+fn too_little(needed_bytes: u64, free_bytes: u64) -> Error {
+    Error::DoesNotFit { device: CPU.to_owned(), needed_bytes, free_bytes }
+}
+
+impl DevicePlan {
+    fn forget_expert(&mut self, bytes: u64) {
+        self.weights_bytes -= bytes;
+        self.expert_bytes -= bytes;
+        if let Some(host) = &mut self.host {
+            host.mapped_bytes = host.mapped_bytes.saturating_sub(bytes);
+        }
+        self.settle();
+    }
+
+    /// A file of which experts are paged is not mapped.
+    fn read_instead_of_mapped(&mut self) {
+        if let Some(host) = &mut self.host {
+            host.anonymous_bytes += std::mem::take(&mut host.mapped_bytes);
+        }
+    }
+}

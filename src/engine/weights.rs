@@ -97,9 +97,10 @@ impl Weights {
         settings: LoadSettings,
     ) -> Result<Self> {
         let path = gguf.path();
-        let pager = match plan.disk() {
-            Some(_) => Some(Pager::new(gguf, Layout::of(plan, gguf)?, &settings.paging)?),
-            None => None,
+        let layout = Layout::of(plan, gguf)?;
+        let pager = match layout.tensors[..] {
+            [] => None,
+            _ => Some(Pager::new(gguf, layout, &settings.paging)?),
         };
         let lock = rpc.lock();
         let mut devices = device::handles(names)?;

@@ -425,7 +425,7 @@ pub enum Error {
     },
     /// A rule sends to disk what every token uses.
     #[error(
-        "the rule `{rule}` finds no experts that can be paged from disk: only their weights can, of at least 64 KiB each; keep the rest in memory"
+        "the rule `{rule}` finds no experts that can be paged from disk: only their weights can, of at least 16 KiB each; keep the rest in memory"
     )]
     NothingToPage {
         /// The rule.

@@ -77,6 +77,11 @@ impl Cache {
         self.groups.len()
     }
 
+    /// What the last call of [`take`](Self::take) wanted.
+    pub(crate) fn pinned(&self) -> &[usize] {
+        &self.pinned
+    }
+
     pub(crate) fn is_pinned(&self, group: usize) -> bool {
         self.groups.get(group).is_some_and(|group| group.is_pinned)
     }

@@ -97,7 +97,7 @@ pub(super) fn decide_all(
 /// Whether single experts of the tensor can be read: weights that are large enough for it, whose router
 /// chooses right before they are used.
 pub(super) fn is_pageable(tensor: &ClassifiedTensor, experts: &ExpertMap) -> bool {
-    const SMALLEST_SLICE_BYTES: u64 = 64 << 10;
+    const SMALLEST_SLICE_BYTES: u64 = 16 << 10;
     let is_weights = matches!(
         tensor.kind,
         TensorKind::ExpertGate

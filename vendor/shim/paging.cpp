@@ -137,8 +137,13 @@ int seek_cookie(void * user, off64_t * offset, int whence) {
 
 int32_t layer_of(const ggml_tensor * tensor) {
     static const char prefix[] = "ffn_moe_topk-";
-    const bool is_choice = std::strncmp(tensor->name, prefix, sizeof(prefix) - 1) == 0;
-    return is_choice ? std::atoi(tensor->name + sizeof(prefix) - 1) : -1;
+    if (std::strncmp(tensor->name, prefix, sizeof(prefix) - 1) != 0) {
+        return -1;
+    }
+    const char * number = tensor->name + sizeof(prefix) - 1;
+    char *       end;
+    const long   layer = std::strtol(number, &end, 10);
+    return end != number && *end == '\0' ? int32_t(layer) : -1; // else something made of a choice
 }
 
 // The numbers in a matrix of integers, which may be a view with its rows apart.

@@ -60,6 +60,8 @@ struct State {
     stats: PagingStats,
     /// Whether everything is in memory, so that no router need be watched.
     is_whole: bool,
+    /// The layer of a choice that was not used yet.
+    open_choice: Option<u32>,
 }
 
 // SAFETY: the buffer type is only handed to the engine; all else is behind locks or never changes. The
@@ -107,6 +109,7 @@ impl Pager {
             pressure: Pressure::new(0),
             stats: PagingStats::default(),
             is_whole: false,
+            open_choice: None,
         };
         Ok(Self {
             readers: None,
@@ -148,14 +151,12 @@ impl Pager {
         let buffered = if self.files.iter().all(|file| file.is_direct()) { "" } else { ", buffered" };
         let kind = format!("{}{buffered}", readers.kind);
         self.readers = Some(readers);
-        let cache_bytes = budget_bytes.saturating_sub(self.layout.border_bytes());
-        let needed_bytes = self.layout.needed_at_once(1, active);
-        if needed_bytes > cache_bytes {
-            return Err(Error::PagingBudget {
-                budget_bytes: cache_bytes,
-                needed_bytes,
-            });
+        let border_bytes = self.layout.border_bytes();
+        let needed_bytes = self.layout.needed_at_once(1, active) + border_bytes;
+        if needed_bytes > budget_bytes {
+            return Err(Error::PagingBudget { budget_bytes, needed_bytes });
         }
+        let cache_bytes = budget_bytes - border_bytes;
         for tensor in &self.layout.tensors {
             for range in tensor.borders() {
                 let pieces = self.pieces(tensor, &range, None)?;
@@ -283,8 +284,12 @@ impl Pager {
         let tensors = &self.layout.tensors[tensors];
         let all = tensors.first().map_or(0, |tensor| tensor.experts);
         let chosen = distinct(experts, all)?;
-        let wanted: Vec<usize> = chosen.iter().map(|expert| first + expert).collect();
+        let mut wanted: Vec<usize> = chosen.iter().map(|expert| first + expert).collect();
         let mut state = lock(&self.state);
+        if state.open_choice.replace(layer) == Some(layer) {
+            // The layer has two routers, and the first one's experts are still to be used.
+            wanted.extend(state.cache.pinned().iter().filter(|group| !chosen.contains(&(*group - first))));
+        }
         let (now, resident) = (state.cache.budget_bytes(), state.cache.resident_bytes());
         let mut released = Vec::new();
         if let Some(budget) = state.pressure.look(now, resident) {
@@ -292,7 +297,10 @@ impl Pager {
             released = state.cache.set_budget(budget);
         }
         let taken = state.cache.take(&wanted, chosen.len() * 2 > all).map_err(|full| {
-            Error::PagingBudget { budget_bytes: full.budget_bytes, needed_bytes: full.needed_bytes }
+            let borders = self.layout.border_bytes();
+            let (budget_bytes, needed_bytes) =
+                (full.budget_bytes + borders, full.needed_bytes + borders);
+            Error::PagingBudget { budget_bytes, needed_bytes }
         })?;
         released.extend_from_slice(&taken.released);
         let slices = tensors.len() as u64;
@@ -327,7 +335,8 @@ impl Pager {
         let tensor = &self.layout.tensors[*self.tensors.get(name).ok_or_else(blind)?];
         let (_, first) = self.layout.layer(tensor.layer).ok_or_else(blind)?;
         let experts = distinct(experts, tensor.experts)?;
-        let state = lock(&self.state);
+        let mut state = lock(&self.state);
+        state.open_choice = None;
         if experts.iter().any(|expert| !state.cache.is_pinned(first + expert)) {
             return Err(blind());
         }

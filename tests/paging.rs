@@ -1,0 +1,216 @@
+//! Experts on disk: the text is that of experts in memory, within the budget, and nothing is computed on
+//! bytes that are not the file's.
+#![cfg(all(feature = "llama", target_os = "linux"))]
+#![allow(missing_docs)]
+
+mod support;
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use moe_offload::gguf::GgmlType;
+use moe_offload::plan::DISK;
+use moe_offload::synth::{self, SynthOptions};
+use moe_offload::{
+    Error, GenerateOptions, GgufFile, LoadMode, Message, MoeModel, MoeModelBuilder, OffloadPolicy,
+    PagingOptions, Plan, Sampling,
+};
+use support::model_files::demo;
+use support::process::Server;
+
+const PROMPT: &str = "The quick brown fox jumps";
+
+fn greedy(tokens: u64) -> GenerateOptions {
+    GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(tokens)
+}
+
+fn builder(path: &Path, policy: &str) -> MoeModelBuilder {
+    // Mapped, so that the baseline has the file's own layout and the same kernels.
+    MoeModel::builder(path)
+        .policy(policy.parse().unwrap())
+        .load_mode(LoadMode::Mapped)
+        .threads(1)
+        .context_tokens(256)
+}
+
+fn text(model: &mut MoeModel) -> String {
+    model.generate(PROMPT, &greedy(16)).unwrap().text().unwrap()
+}
+
+fn with_cache(path: &Path, policy: &str, bytes: u64) -> MoeModelBuilder {
+    builder(path, policy).paging(PagingOptions::default().cache_bytes(bytes))
+}
+
+/// The smallest cache that will do, as the error says.
+fn least_cache(path: &Path, policy: &str) -> u64 {
+    match with_cache(path, policy, 1).load() {
+        Err(Error::PagingBudget { budget_bytes: 1, needed_bytes }) => needed_bytes,
+        other => panic!("{}: {:?}", path.display(), other.map(|_| ())),
+    }
+}
+
+/// A file with experts large enough to be paged.
+fn made(folder: &Path, family: &str, shards: u16) -> PathBuf {
+    let path = folder.join(format!("{family}.gguf"));
+    let options = SynthOptions::tiny().expert_type(GgmlType::F32);
+    let files = synth::family(family).unwrap().build(&options).unwrap().save(&path, shards, |_| {});
+    files.unwrap().into_iter().next().unwrap()
+}
+
+#[test]
+fn every_family_says_the_same_from_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start();
+    let mut paged = 0;
+    for (i, family) in synth::families().enumerate() {
+        let path = made(folder.path(), family.name, 1);
+        let expected = text(&mut builder(&path, "none").load().unwrap());
+        let least = least_cache(&path, "all-experts=disk");
+        let load = with_cache(&path, "all-experts=disk", least);
+        // Some with their layers on a device.
+        let load = if i % 6 == 0 { load.rpc_server(&server.endpoint) } else { load };
+        let mut model = load.load().unwrap();
+        assert_eq!(text(&mut model), expected, "{}", family.name);
+        let stats = model.paging().unwrap();
+        assert!(stats.resident_bytes <= stats.budget_bytes, "{}: {stats:?}", family.name);
+        assert!(stats.budget_bytes < least, "{}: {stats:?}", family.name);
+        assert!(stats.missed_slices > 0 && stats.read_bytes == stats.missed_bytes, "{stats:?}");
+        paged += stats.released_slices;
+        drop(model);
+        std::fs::remove_file(&path).unwrap();
+    }
+    assert!(paged > 1000, "{paged}");
+}
+
+#[test]
+fn with_everything_in_memory_no_router_is_watched() {
+    let bytes = GgufFile::open(demo()).unwrap().tensor_bytes();
+    let mut model = with_cache(&demo(), "all-experts=disk", bytes).load().unwrap();
+    let expected = text(&mut builder(&demo(), "none").load().unwrap());
+    assert_eq!(text(&mut model), expected);
+    let stats = model.paging().unwrap();
+    assert_eq!((stats.needed_slices, stats.read_bytes), (0, 0), "{stats:?}");
+    assert!(stats.resident_bytes > 0);
+}
+
+#[test]
+fn threads_read_what_io_uring_reads() {
+    let least = least_cache(&demo(), "all-experts=disk");
+    let read = |io_uring: bool| {
+        let paging = PagingOptions::default().cache_bytes(least).io_uring(io_uring);
+        let mut model = builder(&demo(), "all-experts=disk").paging(paging).load().unwrap();
+        let text = text(&mut model);
+        (text, model.paging().unwrap())
+    };
+    let ((by_threads, threads), (by_ring, ring)) = (read(false), read(true));
+    assert_eq!(by_threads, by_ring);
+    assert_eq!(threads.missed_bytes, ring.missed_bytes);
+    assert!(threads.reader.starts_with("threads"), "{}", threads.reader);
+}
+
+#[test]
+fn conversations_and_several_texts_are_paged_too() {
+    let least = least_cache(&demo(), "all-experts=disk");
+    let both = |policy: &str| {
+        let mut model = with_cache(&demo(), policy, least).sequences(2).load().unwrap();
+        let questions = [Message::user("What is an expert?")];
+        let first = model.chat(&questions, &greedy(24)).unwrap().text().unwrap();
+        let mut together = model.generate_together(&["Hello", PROMPT], &greedy(12)).unwrap();
+        let mut texts = vec![String::new(); 2];
+        while let Some(piece) = together.next() {
+            let (i, piece) = piece.unwrap();
+            texts[i].push_str(&piece);
+        }
+        (first, texts)
+    };
+    assert_eq!(both("all-experts=disk"), both("none"));
+}
+
+#[test]
+fn two_conversations_on_two_threads_take_turns() {
+    let least = least_cache(&demo(), "all-experts=disk");
+    let mut first = with_cache(&demo(), "all-experts=disk", least).load().unwrap();
+    let mut second = first.another().unwrap();
+    let expected = text(&mut builder(&demo(), "none").load().unwrap());
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| text(&mut second));
+        assert_eq!(text(&mut first), expected);
+        assert_eq!(other.join().unwrap(), expected);
+    });
+}
+
+#[test]
+fn a_split_model_is_paged_from_all_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = made(folder.path(), "mixtral-8x7b", 3);
+    assert!(GgufFile::open(&path).unwrap().shards().len() > 1);
+    let expected = text(&mut builder(&path, "none").load().unwrap());
+    let least = least_cache(&path, "all-experts=disk");
+    assert_eq!(text(&mut with_cache(&path, "all-experts=disk", least).load().unwrap()), expected);
+}
+
+#[test]
+fn a_file_that_changes_stops_the_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("demo.gguf");
+    for cut in [false, true] {
+        std::fs::copy(demo(), &path).unwrap();
+        let least = least_cache(&path, "all-experts=disk");
+        let mut model = with_cache(&path, "all-experts=disk", least).load().unwrap();
+        text(&mut model);
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        if cut {
+            file.set_len(1 << 20).unwrap();
+        } else {
+            // Later than the first write by the clock that file systems use.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            file.write_all_at(&[7], 2 << 20).unwrap();
+        }
+        model.forget().unwrap();
+        let outcome = model.generate("Hello, who are you?", &greedy(30)).and_then(|answer| answer.text());
+        assert!(matches!(outcome, Err(Error::FileChanged { .. })), "cut: {cut}, {outcome:?}");
+        // And nothing more comes of it.
+        let later = model.generate(PROMPT, &greedy(3)).and_then(|answer| answer.text());
+        assert!(later.is_err(), "{later:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_paged_is_told() {
+    let error = |policy: &str| builder(&demo(), policy).load().map(|_| ()).unwrap_err();
+    assert!(matches!(error("regex:attn_q=disk"), Error::NothingToPage { .. }));
+    assert!(matches!(error("fit:ram:1MiB"), Error::DoesNotFit { .. }), "{}", error("fit:ram:1MiB"));
+    let text = error("regex:attn_q=disk").to_string();
+    assert!(text.contains("regex:attn_q=disk") && text.contains("in memory"), "{text}");
+}
+
+#[test]
+fn fit_leaves_on_disk_what_memory_does_not_hold() {
+    let gguf = GgufFile::open(demo()).unwrap();
+    let plan = |policy: &str| {
+        let policy: OffloadPolicy = policy.parse().unwrap();
+        assert_eq!(policy.to_string().parse::<OffloadPolicy>().unwrap(), policy);
+        policy.plan(&gguf, &[], &moe_offload::ContextOptions::with_context_tokens(256))
+    };
+    let everything = plan("fit:ram:1GiB").unwrap();
+    assert!(everything.disk().is_none());
+    let needed = everything.device("cpu").unwrap().total_bytes;
+    assert!(plan(&format!("fit:ram:{needed}")).unwrap().disk().is_none());
+    let less = plan(&format!("fit:ram:{}", needed - 1)).unwrap();
+    let disk = less.disk().unwrap();
+    let on_disk = less.tensors().iter().filter(|placed| placed.device == DISK);
+    assert_eq!(on_disk.map(|placed| placed.tensor.bytes).sum::<u64>(), disk.weights_bytes);
+    let cpu = less.device("cpu").unwrap();
+    assert_eq!(disk.cache_bytes, Some(needed - 1 - cpu.total_bytes));
+    assert_eq!(cpu.total_bytes + disk.weights_bytes, needed);
+    // It survives as data, is checked, and loads the same.
+    let stored: Plan = serde_json::from_str(&serde_json::to_string(&less).unwrap()).unwrap();
+    assert_eq!(stored, less);
+    stored.check(&gguf).unwrap();
+    let least = least_cache(&demo(), "all-experts=disk");
+    let mut model = with_cache(&demo(), "none", least).plan(stored).load().unwrap();
+    assert_eq!(text(&mut model), text(&mut builder(&demo(), "none").load().unwrap()));
+    assert!(model.paging().unwrap().missed_slices > 0);
+    assert!(less.to_string().contains("disk: "), "{less}");
+}

@@ -303,7 +303,9 @@ fn another_process_finds_the_servers_of_a_stored_plan_in_any_order() {
     for order in [[2, 0, 1], [1, 2, 0]] {
         let mut arguments = vec!["--plan", &path, "--threads", "1", "--prompt", "Hello"];
         arguments.extend(["--max-tokens", "2", "--stats", "json"]);
-        order.iter().for_each(|&i| arguments.extend(["--rpc", &ends[i]]));
+        for i in order {
+            arguments.extend(["--rpc", &ends[i]]);
+        }
         let output = run("chat", &arguments);
         let said = String::from_utf8_lossy(&output.stdout);
         let json = said.lines().last().unwrap_or_else(|| panic!("{output:?}"));

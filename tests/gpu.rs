@@ -154,11 +154,10 @@ fn the_device_s_free_memory_falls_by_what_is_planned() {
         (row.free_fell_bytes, model.plan().model().expert_bytes)
     };
     let ((full, experts), (without, _)) = (fell("none"), fell("all-experts"));
-    let (Some(full), Some(without)) = (full, without) else { return };
-    if (full, without) == (0, 0) {
-        println!("the driver always reports all memory as free: nothing to compare");
+    let (Some(full), Some(without)) = (full, without) else {
+        println!("the driver's free memory did not move: nothing to compare");
         return;
-    }
+    };
     // Drivers hand memory out in large pieces, and others may use the device too.
     let tolerance = 64 << 20;
     assert!((full - without).abs_diff(experts) < tolerance, "{full} - {without}, not {experts}");

@@ -11,8 +11,7 @@ pub struct DevicePlan {
     /// Its name; [`CPU`](super::CPU) for CPU memory.
     pub name: String,
     /// For a device of an RPC server: the server's address. A stored plan finds the device by it,
-    /// whatever number the device has in the process that loads; see
-    /// [`MoeModelBuilder::plan`](crate::MoeModelBuilder::plan).
+    /// whatever number the device has in the process that loads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
     /// Bytes of the weights on it, copies included.

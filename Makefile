@@ -1,6 +1,6 @@
 # Two commands: `make chat` and `make test`. Both install what is missing where that is allowed.
 
-.PHONY: chat test setup lint bench benchmarks demo-model three-machines
+.PHONY: chat test setup lint bench benchmarks demo-model three-machines vulkan-check
 
 # make chat                                   a conversation with the demo model
 # make chat PROMPT="Why is the sky blue?"     one answer
@@ -42,3 +42,7 @@ demo-model:
 # A model split over three servers on this machine.
 three-machines: setup
 	@scripts/three-machines
+
+# The test of one device with the Vulkan backend, on Mesa's software device.
+vulkan-check:
+	scripts/vulkan-check

@@ -36,7 +36,8 @@ struct Arguments {
     /// Keep the KV cache in CPU memory
     #[arg(long)]
     cache_on_host: bool,
-    /// A device with its free memory, such as CUDA0=24GiB; may be repeated. Default: one `gpu`
+    /// A device with its free memory, such as CUDA0=24GiB, or a server's by its address, such as
+    /// 10.0.0.2:50052=16GiB; may be repeated. Default: one `gpu`
     #[arg(long, value_name = "NAME=BYTES", value_parser = device)]
     device: Vec<Device>,
     /// Print the plan as JSON, with every tensor

@@ -12,7 +12,7 @@ use crate::gguf::{GgmlType, GgufFile};
 use crate::memory::{self, DeviceMemory};
 use crate::model::MoeModel;
 use crate::paging::{self, PagingOptions};
-use crate::plan::{self, Compute, DiskPlan, ContextOptions, Device, DeviceKind, OpenChoices, Plan};
+use crate::plan::{self, Compute, ContextOptions, Device, DiskPlan, OpenChoices, Plan};
 use crate::policy::{DeviceName, FitLimit, OffloadPolicy};
 use crate::preflight;
 use crate::reservation::{self, Reservation};
@@ -65,6 +65,11 @@ impl MoeModelBuilder {
 
     /// Uses a plan made before, for instance one that was stored, instead of a policy. Its context
     /// replaces what was set. It is checked by [`Plan::check`].
+    ///
+    /// A server's device is found by the server's address, as [`rpc_server`](Self::rpc_server) was
+    /// given it, and gets the name that it has in this process. Devices of this machine, and those of
+    /// a plan that knows no address, are found by name. What the plan does not use and is not there
+    /// is left out.
     pub fn plan(self, plan: Plan) -> Self {
         Self { plan: Some(plan), ..self }
     }
@@ -240,7 +245,7 @@ impl MoeModelBuilder {
     fn plan_for(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
         if let Some(plan) = &self.plan {
             plan.check(gguf)?;
-            return check_devices(plan, devices).map(|()| plan.clone());
+            return plan.rebound(devices);
         }
         let devices = reservation::with_available(devices.to_vec());
         self.policy_for(&devices).plan(gguf, &devices, &self.context)
@@ -250,8 +255,7 @@ impl MoeModelBuilder {
     fn exact_plan(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
         if let Some(plan) = &self.plan {
             plan.check(gguf)?;
-            check_devices(plan, devices)?;
-            let mut plan = plan.clone();
+            let mut plan = plan.rebound(devices)?;
             if plan.devices().len() > 1 {
                 plan.refine(&self.dry_run(gguf, &plan)?);
             }
@@ -311,21 +315,8 @@ impl MoeModelBuilder {
 
 /// A server's address names its first device, whatever number that has in this process.
 fn named(address: &str, devices: &[Device]) -> Option<DeviceName> {
-    let is_meant =
-        |device: &&Device| device.kind == DeviceKind::Remote && device.description == address;
+    let is_meant = |device: &&Device| device.server() == Some(address);
     devices.iter().find(is_meant).and_then(|device| DeviceName::new(&device.name).ok())
-}
-
-/// A plan that was made at another time may use what is not there now.
-fn check_devices(plan: &Plan, devices: &[Device]) -> Result<()> {
-    let is_there = |name: &str| devices.iter().any(|device| device.name == name);
-    match engine::used_devices(plan).find(|&(name, _)| !is_there(name)) {
-        None => Ok(()),
-        Some((name, _)) => Err(Error::PlannedDeviceMissing {
-            name: name.to_owned(),
-            known: devices.iter().map(|device| device.name.clone()).collect(),
-        }),
-    }
 }
 
 /// With several devices the engine's dry run can be a little off, so what it took is compared with

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
-    Device, DeviceKind, Error, GenerateOptions, Message, MoeModel, MoeModelBuilder, Plan, Sampling,
-    connect_rpc, devices, rpc_traffic,
+    ContextOptions, Device, DeviceKind, Error, GenerateOptions, GgufFile, Message, MoeModel,
+    MoeModelBuilder, OffloadPolicy, Plan, Sampling, connect_rpc, devices, rpc_traffic,
 };
 use support::model_files::demo;
-use support::process::Server;
+use support::process::{Server, run};
 
 struct Three {
     servers: Vec<Server>,
@@ -26,6 +26,10 @@ impl Three {
     fn builder(&self, path: &Path) -> MoeModelBuilder {
         let builder = MoeModel::builder(path).threads(1).context_tokens(128);
         self.servers.iter().fold(builder, |builder, server| builder.rpc_server(&server.endpoint))
+    }
+
+    fn endpoints(&self) -> Vec<String> {
+        self.servers.iter().map(|server| server.endpoint.clone()).collect()
     }
 
     /// The names, which depend on what else this process connected.
@@ -229,10 +233,110 @@ fn a_device_that_is_not_there_is_an_error_that_lists_those_that_are() {
             .fold(builder, |builder, server| builder.rpc_server(&server.endpoint))
     };
     for error in [load(two()), two().make_plan().unwrap_err(), two().forecast().unwrap_err()] {
-        let Error::PlannedDeviceMissing { name, known } = &error else { panic!("{error}") };
-        assert!(*name == names[2] && *known == names[..2], "{error}");
+        let Error::PlannedDeviceMissing { name, server, known } = &error else { panic!("{error}") };
+        let endpoints = three.endpoints();
+        assert!(*name == names[2] && server.as_ref() == Some(&endpoints[2]), "{error}");
+        assert_eq!(known.len(), 2, "{error}");
         let text = error.to_string();
         assert!(names.iter().all(|name| text.contains(name.as_str())), "{text}");
+        assert!(endpoints.iter().all(|endpoint| text.contains(endpoint.as_str())), "{text}");
+    }
+}
+
+/// A quarter of the experts on the first server, a half on the second, none on the third, where the
+/// output is.
+fn uneven_plan(three: &Three) -> Plan {
+    let [first, second] = [0, 1].map(|i: usize| three.servers[i].endpoint.clone());
+    let policy = format!("layers:0={first};layers:1,2={second};all-experts");
+    three.builder(&demo()).policy(policy.parse().unwrap()).forecast().unwrap()
+}
+
+/// The same plan as a process stores it that numbers its servers otherwise.
+fn with_names_turned(plan: &Plan, names: &[String]) -> Plan {
+    let mut json = serde_json::to_string(plan).unwrap();
+    for (i, name) in names.iter().enumerate() {
+        json = json.replace(&format!("{name}\""), &format!("<{i}>\""));
+        json = json.replace(&format!("={name};"), &format!("=<{i}>;"));
+    }
+    for i in 0..names.len() {
+        json = json.replace(&format!("<{i}>"), &names[(i + 1) % names.len()]);
+    }
+    serde_json::from_str(&json).unwrap()
+}
+
+#[test]
+fn a_stored_plan_finds_its_servers_by_their_addresses() {
+    let mut three = Three::start();
+    let names = three.names();
+    let plan = uneven_plan(&three);
+    let stored = with_names_turned(&plan, &names);
+    assert_ne!(stored, plan);
+    for _ in 0..2 {
+        let made = three.builder(&demo()).plan(stored.clone()).make_plan().unwrap();
+        assert_eq!(made, plan);
+        let model = three.builder(&demo()).plan(stored.clone()).load().unwrap();
+        assert!(model.verify().holds(), "{}", model.verify());
+        for (name, endpoint) in names.iter().zip(plan.devices()).map(|(n, d)| (n, &d.server)) {
+            assert_eq!(model.plan().device(name).unwrap().server, *endpoint);
+            let measured = model.memory().iter().find(|memory| memory.name == *name).unwrap();
+            assert_eq!(measured.weights_bytes, plan.device(name).unwrap().weights_bytes);
+        }
+        three.servers.reverse();
+    }
+    // Another server under one of the addresses' numbers is not taken for it.
+    let builder = MoeModel::builder(demo()).plan(stored);
+    let other = Server::start();
+    let builder = builder.rpc_server(&other.endpoint).rpc_server(&three.servers[1].endpoint);
+    let error = builder.load().unwrap_err();
+    assert!(matches!(error, Error::PlannedDeviceMissing { .. }), "{error}");
+}
+
+#[test]
+fn another_process_finds_the_servers_of_a_stored_plan_in_any_order() {
+    let scratch = tempfile::tempdir().unwrap();
+    let three = Three::start();
+    let names = three.names();
+    let plan = uneven_plan(&three);
+    let path = scratch.path().join("plan.json").display().to_string();
+    std::fs::write(&path, serde_json::to_string(&plan).unwrap()).unwrap();
+    let ends = three.endpoints();
+    for order in [[2, 0, 1], [1, 2, 0]] {
+        let mut arguments = vec!["--plan", &path, "--threads", "1", "--prompt", "Hello"];
+        arguments.extend(["--max-tokens", "2", "--stats", "json"]);
+        for i in order {
+            arguments.extend(["--rpc", &ends[i]]);
+        }
+        let output = run("chat", &arguments);
+        let said = String::from_utf8_lossy(&output.stdout);
+        let json = said.lines().last().unwrap_or_else(|| panic!("{output:?}"));
+        let stats: serde_json::Value = serde_json::from_str(json).unwrap();
+        // There the servers have the numbers of the order in which they were named.
+        for (number, &i) in order.iter().enumerate() {
+            let rows = stats["devices"].as_array().unwrap();
+            let row = rows.iter().find(|row| row["name"] == format!("RPC{number}")).unwrap();
+            assert_eq!(
+                row["weights_bytes"],
+                plan.device(&names[i]).unwrap().weights_bytes,
+                "{row}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_plan_made_without_the_engine_may_name_servers_by_address() {
+    let three = Three::start();
+    let ends = three.endpoints();
+    let policy: OffloadPolicy = format!("layers:0={};all-experts", ends[1]).parse().unwrap();
+    let planned: Vec<Device> = ends.iter().rev().map(Device::new).collect();
+    let gguf = GgufFile::open(demo()).unwrap();
+    let context = ContextOptions::with_context_tokens(128);
+    let plan = policy.plan(&gguf, &planned, &context).unwrap();
+    let model = three.builder(&demo()).plan(plan.clone()).load().unwrap();
+    assert!(model.verify().holds(), "{}", model.verify());
+    for (name, end) in three.names().iter().zip(&ends) {
+        let (now, then) = (model.plan().device(name).unwrap(), plan.device(end).unwrap());
+        assert_eq!((now.weights_bytes, now.layers), (then.weights_bytes, then.layers));
     }
 }
 

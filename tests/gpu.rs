@@ -145,7 +145,7 @@ fn the_device_s_free_memory_falls_by_what_is_planned() {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("model.gguf");
     let options = SynthOptions::default().layers(2);
-    synth::family("olmoe-1b-7b").unwrap().build(&options).unwrap().save(&path, 4, |_| {}).unwrap();
+    synth::family("olmoe-1b-7b").unwrap().build(&options).unwrap().save(&path, 1, |_| {}).unwrap();
     let fell = |policy: &str| {
         let model = place.builder(&path, policy).load().unwrap();
         assert!(model.verify().holds(), "{}", model.verify());
@@ -154,7 +154,10 @@ fn the_device_s_free_memory_falls_by_what_is_planned() {
         (row.free_fell_bytes, model.plan().model().expert_bytes)
     };
     let ((full, experts), (without, _)) = (fell("none"), fell("all-experts"));
-    let (Some(full), Some(without)) = (full, without) else { return };
+    let (Some(full), Some(without)) = (full, without) else {
+        println!("the driver's free memory did not move: nothing to compare");
+        return;
+    };
     // Drivers hand memory out in large pieces, and others may use the device too.
     let tolerance = 64 << 20;
     assert!((full - without).abs_diff(experts) < tolerance, "{full} - {without}, not {experts}");

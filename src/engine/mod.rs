@@ -42,7 +42,7 @@ pub use self::revision::Revision;
 pub(crate) use self::revision::revision;
 pub(crate) use self::sampler::Sampler;
 pub use self::weights::LoadMode;
-pub(crate) use self::weights::{LoadSettings, Weights, used_devices};
+pub(crate) use self::weights::{LoadSettings, Weights};
 
 /// The pinned engine, as `Cargo.toml` has it.
 pub(crate) const REVISION: &str = "llama-cpp-sys-2 0.1.161";

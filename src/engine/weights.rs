@@ -81,7 +81,8 @@ impl Weights {
     /// Loads the file as the plan says.
     pub(crate) fn load(gguf: &GgufFile, plan: &Plan, settings: LoadSettings) -> Result<Self> {
         backend::init()?;
-        let (names, layers): (Vec<&str>, Vec<u32>) = used_devices(plan).unzip();
+        // The engine is not told of devices that the plan does not use: it would start them.
+        let (names, layers): (Vec<&str>, Vec<u32>) = plan.used_devices().unzip();
         let rpc = RpcServers::of(&names)?;
         // A server that was lost explains whatever else went wrong.
         Self::load_on(rpc.clone(), names, &layers, gguf, plan, settings)
@@ -388,14 +389,6 @@ fn maps(mode: LoadMode, devices: &[ffi::ggml_backend_dev_t]) -> Result<bool> {
         LoadMode::Mapped => Ok(true),
         LoadMode::Read => Ok(false),
     }
-}
-
-/// The devices that the plan puts anything on, in its order, with the number of their layers, the
-/// output counted as one. The engine is not told of others: it would start them.
-pub(crate) fn used_devices(plan: &Plan) -> impl Iterator<Item = (&str, u32)> {
-    let devices = std::iter::zip(plan.devices(), plan.layer_split());
-    let used = devices.filter(|(device, layers)| *layers > 0 || device.weights_bytes > 0);
-    used.map(|(device, layers)| (device.name.as_str(), layers))
 }
 
 /// How many layers each device gets, as the proportions that the engine wants, for all the devices

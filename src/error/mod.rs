@@ -225,13 +225,17 @@ pub enum Error {
     },
     /// A stored plan uses a device that is not there.
     #[error(
-        "the plan uses the device `{name}`, which is not there now; there {}; bring it back, or plan again",
-        list_devices(.known)
+        "the plan uses the device `{name}`{}, which is not there now; there {}; {}, or plan again",
+        of_server(.server.as_ref()),
+        list_devices(.known),
+        if server.is_some() { "load with that server, by the same address" } else { "bring it back" }
     )]
     PlannedDeviceMissing {
-        /// The device's name.
+        /// The device's name when the plan was made.
         name: String,
-        /// The devices that there are.
+        /// The address of the RPC server whose device it is.
+        server: Option<String>,
+        /// The devices that there are; those of servers with the address, as `RPC0 (HOST:PORT)`.
         known: Vec<String>,
     },
     /// Two devices have the same name.
@@ -463,6 +467,10 @@ fn list_devices(known: &[String]) -> String {
         [only] => format!("is {only}, and the cpu"),
         several => format!("are {}, and the cpu", several.join(", ")),
     }
+}
+
+fn of_server(address: Option<&String>) -> String {
+    address.map_or_else(String::new, |address| format!(" of the RPC server at `{address}`"))
 }
 
 fn list_folders(folders: &[PathBuf]) -> String {

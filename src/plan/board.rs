@@ -162,7 +162,9 @@ impl Board<'_> {
             .enumerate()
             .map(|(i, device)| {
                 let layers = repeating.iter().filter(|&&at| at == Some(i)).count();
-                DevicePlan::empty(&device.name, count(layers), device.free_bytes)
+                let server = device.server().map(str::to_owned);
+                let plan = DevicePlan::empty(&device.name, count(layers), device.free_bytes);
+                DevicePlan { server, ..plan }
             })
             .collect();
         let dealt: u32 = plans.iter().map(|plan| plan.layers).sum();

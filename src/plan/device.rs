@@ -89,6 +89,12 @@ impl Device {
         Self { free_bytes: Some(free_bytes), ..self }
     }
 
+    /// The address of the RPC server whose device it is.
+    pub(crate) fn server(&self) -> Option<&str> {
+        let is_known = self.kind == DeviceKind::Remote && !self.description.is_empty();
+        is_known.then_some(self.description.as_str())
+    }
+
     /// What a tensor of so many bytes takes on it.
     pub(super) fn padded(&self, bytes: u64) -> u64 {
         let alignment = self.alignment_bytes.unwrap_or(1).max(1);

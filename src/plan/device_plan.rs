@@ -10,6 +10,10 @@ use crate::memory::HostMemory;
 pub struct DevicePlan {
     /// Its name; [`CPU`](super::CPU) for CPU memory.
     pub name: String,
+    /// For a device of an RPC server: the server's address. A stored plan finds the device by it,
+    /// whatever number the device has in the process that loads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
     /// Bytes of the weights on it, copies included.
     pub weights_bytes: u64,
     /// Bytes that the weights take besides, because the device aligns every tensor; 0 where its
@@ -64,6 +68,7 @@ impl DevicePlan {
     pub(super) fn empty(name: &str, layers: u32, free_bytes: Option<u64>) -> Self {
         Self {
             name: name.to_owned(),
+            server: None,
             weights_bytes: 0,
             padding_bytes: 0,
             expert_bytes: 0,

@@ -19,6 +19,8 @@ mod fit;
 mod homes;
 mod patterns;
 mod picture;
+#[cfg(feature = "llama")]
+mod rebind;
 mod rules;
 mod solve;
 mod split;
@@ -327,6 +329,15 @@ impl Plan {
             }
         }
         split
+    }
+
+    /// The devices that get anything, in order, with the number of their layers, the output counted
+    /// as one.
+    #[cfg(feature = "llama")]
+    pub(crate) fn used_devices(&self) -> impl Iterator<Item = (&str, u32)> {
+        let devices = std::iter::zip(&self.devices, self.layer_split());
+        let used = devices.filter(|(device, layers)| *layers > 0 || device.weights_bytes > 0);
+        used.map(|(device, layers)| (device.name.as_str(), layers))
     }
 }
 

@@ -208,8 +208,7 @@ fn main() {
         "µs per token", "first", "second"
     );
     let bare_time = |side: &mut Bare| side.generate(tokens).1.as_secs_f64() / steps;
-    let their_time =
-        |side: &mut LlamaContext<'_>| theirs(side, tokens).1.as_secs_f64() / steps;
+    let their_time = |side: &mut LlamaContext<'_>| theirs(side, tokens).1.as_secs_f64() / steps;
     let our_time = |side: &mut MoeModel| ours(side).2 / steps;
     compare("bare against bare", pairs, || bare_time(&mut other), || bare_time(&mut bare));
     compare("generate() against bare", pairs, || our_time(&mut model), || bare_time(&mut bare));

@@ -3,9 +3,12 @@
 //! ```text
 //! cargo run --release --features bench --example bench -- run --journal run.jsonl
 //! cargo run --release --features bench --example bench -- report --journal run.jsonl --out report
+//! cargo run --release --features bench --example bench -- tune --model FILE
 //! ```
 
 mod common;
+#[path = "common/tune.rs"]
+mod tune;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -38,6 +41,8 @@ enum What {
     Report(Output),
     /// Print the protocol that `run` would use, as JSON
     Protocol(Box<ProtocolArguments>),
+    /// Find the fastest threads, micro-batch, load mode, operation offload and policy for this machine
+    Tune(tune::Arguments),
     /// One task, read as JSON from standard input
     #[command(hide = true)]
     Task,
@@ -116,6 +121,7 @@ fn main() {
         What::Run(arguments) => run(&arguments),
         What::Report(output) => report(&output),
         What::Protocol(arguments) => print_protocol(&arguments),
+        What::Tune(arguments) => tune::run(&arguments).and_then(|text| print(&text)),
         What::Task => task(),
     };
     if let Err(error) = done {

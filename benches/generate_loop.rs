@@ -14,8 +14,8 @@ use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
-use llama_cpp_2::model::{AddBos, LlamaModel};
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_sys_2 as llama;
 use moe_offload::{GenerateOptions, MoeModel, Sampling};
@@ -109,12 +109,11 @@ impl Bare {
 }
 
 /// The same loop with `llama-cpp-2`: text, and the time from the first token to the last.
-fn theirs(context: &mut LlamaContext<'_>, tokens: u64) -> (String, Duration) {
-    let model = context.model;
+fn theirs(model: &LlamaModel, context: &mut LlamaContext<'_>, tokens: u64) -> (String, Duration) {
     let vocab = model.vocab();
     let mut sampler = LlamaSampler::greedy();
     context.clear_kv_cache();
-    let prompt = vocab.tokenize_str(PROMPT, AddBos::Always);
+    let prompt = vocab.tokenize(PROMPT.as_bytes(), true, true);
     let mut position = i32::try_from(prompt.len()).expect("short");
     let mut batch = LlamaBatch::new(prompt.len(), 1);
     batch.add_sequence(&prompt, 0, false).expect("room");
@@ -195,8 +194,8 @@ fn main() {
     let (expected, tokens, _) = ours(&mut model);
     for text in [
         bare.generate(tokens).0,
-        theirs(&mut one_thread, tokens).0,
-        theirs(&mut their_defaults, tokens).0,
+        theirs(&wrapped, &mut one_thread, tokens).0,
+        theirs(&wrapped, &mut their_defaults, tokens).0,
         ours(&mut at_defaults).0,
     ] {
         assert_eq!(text, expected, "all sides must do the same work");
@@ -208,7 +207,8 @@ fn main() {
         "µs per token", "first", "second"
     );
     let bare_time = |side: &mut Bare| side.generate(tokens).1.as_secs_f64() / steps;
-    let their_time = |side: &mut LlamaContext<'_>| theirs(side, tokens).1.as_secs_f64() / steps;
+    let their_time =
+        |side: &mut LlamaContext<'_>| theirs(&wrapped, side, tokens).1.as_secs_f64() / steps;
     let our_time = |side: &mut MoeModel| ours(side).2 / steps;
     compare("bare against bare", pairs, || bare_time(&mut other), || bare_time(&mut bare));
     compare("generate() against bare", pairs, || our_time(&mut model), || bare_time(&mut bare));

@@ -17,8 +17,8 @@ use std::process::{Command, Stdio};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use moe_offload::bench::{
-    self, BenchError, BenchResult, Journal, ModelChoice, PolicyChoice, Protocol, Record, Report,
-    Task,
+    self, Agreement, BenchError, BenchResult, Journal, ModelChoice, PolicyChoice, Protocol, Record,
+    Report, Task,
 };
 
 /// The small model that comes with the repository.
@@ -39,6 +39,13 @@ enum What {
     Run(Box<RunArguments>),
     /// Write the report of a journal again
     Report(Output),
+    /// Say, figure by figure, whether two runs of one protocol agree; status 1 if they do not
+    Agree {
+        /// The journal of the first run
+        first: PathBuf,
+        /// The journal of the second
+        second: PathBuf,
+    },
     /// Print the protocol that `run` would use, as JSON
     Protocol(Box<ProtocolArguments>),
     /// Find the fastest threads, micro-batch, load mode, operation offload and policy for this machine
@@ -120,6 +127,7 @@ fn main() {
     let done = match arguments.what {
         What::Run(arguments) => run(&arguments),
         What::Report(output) => report(&output),
+        What::Agree { first, second } => agree(&first, &second),
         What::Protocol(arguments) => print_protocol(&arguments),
         What::Tune(arguments) => tune::run(&arguments).and_then(|text| print(&text)),
         What::Task => task(),
@@ -277,6 +285,18 @@ fn report(output: &Output) -> BenchResult<()> {
             reason: format!("{} faults, first: {first}", report.faults().len()),
         }),
     }
+}
+
+fn agree(first: &Path, second: &Path) -> BenchResult<()> {
+    let ((protocol, ours), (other, theirs)) = (Journal::read(first)?, Journal::read(second)?);
+    let agreement = Agreement::of((&protocol, &ours), (&other, &theirs))?;
+    print(agreement.to_string().trim_end())?;
+    if agreement.agree() {
+        return Ok(());
+    }
+    let (judged, apart) = agreement.counts();
+    let reason = format!("{apart} of {judged} figures differ, {} missing", agreement.missing.len());
+    Err(BenchError::Task { task: "agree".to_owned(), reason })
 }
 
 fn print_protocol(arguments: &ProtocolArguments) -> BenchResult<()> {

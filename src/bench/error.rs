@@ -70,6 +70,12 @@ pub enum BenchError {
         /// What happened.
         reason: String,
     },
+    /// Two journals whose figures must not be compared.
+    #[error("the two journals are of another {what}; compare runs of one protocol on one machine")]
+    NotComparable {
+        /// What differs.
+        what: &'static str,
+    },
     /// No setting that the tuning could begin with can be loaded.
     #[error(
         "no setting to begin with can be measured, neither the defaults nor `fit` nor `all-experts`; \

@@ -10,6 +10,7 @@
 //! A saving is only shown beside a baseline of the same run. What each figure means is in
 //! `docs/benchmarking.md`; `examples/bench.rs` is the program.
 
+mod agreement;
 mod checks;
 mod choice;
 mod compare;
@@ -27,11 +28,13 @@ mod record;
 mod report;
 mod runner;
 mod statistics;
+mod student;
 mod task;
 #[cfg(test)]
 mod tests;
 mod tune;
 
+pub use self::agreement::{AGREEMENT_LEVEL, Agreement, Compared};
 pub use self::checks::{Fault, faults};
 pub use self::choice::PolicyChoice;
 pub use self::energy::Energy;

@@ -16,6 +16,8 @@ pub const AGREEMENT_LEVEL: f64 = 0.99;
 /// Two runs do not agree if equal machines would have so many disagreements less often than this.
 const RARE: f64 = 0.01;
 
+type OfAnswer = fn(&Answer) -> Option<f64>;
+
 /// One figure of both runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Compared {
@@ -119,7 +121,6 @@ impl Agreement {
         #[allow(clippy::cast_precision_loss)] // compared as wholes below 2^53
         compare("device bytes".to_owned(), true, &|speed| Some(speed.device_bytes() as f64));
         compare("load s".to_owned(), false, &|speed| Some(speed.load_seconds));
-        type OfAnswer = fn(&Answer) -> Option<f64>;
         let figures: [(&str, OfAnswer); 3] = [
             ("first token s", |answer| answer.first_token_seconds),
             ("prefill tokens/s", |answer| answer.prefill_tokens_per_second),

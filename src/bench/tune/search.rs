@@ -207,14 +207,12 @@ impl<M: FnMut(&Attempt) -> BenchResult<Measured>> Search<'_, M> {
 
     /// The seconds of an answer, measured now if they are not known; `None` if it failed.
     fn seconds_of(&mut self, candidate: &Candidate) -> BenchResult<Option<f64>> {
-        match self.trials.iter().find(|trial| trial.candidate == *candidate) {
-            Some(trial) => Ok(trial.answer_seconds()),
-            None => {
-                let known = self.trials.iter().filter_map(Trial::answer_seconds);
-                let give_up_seconds = HOPELESS * known.fold(f64::INFINITY, f64::min);
-                self.try_out(candidate, Purpose::Search, give_up_seconds)
-            }
+        if let Some(trial) = self.trials.iter().find(|trial| trial.candidate == *candidate) {
+            return Ok(trial.answer_seconds());
         }
+        let known = self.trials.iter().filter_map(Trial::answer_seconds);
+        let give_up_seconds = HOPELESS * known.fold(f64::INFINITY, f64::min);
+        self.try_out(candidate, Purpose::Search, give_up_seconds)
     }
 
     fn reference(&mut self, references: &[Candidate]) -> BenchResult<Candidate> {

@@ -201,8 +201,8 @@ impl Tuner {
         let mut protocol = Protocol::new(vec![model]);
         protocol.rpc_servers.clone_from(&self.rpc_servers);
         let environment = Environment::look(&protocol)?;
-        let mut context = ContextOptions::default();
-        context.context_tokens = self.context_tokens;
+        let context =
+            ContextOptions { context_tokens: self.context_tokens, ..ContextOptions::default() };
         let context_tokens = OffloadPolicy::None.plan(gguf, &[], &context)?.context_tokens();
         let Work { prompt_tokens, answer_tokens } = self.work;
         if prompt_tokens == 0 || answer_tokens < 2 {

@@ -29,7 +29,7 @@ lint: setup
 bench: setup
 	cargo run --release -p moe-offload-benches --bin generate-loop
 
-# Writes docs/benchmarks.md and its pictures. Takes hours; leave the machine alone meanwhile.
+# Writes docs/benchmarks.md and its pictures by two runs. Leave the machine alone meanwhile.
 benchmarks: setup
 	scripts/benchmarks.sh
 

@@ -77,10 +77,11 @@ mod shim {
         }
 
         fn include_dirs(&self) -> Vec<PathBuf> {
-            let dirs: Vec<PathBuf> = ["include", "ggml/include", "src", "common", "vendor", "ggml/src"]
-                .iter()
-                .map(|dir| self.source.join(dir))
-                .collect();
+            let dirs: Vec<PathBuf> =
+                ["include", "ggml/include", "src", "common", "vendor", "ggml/src"]
+                    .iter()
+                    .map(|dir| self.source.join(dir))
+                    .collect();
             if !dirs[0].join("llama.h").is_file() || !dirs[2].join("llama-ext.h").is_file() {
                 missing(&format!("there are no headers below {}", self.source.display()));
             }
@@ -181,7 +182,9 @@ mod shim {
         cc::Build::new()
             .cpp(true)
             .std("c++17")
-            .files(["shim", "sampling", "measure", "paging"].map(|f| format!("vendor/shim/{f}.cpp")))
+            .files(
+                ["shim", "sampling", "measure", "paging"].map(|f| format!("vendor/shim/{f}.cpp")),
+            )
             .includes(include_dirs)
             .warnings(false) // the engine's headers have their own
             .compile("moe_offload_shim");

@@ -78,7 +78,9 @@ fn main() {
         read_ahead.set(kib as u64);
         let group = Group::new(limit as u64);
         for _ in 0..pairs {
-            for (name, what) in [("engine", "engine".to_owned()), ("ours", format!("fit:ram:{budget}"))] {
+            for (name, what) in
+                [("engine", "engine".to_owned()), ("ours", format!("fit:ram:{budget}"))]
+            {
                 let figures = child::run(&options, &what, Some(&group), 16.0);
                 same(&figures);
                 println!("{}", figures.row(&format!("{name}, {kib} KiB")));
@@ -101,7 +103,9 @@ fn main() {
     }
     if options.values.contains_key("whole") {
         for _ in 0..pairs {
-            for (name, what) in [("engine, all read", "engine-read"), ("ours, all read", "cache:1e12")] {
+            for (name, what) in
+                [("engine, all read", "engine-read"), ("ours, all read", "cache:1e12")]
+            {
                 let figures = child::run(&options, what, None, 16.0);
                 same(&figures);
                 println!("{}", figures.row(name));

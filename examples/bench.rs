@@ -3,9 +3,12 @@
 //! ```text
 //! cargo run --release --features bench --example bench -- run --journal run.jsonl
 //! cargo run --release --features bench --example bench -- report --journal run.jsonl --out report
+//! cargo run --release --features bench --example bench -- tune --model FILE
 //! ```
 
 mod common;
+#[path = "common/tune.rs"]
+mod tune;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -14,8 +17,8 @@ use std::process::{Command, Stdio};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use moe_offload::bench::{
-    self, BenchError, BenchResult, Journal, ModelChoice, PolicyChoice, Protocol, Record, Report,
-    Task,
+    self, Agreement, BenchError, BenchResult, Journal, ModelChoice, PolicyChoice, Protocol, Record,
+    Report, Task,
 };
 
 /// The small model that comes with the repository.
@@ -36,8 +39,17 @@ enum What {
     Run(Box<RunArguments>),
     /// Write the report of a journal again
     Report(Output),
+    /// Say, figure by figure, whether two runs of one protocol agree; status 1 if they do not
+    Agree {
+        /// The journal of the first run
+        first: PathBuf,
+        /// The journal of the second
+        second: PathBuf,
+    },
     /// Print the protocol that `run` would use, as JSON
     Protocol(Box<ProtocolArguments>),
+    /// Find the fastest threads, micro-batch, load mode, operation offload and policy for this machine
+    Tune(tune::Arguments),
     /// One task, read as JSON from standard input
     #[command(hide = true)]
     Task,
@@ -115,7 +127,9 @@ fn main() {
     let done = match arguments.what {
         What::Run(arguments) => run(&arguments),
         What::Report(output) => report(&output),
+        What::Agree { first, second } => agree(&first, &second),
         What::Protocol(arguments) => print_protocol(&arguments),
+        What::Tune(arguments) => tune::run(&arguments).and_then(|text| print(&text)),
         What::Task => task(),
     };
     if let Err(error) = done {
@@ -271,6 +285,18 @@ fn report(output: &Output) -> BenchResult<()> {
             reason: format!("{} faults, first: {first}", report.faults().len()),
         }),
     }
+}
+
+fn agree(first: &Path, second: &Path) -> BenchResult<()> {
+    let ((protocol, ours), (other, theirs)) = (Journal::read(first)?, Journal::read(second)?);
+    let agreement = Agreement::of((&protocol, &ours), (&other, &theirs))?;
+    print(agreement.to_string().trim_end())?;
+    if agreement.agree() {
+        return Ok(());
+    }
+    let (judged, apart) = agreement.counts();
+    let reason = format!("{apart} of {judged} figures differ, {} missing", agreement.missing.len());
+    Err(BenchError::Task { task: "agree".to_owned(), reason })
 }
 
 fn print_protocol(arguments: &ProtocolArguments) -> BenchResult<()> {

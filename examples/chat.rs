@@ -1,6 +1,8 @@
 //! Talks with a model under an offload policy. See `--help`.
 
 mod common;
+#[path = "common/speed.rs"]
+mod speed;
 
 use std::fmt::Display;
 use std::io::{BufRead, ErrorKind, IsTerminal, Write};
@@ -71,9 +73,8 @@ struct Arguments {
     /// A variable of the chat template, such as `enable_thinking=false`; may be repeated
     #[arg(long, value_name = "NAME=JSON", value_parser = variable)]
     template: Vec<(String, serde_json::Value)>,
-    /// Threads that compute on the CPU
-    #[arg(long)]
-    threads: Option<u32>,
+    #[command(flatten)]
+    speed: speed::SpeedArguments,
     /// Go on with the conversation in this file (JSON) if it is there, and save it at the end, with
     /// the model's state beside it (`.state`), so that nothing of it is read again
     #[arg(long, value_name = "FILE")]
@@ -186,9 +187,7 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
     if let Some(tokens) = arguments.context {
         builder = builder.context_tokens(tokens);
     }
-    if let Some(threads) = arguments.threads {
-        builder = builder.threads(threads);
-    }
+    builder = arguments.speed.apply(builder);
     if let Some(path) = &arguments.plan {
         builder = builder.plan(read_json::<Plan>(path)?);
     }

@@ -100,6 +100,15 @@ impl MoeModelBuilder {
         self
     }
 
+    /// While a prompt is read, computes large batches of what is in CPU memory, above all experts, on a
+    /// device, to which they are copied for it; as llama.cpp does unless told otherwise. Whether that
+    /// is faster depends on how fast the copies go and how large the batches are; see
+    /// [`micro_batch_tokens`](Self::micro_batch_tokens). Devices of RPC servers take no part in it.
+    pub fn operation_offload(mut self, operation_offload: bool) -> Self {
+        self.context.operation_offload = operation_offload;
+        self
+    }
+
     /// How many conversations may be computed together by
     /// [`MoeModel::generate_together`]; 1 without it. They share the context's tokens.
     pub fn sequences(mut self, sequences: u32) -> Self {
@@ -365,7 +374,7 @@ fn cache_budget(plan: &Plan, disk: &DiskPlan, before: Option<u64>) -> u64 {
     cache.saturating_sub(besides)
 }
 
-fn default_threads() -> u32 {
+pub(crate) fn default_threads() -> u32 {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let threads = if cores > 8 { cores / 2 } else { cores - 1 };
     u32::try_from(threads.clamp(1, 64)).unwrap_or(1)

@@ -5,12 +5,13 @@
 mod support;
 
 use std::path::Path;
+use std::time::Duration;
 
 use moe_offload::bench::{
-    self, BenchError, BenchResult, Fault, Journal, ModelChoice, PolicyChoice, Protocol,
-    QualityProtocol, Record, Report, Saving, Setting, Task,
+    self, BenchError, BenchResult, Candidate, Check, Fault, Journal, ModelChoice, Outcome,
+    PolicyChoice, Protocol, QualityProtocol, Record, Report, Saving, Setting, Stop, Task,
 };
-use moe_offload::{GgufFile, MoeModel, Sampling};
+use moe_offload::{CancelHandle, Error, GgufFile, LoadMode, MoeModel, Sampling};
 use support::model_files::demo;
 use support::process::{Server, run};
 
@@ -276,4 +277,92 @@ fn the_program_runs_resumes_and_reports() {
     assert!(String::from_utf8_lossy(&again.stderr).contains("resume it"), "{again:?}");
     bench(&arguments(&["--resume"]));
     assert_eq!(Journal::read(Path::new(&journal)).unwrap().1.len(), 4);
+}
+
+#[test]
+fn tuning_tries_what_differs_and_keeps_the_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("tunings.json");
+    let server = Server::start();
+    let tune = || {
+        let tuner = MoeModel::tune(demo()).answers(48, 8).context_tokens(256);
+        tuner.rpc_server(&server.endpoint).cache(&cache)
+    };
+    let tuning = tune().run().unwrap();
+    let found = &tuning.found;
+    // Which one is the fastest depends on the machine, so only the rules are looked at.
+    assert_eq!(found.trials[0].candidate, Candidate::defaults());
+    assert!(found.chosen == found.reference || matches!(found.check, Check::Won { .. }));
+    let tried = |policy: &str| {
+        found.trials.iter().any(|trial| trial.candidate.policy.to_string() == policy)
+    };
+    assert!(tried("all-experts") && tried("first-layers:2"));
+    // All fits, so `fit` is `none` and need not be measured.
+    let (passed_over, reason) = &tuning.passed_over[0];
+    assert_eq!(
+        (passed_over.to_string().as_str(), reason.as_str()),
+        ("fit", "the same places as none")
+    );
+    assert!(found.trials.iter().any(|trial| trial.candidate.load_mode == LoadMode::Read));
+    // A server's CPU takes no part in it.
+    assert!(found.trials.iter().all(|trial| trial.candidate.operation_offload));
+
+    let again = tune().run().unwrap();
+    assert!(again.is_cached && again.found == tuning.found);
+    let (send, receive) = std::sync::mpsc::channel();
+    let tell = move |progress: &bench::TuneProgress<'_>| send.send(progress.number).unwrap();
+    let anew = tune().measure_again(true).time_limit(Duration::ZERO).on_progress(tell).run();
+    let measured = receive.iter().count();
+    // Told before and after the one trial that there is always time for.
+    let anew = anew.unwrap();
+    assert_eq!((measured, anew.is_cached, &anew.found.stop), (2, false, &Stop::Time));
+    assert_eq!(anew.chosen(), &Candidate::defaults());
+}
+
+#[test]
+fn tuning_begins_with_what_the_budget_allows() {
+    let server = Server::start();
+    let tuner = MoeModel::tune(demo()).answers(48, 8).context_tokens(256);
+    let tuner = tuner.rpc_server(&server.endpoint).budget_bytes(6 << 20);
+    let tuning = tuner.time_limit(Duration::ZERO).run().unwrap();
+    let outcomes: Vec<_> = tuning.found.trials.iter().map(|trial| &trial.outcome).collect();
+    assert!(
+        matches!(outcomes[0], Outcome::Failed { reason } if reason.contains("free")),
+        "{outcomes:?}"
+    );
+    assert_eq!(tuning.chosen().policy.to_string(), "fit");
+    assert!(tuning.to_string().contains("what is nearest to the defaults and loads"), "{tuning}");
+
+    let refused = MoeModel::tune(demo()).answers(500, 8).context_tokens(256).run().unwrap_err();
+    assert!(matches!(refused, BenchError::TuneContext { context_tokens: 256, .. }), "{refused}");
+    let cancel = CancelHandle::new();
+    cancel.cancel();
+    let cancelled = MoeModel::tune(demo()).answers(48, 8).cancel(&cancel).run().unwrap_err();
+    assert!(matches!(cancelled, BenchError::Model(Error::Cancelled { .. })), "{cancelled}");
+}
+
+#[test]
+fn operation_offload_is_part_of_a_plan() {
+    let builder = MoeModel::builder(demo()).context_tokens(256).threads(1);
+    let model = builder.operation_offload(false).load().unwrap();
+    assert!(!model.plan().context().operation_offload);
+    let mut stored = serde_json::to_value(model.plan()).unwrap();
+    // Plans of before have no such field, and meant what the engine does by itself.
+    stored["context"].as_object_mut().unwrap().remove("operation_offload").unwrap();
+    let stored: moe_offload::Plan = serde_json::from_value(stored).unwrap();
+    assert!(stored.context().operation_offload);
+}
+
+#[test]
+fn the_program_tunes() {
+    let arguments = ["tune", "--prompt-tokens", "32", "--answer-tokens", "4", "--minutes", "0.05"];
+    let output = run("bench", &arguments);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for part in ["search stopped: ", "use: ", "MoeModel::builder(path)", "--example chat -- "] {
+        assert!(
+            text.contains(part) || part == "use: " && text.contains("use the defaults"),
+            "{text}"
+        );
+    }
 }

@@ -168,7 +168,8 @@ fn a_file_that_changes_stops_the_text() {
             file.write_all_at(&[7], 2 << 20).unwrap();
         }
         model.forget().unwrap();
-        let outcome = model.generate("Hello, who are you?", &greedy(30)).and_then(|answer| answer.text());
+        let outcome =
+            model.generate("Hello, who are you?", &greedy(30)).and_then(|answer| answer.text());
         assert!(matches!(outcome, Err(Error::FileChanged { .. })), "cut: {cut}, {outcome:?}");
         // And nothing more comes of it.
         let later = model.generate(PROMPT, &greedy(3)).and_then(|answer| answer.text());

@@ -65,10 +65,8 @@ pub fn run(options: &Options, what: &str, group: Option<&Group>, half_life: f64)
     let [tokens, warm_up, threads] =
         std::array::from_fn(|i| options.number(numbers[i], [16.0, 8.0, 1.0][i]));
     let group = group.map_or(String::new(), |group| group.members().display().to_string());
-    let task = format!(
-        "{}\n{what}\n{tokens}\n{warm_up}\n{threads}\n{half_life}\n{group}",
-        options.model
-    );
+    let task =
+        format!("{}\n{what}\n{tokens}\n{warm_up}\n{threads}\n{half_life}\n{group}", options.model);
     let program = std::env::current_exe().expect("known");
     let output = Command::new(program)
         .env(CHILD, task)
@@ -153,9 +151,8 @@ impl Task<'_> {
             .load()
             .unwrap_or_else(|error| panic!("{error}"));
         let load = model.stats().load_seconds;
-        let options = |tokens| {
-            GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(tokens)
-        };
+        let options =
+            |tokens| GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(tokens);
         let all = self.warm_up + self.tokens;
         let mut text = String::new();
         let mut generation = model.generate(PROMPT, &options(all)).expect("generates");

@@ -48,7 +48,8 @@ impl ReadAhead {
         let folder = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).expect("a disk");
         let whole = |folder: &Path| folder.join("queue/read_ahead_kb");
         let part_of = folder.parent().map(whole).filter(|setting| setting.exists());
-        let setting = if whole(&folder).exists() { whole(&folder) } else { part_of.expect("a disk") };
+        let setting =
+            if whole(&folder).exists() { whole(&folder) } else { part_of.expect("a disk") };
         let before = fs::read_to_string(&setting).expect("readable");
         Self { setting, before }
     }

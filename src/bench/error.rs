@@ -70,6 +70,42 @@ pub enum BenchError {
         /// What happened.
         reason: String,
     },
+    /// Two journals whose figures must not be compared.
+    #[error("the two journals are of another {what}; compare runs of one protocol on one machine")]
+    NotComparable {
+        /// What differs.
+        what: &'static str,
+    },
+    /// No setting that the tuning could begin with can be loaded.
+    #[error(
+        "no setting to begin with can be measured, neither the defaults nor `fit` nor `all-experts`; \
+        the last said: {reason}. Free memory, or raise the budget"
+    )]
+    NothingLoads {
+        /// What the last one failed at.
+        reason: String,
+    },
+    /// The prompt and the answer to tune for do not fit the context.
+    #[error(
+        "a prompt of {prompt_tokens} and an answer of {answer_tokens} tokens do not fit a context \
+        of {context_tokens}; ask for less, or for a larger context"
+    )]
+    TuneContext {
+        /// Tokens of the prompt.
+        prompt_tokens: u32,
+        /// Tokens of the answer.
+        answer_tokens: u32,
+        /// Tokens that the context holds.
+        context_tokens: u32,
+    },
+    /// A file that should hold tunings does not.
+    #[error("`{}` does not hold tunings: {source}; remove it, or name another file", path.display())]
+    TuneCache {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
     /// The model computed something that is no number.
     #[error("the model's logits are not all numbers")]
     NotANumber,

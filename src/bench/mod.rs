@@ -5,9 +5,12 @@
 //! a [`Journal`], which can be resumed. A [`Report`] sums the journal up as Markdown, CSV and
 //! pictures, and [`faults`] says which figures are not to be believed.
 //!
+//! [`MoeModel::tune`](crate::MoeModel::tune) finds the fastest setting for this machine.
+//!
 //! A saving is only shown beside a baseline of the same run. What each figure means is in
 //! `docs/benchmarking.md`; `examples/bench.rs` is the program.
 
+mod agreement;
 mod checks;
 mod choice;
 mod compare;
@@ -25,10 +28,13 @@ mod record;
 mod report;
 mod runner;
 mod statistics;
+mod student;
 mod task;
 #[cfg(test)]
 mod tests;
+mod tune;
 
+pub use self::agreement::{AGREEMENT_LEVEL, Agreement, Compared};
 pub use self::checks::{Fault, faults};
 pub use self::choice::PolicyChoice;
 pub use self::energy::Energy;
@@ -49,4 +55,8 @@ pub use self::report::{Report, Saving};
 pub use self::runner::{Progress, run};
 pub use self::statistics::Summary;
 pub use self::task::Task;
+pub use self::tune::{
+    Attempt, Candidate, Check, Dimension, Figures, Found, Left, Limits, Measured, Outcome, Purpose,
+    Space, Stop, TUNING_VERSION, Trial, TuneKey, TuneProgress, Tuner, Tuning, search,
+};
 pub use crate::engine::Revision;

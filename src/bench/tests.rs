@@ -258,3 +258,45 @@ fn pictures_are_whole() {
         }
     }
 }
+
+#[test]
+fn a_run_agrees_with_itself_and_not_with_another_speed() {
+    let first = noisy(1.0);
+    let own = protocol();
+    let agreement = |second: &[Record]| Agreement::of((&own, &first), (&own, second)).unwrap();
+    let same = agreement(&first);
+    assert!(same.agree() && same.counts().1 == 0, "{same}");
+    assert!(agreement(&noisy(1.01)).agree());
+    // A planted disagreement: all of it takes a third longer.
+    let slower = agreement(&noisy(1.33));
+    assert!(!slower.agree(), "{slower}");
+    assert!(slower.to_string().contains("do not agree") && slower.to_string().contains("differs"));
+    // One byte more is no matter of chance.
+    let mut larger = noisy(1.0);
+    for record in &mut larger {
+        if let Record::Speed(speed) = record {
+            speed.memory[0].weights_bytes += 1;
+        }
+    }
+    assert!(!agreement(&larger).agree());
+    // What is missing in one is no agreement.
+    let none = first
+        .iter()
+        .filter(|r| !matches!(r, Record::Speed(s) if s.setting.policy.as_str() == "none"));
+    let lacking = agreement(&none.cloned().collect::<Vec<_>>());
+    assert!(!lacking.agree() && lacking.missing[0].contains("none device bytes"), "{lacking}");
+    let mut other = protocol();
+    other.answer_tokens += 1;
+    let refused = Agreement::of((&own, &first), (&other, &first)).unwrap_err();
+    assert!(matches!(refused, BenchError::NotComparable { what: "protocol" }), "{refused}");
+}
+
+/// Three repetitions, each a little different, all slower by a factor.
+fn noisy(slower: f64) -> Vec<Record> {
+    let mut records = Vec::new();
+    for (repetition, seconds) in [(0, 1.0), (1, 1.01), (2, 0.99)] {
+        records.push(Record::Speed(speed("none", repetition, seconds * slower, 80)));
+        records.push(Record::Speed(speed("all-experts", repetition, seconds * slower * 2.0, 20)));
+    }
+    records
+}

@@ -94,6 +94,7 @@ impl Context {
         params.type_k = sizes.kv_type.id();
         params.type_v = sizes.kv_type.id();
         params.offload_kqv = !sizes.cache_on_host;
+        params.op_offload = sizes.operation_offload;
         params.n_threads = threads;
         params.n_threads_batch = threads;
         // Sliding-window layers keep their window, not the whole context.

@@ -15,6 +15,7 @@ mod dry_run;
 #[cfg(feature = "bench")]
 mod experts;
 mod ffi;
+mod load_mode;
 mod locks;
 #[cfg(feature = "bench")]
 mod logits;
@@ -35,13 +36,13 @@ pub(crate) use self::context::{Context, ContextSettings, Decoded, Step};
 pub(crate) use self::device::{check_threads, devices_named, devices_with};
 pub use self::device::{connect_rpc, devices, serve_rpc};
 pub(crate) use self::dry_run::DryRun;
+pub use self::load_mode::LoadMode;
 pub(crate) use self::paging::Pager;
 #[cfg(feature = "bench")]
 pub use self::revision::Revision;
 #[cfg(feature = "bench")]
 pub(crate) use self::revision::revision;
 pub(crate) use self::sampler::Sampler;
-pub use self::weights::LoadMode;
 pub(crate) use self::weights::{LoadSettings, Weights};
 
 /// The pinned engine, as `Cargo.toml` has it.

@@ -4,10 +4,9 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 
-use serde::{Deserialize, Serialize};
-
 use super::call::{guarded, path_string};
 use super::dry_run::DryRun;
+use super::load_mode::LoadMode;
 use super::overrides::OverrideArray;
 use super::rpc::RpcServers;
 use super::paging::Pager;
@@ -18,31 +17,6 @@ use crate::memory::HostMemory;
 use crate::gguf::GgufFile;
 use crate::paging::{Layout, PagingOptions};
 use crate::plan::{DISK, Plan};
-
-/// How the weights in CPU memory come from the file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum LoadMode {
-    /// Mapped where every device allows it: loads fast, and the system may drop and re-read pages.
-    #[default]
-    Auto,
-    /// Always mapped.
-    Mapped,
-    /// Read into memory: loads slower, allows repacked and pinned weights, which read prompts
-    /// faster.
-    Read,
-}
-
-impl LoadMode {
-    fn for_engine(self) -> ffi::llama_load_mode {
-        match self {
-            Self::Auto => ffi::LLAMA_LOAD_MODE_AUTO,
-            Self::Mapped => ffi::LLAMA_LOAD_MODE_MMAP,
-            Self::Read => ffi::LLAMA_LOAD_MODE_NONE,
-        }
-    }
-}
 
 /// How to load weights.
 #[derive(Default)]

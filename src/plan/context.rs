@@ -27,6 +27,10 @@ pub struct ContextOptions {
     /// The KV cache is in CPU memory, and attention is computed there.
     #[serde(default)]
     pub cache_on_host: bool,
+    /// Large batches of what is in CPU memory are computed on a device, which gets a copy for it. See
+    /// `MoeModelBuilder::operation_offload`.
+    #[serde(default = "yes")]
+    pub operation_offload: bool,
     /// Conversations that may be computed together; they share the context's tokens. See
     /// `MoeModel::generate_together`.
     #[serde(default = "one")]
@@ -76,6 +80,10 @@ fn one() -> u32 {
     1
 }
 
+fn yes() -> bool {
+    true
+}
+
 fn default_kv_type() -> GgmlType {
     GgmlType::F16
 }
@@ -88,6 +96,7 @@ impl Default for ContextOptions {
             micro_batch_tokens: 512,
             kv_type: GgmlType::F16,
             cache_on_host: false,
+            operation_offload: true,
             sequences: 1,
             open: OpenChoices::default(),
         }

@@ -20,11 +20,12 @@ impl fmt::Display for Plan {
         let context = &self.context;
         writeln!(
             f,
-            "context  {} tokens, {} at once, cache in {}{}",
+            "context  {} tokens, {} at once, cache in {}{}{}",
             self.context_tokens(),
             context.computed_at_once(),
             context.kv_type,
-            if context.cache_on_host { ", in CPU memory" } else { "" }
+            if context.cache_on_host { ", in CPU memory" } else { "" },
+            if context.operation_offload { "" } else { ", operation offload off" }
         )?;
         for decision in &self.decisions {
             writeln!(f, "         {decision}")?;

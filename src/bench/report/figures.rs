@@ -82,6 +82,25 @@ fn speed(report: &Report) -> BenchResult<Option<String>> {
     picture((900, 560), title, |area| curves_into(area, &curves)).map(Some)
 }
 
+/// Where a label is: left, top, right, bottom in pixels.
+type Label = (i32, i32, i32, i32);
+
+/// How far below its point a label goes, so that it covers no other one.
+fn free_place(taken: &mut Vec<Label>, (x, y): (i32, i32), text: &str) -> i32 {
+    let width = 7 * i32::try_from(text.chars().count()).unwrap_or(0);
+    let at = |below: i32| (x + 7, y + below, x + 7 + width, y + below + 12);
+    let is_free = |label: &Label| {
+        let apart = |other: &Label| {
+            label.2 < other.0 || other.2 < label.0 || label.3 < other.1 || other.3 < label.1
+        };
+        taken.iter().all(apart)
+    };
+    let places = (0..8).flat_map(|step| [-13 - 13 * step, 3 + 13 * step]);
+    let below = places.into_iter().find(|&below| is_free(&at(below))).unwrap_or(-13);
+    taken.push(at(below));
+    below
+}
+
 fn curves_into(area: &Area<'_>, curves: &[(String, Vec<Point>)]) -> BenchResult<()> {
     let all = || curves.iter().flat_map(|(_, points)| points);
     let most = |figure: fn(&(f64, f64)) -> f64| {
@@ -105,14 +124,19 @@ fn curves_into(area: &Area<'_>, curves: &[(String, Vec<Point>)]) -> BenchResult<
         .x_label_formatter(&|x| format!("{x:.3}"))
         .draw()
         .map_err(failed)?;
+    let mut taken: Vec<Label> = Vec::new();
     for (i, (_, points)) in curves.iter().enumerate() {
         let line = points.iter().map(|(point, _)| *point);
         chart.draw_series(LineSeries::new(line, colour(i).stroke_width(2))).map_err(failed)?;
-        let marks = points.iter().map(|(point, policy)| {
-            EmptyElement::at(*point)
-                + Circle::new((0, 0), 4, colour(i).filled())
-                + Text::new(policy.clone(), (6, -12), ("sans-serif", 11))
-        });
+        let marks: Vec<_> = points
+            .iter()
+            .map(|(point, policy)| {
+                let below = free_place(&mut taken, chart.backend_coord(point), policy);
+                EmptyElement::at(*point)
+                    + Circle::new((0, 0), 4, colour(i).filled())
+                    + Text::new(policy.clone(), (7, below), ("sans-serif", 11))
+            })
+            .collect();
         chart.draw_series(marks).map_err(failed)?;
     }
     let names: Vec<(&str, RGBColor)> =

@@ -304,6 +304,16 @@ fn quality(report: &Report, group: &Setting, text: &mut String) {
 
 fn experts(report: &Report, group: &Setting, text: &mut String) {
     for (_, counted) in report.expert_uses().filter(|(setting, _)| *setting == group) {
+        if let Some((with, without)) = report.counting_seconds(group) {
+            let _ = writeln!(
+                text,
+                "Counting experts: the same answers took {} s with it and {} s without, {} times as \
+                 long. One load each.\n",
+                digits(with),
+                digits(without),
+                digits(with / without)
+            );
+        }
         let mut table = Table::new(&["layer", "tokens", "entropy bits", "most chosen expert"]);
         for layer in counted.layers() {
             let chosen = counted.layer(layer).unwrap_or_default();

@@ -98,6 +98,18 @@ impl Report {
         })
     }
 
+    /// Seconds of the same answers with and without counting experts.
+    fn counting_seconds(&self, of: &Setting) -> Option<(f64, f64)> {
+        self.records.iter().find_map(|record| match record {
+            Record::ExpertUse { setting, counted_seconds, uncounted_seconds, .. }
+                if setting == of && *uncounted_seconds > 0.0 =>
+            {
+                Some((*counted_seconds, *uncounted_seconds))
+            }
+            _ => None,
+        })
+    }
+
     /// One setting's records by repetition.
     fn of(&self, setting: &Setting) -> Vec<&SpeedRecord> {
         let mut speeds: Vec<_> = self.speeds().filter(|speed| speed.setting == *setting).collect();

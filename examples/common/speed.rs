@@ -1,0 +1,36 @@
+//! What makes a model faster or slower and changes nothing else.
+
+use clap::Args;
+use moe_offload::{LoadMode, MoeModelBuilder};
+
+#[derive(Args)]
+#[command(next_help_heading = "Speed, see `bench tune`")]
+pub(crate) struct SpeedArguments {
+    #[arg(long, help = "Threads that compute on the CPU")]
+    threads: Option<u32>,
+    #[arg(long, value_name = "TOKENS", help = "Tokens computed at once while a prompt is read")]
+    micro_batch: Option<u32>,
+    #[arg(
+        long,
+        value_name = "MODE",
+        help = "auto, mapped or read: how weights come from the file"
+    )]
+    load_mode: Option<LoadMode>,
+    #[arg(long, help = "Compute nothing on a device of what is in CPU memory")]
+    no_operation_offload: bool,
+}
+
+impl SpeedArguments {
+    pub(crate) fn apply(&self, mut builder: MoeModelBuilder) -> MoeModelBuilder {
+        if let Some(threads) = self.threads {
+            builder = builder.threads(threads);
+        }
+        if let Some(tokens) = self.micro_batch {
+            builder = builder.micro_batch_tokens(tokens);
+        }
+        if let Some(mode) = self.load_mode {
+            builder = builder.load_mode(mode);
+        }
+        builder.operation_offload(!self.no_operation_offload)
+    }
+}

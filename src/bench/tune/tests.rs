@@ -1,0 +1,319 @@
+//! The search over made-up machines.
+
+use proptest::prelude::*;
+
+use super::cache;
+use super::candidate::{micro_batches, thread_counts};
+use super::*;
+use crate::bench::{BenchError, BenchResult, Environment};
+use crate::{LoadMode, OffloadPolicy};
+
+const POLICIES: [&str; 3] = ["none", "all-experts", "first-layers:2"];
+const MODES: [LoadMode; 3] = [LoadMode::Auto, LoadMode::Mapped, LoadMode::Read];
+
+fn policy(i: usize) -> OffloadPolicy {
+    POLICIES[i].parse().unwrap()
+}
+
+fn defaults() -> Candidate {
+    Candidate { threads: 3, micro_batch_tokens: 512, ..Candidate::defaults() }
+}
+
+fn space() -> Space {
+    Space {
+        references: vec![defaults(), Candidate { policy: policy(1), ..defaults() }],
+        dimensions: vec![
+            Dimension::Policy((0..3).map(policy).collect()),
+            Dimension::OperationOffload(vec![true, false]),
+            Dimension::Threads(vec![1, 2, 3, 4, 6, 8]),
+            Dimension::MicroBatch(vec![128, 256, 512, 1024, 2048]),
+            Dimension::LoadMode(MODES.to_vec()),
+        ],
+    }
+}
+
+fn answered(answer_seconds: f64) -> Measured {
+    let outcome = Outcome::Measured(Figures {
+        load_seconds: 0.5,
+        prefill_tokens_per_second: 100.0,
+        decode_tokens_per_second: 10.0,
+        answer_seconds,
+    });
+    Measured { outcome, seconds: 1.0 }
+}
+
+/// Each step away from what is best costs a tenth more.
+fn seconds_with(best: &Candidate, candidate: &Candidate) -> f64 {
+    let steps = |values: &[u32], a: u32, b: u32| {
+        let place = |value| values.iter().position(|&other| other == value).unwrap_or(0);
+        place(a).abs_diff(place(b))
+    };
+    let away = usize::from(best.policy != candidate.policy)
+        + usize::from(best.operation_offload != candidate.operation_offload)
+        + steps(&[1, 2, 3, 4, 6, 8], best.threads, candidate.threads)
+        + steps(
+            &[128, 256, 512, 1024, 2048],
+            best.micro_batch_tokens,
+            candidate.micro_batch_tokens,
+        )
+        + usize::from(best.load_mode != candidate.load_mode);
+    1.1_f64.powi(i32::try_from(away).unwrap())
+}
+
+fn any_candidate() -> impl Strategy<Value = Candidate> {
+    let threads = prop::sample::select(vec![1, 2, 3, 4, 6, 8]);
+    let micro_batches = prop::sample::select(vec![128, 256, 512, 1024, 2048]);
+    let modes = prop::sample::select(MODES.to_vec());
+    (0..3_usize, any::<bool>(), threads, micro_batches, modes).prop_map(
+        |(i, operation_offload, threads, micro_batch_tokens, load_mode)| Candidate {
+            policy: policy(i),
+            operation_offload,
+            threads,
+            micro_batch_tokens,
+            load_mode,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn a_planted_best_is_found(best in any_candidate()) {
+        let measure = |attempt: &Attempt| Ok(answered(seconds_with(&best, &attempt.candidate)));
+        let found = search(&space(), &Limits::default(), measure).unwrap();
+        prop_assert_eq!(&found.chosen, &best);
+        prop_assert_eq!(&found.stop, &Stop::NothingFaster);
+        // No setting is measured twice before the final check.
+        let searched: Vec<_> =
+            found.trials.iter().filter(|trial| trial.purpose == Purpose::Search).collect();
+        for (i, trial) in searched.iter().enumerate() {
+            prop_assert!(searched[..i].iter().all(|other| other.candidate != trial.candidate));
+        }
+        if best == defaults() {
+            prop_assert_eq!(&found.check, &Check::NotNeeded);
+        } else {
+            let has_won = matches!(&found.check, Check::Won { ratios } if ratios.len() == 4);
+            prop_assert!(has_won);
+        }
+    }
+
+    #[test]
+    fn lies_in_the_search_never_win_the_check(
+        best in any_candidate(),
+        lies in prop::collection::vec(0.01..10.0_f64, 1..40),
+    ) {
+        let mut lies = lies.iter().cycle();
+        let truth = |candidate: &Candidate| seconds_with(&best, candidate);
+        let found = search(&space(), &Limits::default(), |attempt| {
+            Ok(answered(match attempt.purpose {
+                Purpose::Search => *lies.next().unwrap(),
+                Purpose::Check(_) => truth(&attempt.candidate),
+            }))
+        });
+        let chosen = found.unwrap().chosen;
+        prop_assert!(chosen == defaults() || truth(&chosen) < truth(&defaults()));
+    }
+
+    #[test]
+    fn noise_in_the_check_too_does_not_make_something_slower_win(
+        lies in prop::collection::vec(0.1..10.0_f64, 1..40),
+        noise in prop::collection::vec(0.98..1.02_f64, 8..40),
+    ) {
+        // All but the defaults take a tenth longer; noise is less than that.
+        let (mut lies, mut noise) = (lies.iter().cycle(), noise.iter().cycle());
+        let found = search(&space(), &Limits::default(), |attempt| {
+            let truth = if attempt.candidate == defaults() { 1.0 } else { 1.1 };
+            Ok(answered(match attempt.purpose {
+                Purpose::Search => *lies.next().unwrap(),
+                Purpose::Check(_) => truth * noise.next().unwrap(),
+            }))
+        });
+        prop_assert_eq!(found.unwrap().chosen, defaults());
+    }
+
+    #[test]
+    fn the_time_is_kept(best in any_candidate(), seconds in 0.0..60.0_f64, cost in 0.1..5.0_f64) {
+        let limits = Limits { seconds, ..Limits::default() };
+        let found = search(&space(), &limits, |attempt| {
+            Ok(Measured { seconds: cost, ..answered(seconds_with(&best, &attempt.candidate)) })
+        });
+        let found = found.unwrap();
+        let spent: f64 = found.trials.iter().map(|trial| trial.seconds).sum();
+        // One trial is needed to know anything.
+        prop_assert!(spent <= seconds.max(cost) + 1e-9, "{} of {}", spent, seconds);
+        let is_time = found.stop == Stop::Time;
+        prop_assert!(is_time || found.fastest == best);
+    }
+
+    #[test]
+    fn what_fails_is_passed_over(best in any_candidate(), broken in any_candidate()) {
+        let found = search(&space(), &Limits::default(), |attempt| {
+            if attempt.candidate.policy == broken.policy {
+                let outcome = Outcome::Failed { reason: "does not fit".into() };
+                return Ok(Measured { outcome, seconds: 0.1 });
+            }
+            Ok(answered(seconds_with(&best, &attempt.candidate)))
+        });
+        let found = found.unwrap();
+        prop_assert!(found.chosen.policy != broken.policy);
+        // If the defaults are broken, the next reference is what is to be beaten.
+        let reference = usize::from(broken.policy == OffloadPolicy::None);
+        prop_assert_eq!(&found.reference, &space().references[reference]);
+    }
+}
+
+#[test]
+fn a_line_is_left_where_it_gets_slower() {
+    let measure = |attempt: &Attempt| Ok(answered(seconds_with(&defaults(), &attempt.candidate)));
+    let found = search(&space(), &Limits::default(), measure).unwrap();
+    let left = |dimension: &str, untried| Left { dimension: dimension.into(), untried };
+    // 4 and 6 threads were slower, so 8 is not tried.
+    assert_eq!(found.left, [left("threads", 1)]);
+    assert_eq!(found.chosen, defaults());
+}
+
+#[test]
+fn where_nothing_loads_the_reason_is_told() {
+    let failed = search(&space(), &Limits::default(), |_| {
+        let outcome = Outcome::Failed { reason: "no memory at all".into() };
+        Ok(Measured { outcome, seconds: 0.1 })
+    });
+    let error = failed.unwrap_err();
+    assert!(matches!(&error, BenchError::NothingLoads { .. }), "{error}");
+    assert!(error.to_string().contains("no memory at all"), "{error}");
+    // A figure that is no time is no figure.
+    let nonsense = search(&space(), &Limits::default(), |_| Ok(answered(f64::NAN)));
+    assert!(matches!(nonsense, Err(BenchError::NothingLoads { .. })));
+}
+
+#[test]
+fn an_error_ends_the_search() {
+    let mut count = 0;
+    let ended = search(&space(), &Limits::default(), |_| {
+        count += 1;
+        if count < 3 { Ok(answered(1.0)) } else { Err(BenchError::NotANumber) }
+    });
+    assert!(matches!(ended, Err(BenchError::NotANumber)));
+    assert_eq!(count, 3);
+}
+
+#[test]
+fn a_hopeless_trial_may_be_given_up() {
+    let mut limits = Vec::new();
+    search(&space(), &Limits::default(), |attempt| {
+        limits.push((attempt.purpose, attempt.give_up_seconds));
+        Ok(answered(if attempt.candidate == defaults() { 2.0 } else { 1.0 }))
+    })
+    .unwrap();
+    assert!(limits[0].1.is_infinite());
+    assert!((limits[1].1 - 6.0).abs() < 1e-9);
+    // Nobody is given up in the final check.
+    let checks = limits.iter().filter(|(purpose, _)| *purpose != Purpose::Search);
+    assert!(checks.clone().count() == 8 && checks.clone().all(|(_, limit)| limit.is_infinite()));
+}
+
+#[test]
+fn values_to_try() {
+    assert_eq!(thread_counts(1), [1]);
+    assert_eq!(thread_counts(2), [1, 2]);
+    assert_eq!(thread_counts(16), [1, 2, 4, 8, 12, 15, 16]);
+    assert_eq!(micro_batches(1), [128]);
+    assert_eq!(micro_batches(512), [128, 256, 512]);
+    assert_eq!(micro_batches(u32::MAX), [128, 256, 512, 1024, 2048, 4096]);
+}
+
+fn environment() -> Environment {
+    serde_json::from_value(serde_json::json!({
+        "unix_seconds": 1, "crate_version": "1", "crate_build": "release",
+        "engine": { "package": "p", "ggml_version": "1", "ggml_commit": "c", "system_info": "" },
+        "engine_build": "", "system": "linux", "cpu": "a CPU", "cpu_threads": 2,
+        "memory_bytes": 1024,
+        "devices": [{ "name": "GPU0", "free_bytes": 10, "total_bytes": 20 }],
+        "models": [],
+    }))
+    .unwrap()
+}
+
+fn tuning() -> Tuning {
+    let best = Candidate { threads: 4, ..defaults() };
+    let measure = |attempt: &Attempt| Ok(answered(seconds_with(&best, &attempt.candidate)));
+    let found = search(&space(), &Limits::default(), measure).unwrap();
+    Tuning {
+        version: TUNING_VERSION,
+        key: TuneKey {
+            environment: environment(),
+            context_tokens: 512,
+            prompt_tokens: 64,
+            answer_tokens: 16,
+            budget_bytes: None,
+            policies: vec![policy(0)],
+            rpc_servers: Vec::new(),
+        },
+        limits: Limits::default(),
+        passed_over: vec![(policy(1), "the same places as none".into())],
+        found,
+        is_cached: false,
+    }
+}
+
+#[test]
+fn a_tuning_is_found_again_on_the_same_machine_only() -> BenchResult<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tunings.json");
+    let limits = Limits::default();
+    let first = tuning();
+    assert_eq!(cache::find(&path, &first.key, &limits)?, None);
+    cache::keep(&path, &first)?;
+    let known = |key: &TuneKey| cache::find(&path, key, &limits).unwrap();
+    assert_eq!(known(&first.key), Some(Tuning { is_cached: true, ..first.clone() }));
+    // Free memory and the time change all the time.
+    let mut later = first.key.clone();
+    later.environment.unix_seconds = 99;
+    later.environment.devices[0].free_bytes = Some(5);
+    assert!(known(&later).is_some());
+    let others: [fn(&mut TuneKey); 9] = [
+        |key| key.environment.cpu = "another CPU".into(),
+        |key| key.environment.cpu_threads = 4,
+        |key| key.environment.memory_bytes = Some(2048),
+        |key| key.environment.devices[0].total_bytes = Some(40),
+        |key| key.environment.engine.ggml_commit = "other".into(),
+        |key| key.context_tokens = 1024,
+        |key| key.prompt_tokens = 65,
+        |key| key.budget_bytes = Some(7),
+        |key| key.policies.push(policy(2)),
+    ];
+    for (i, change) in others.iter().enumerate() {
+        let mut other = first.key.clone();
+        change(&mut other);
+        assert_eq!(known(&other), None, "{i}");
+    }
+    // What was cut short does not do for who has more time.
+    let mut cut = first.clone();
+    cut.found.stop = Stop::Time;
+    cut.limits.seconds = 10.0;
+    cache::keep(&path, &cut)?;
+    assert_eq!(known(&first.key), None);
+    assert!(cache::find(&path, &first.key, &cut.limits)?.is_some());
+    // There is one answer to a question.
+    let lines = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(lines.matches("\"version\"").count(), 1);
+    Ok(())
+}
+
+#[test]
+fn a_file_that_holds_something_else_is_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tunings.json");
+    std::fs::write(&path, "a letter").unwrap();
+    let error = cache::keep(&path, &tuning()).unwrap_err();
+    assert!(matches!(&error, BenchError::TuneCache { .. }), "{error}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "a letter");
+    // Another version's answers are dropped.
+    std::fs::write(&path, r#"[{ "version": 0 }]"#).unwrap();
+    cache::keep(&path, &tuning()).unwrap();
+    assert!(!std::fs::read_to_string(&path).unwrap().contains("\"version\": 0"));
+}
+
+#[test]
+fn it_prints_as_a_table() {
+    insta::assert_snapshot!("tuning", tuning().to_string());
+}

@@ -1,6 +1,6 @@
 # Two commands: `make chat` and `make test`. Both install what is missing where that is allowed.
 
-.PHONY: chat test setup lint bench benchmarks demo-model three-machines vulkan-check
+.PHONY: chat test setup lint bench benchmarks demo-model three-machines vulkan-check paging-benchmark
 
 # make chat                                   a conversation with the demo model
 # make chat PROMPT="Why is the sky blue?"     one answer
@@ -32,6 +32,10 @@ bench: setup
 # Writes docs/benchmarks.md and its pictures by two runs. Leave the machine alone meanwhile.
 benchmarks: setup
 	scripts/benchmarks.sh
+
+# Experts on disk against the mapped file, in a control group with a memory limit; as root. 20 minutes.
+paging-benchmark: setup
+	scripts/paging-benchmark
 
 # Trains the demo model again; see examples/demo-model/README.md.
 demo-model:

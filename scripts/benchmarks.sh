@@ -27,7 +27,7 @@ else
     # Loading takes most of the time, so few layers, one short prompt and no quality: what the weights'
     # places do to the text is seen on the demo model. `half` needs two layers with experts.
     shapes+=(--repetitions 5 --no-quality --answer-tokens 24 --prompt short)
-    for shape in gpt-oss-20b:3 mixtral-8x7b:2 deepseek-v2-lite:4; do
+    for shape in gpt-oss-20b:2 mixtral-8x7b:2 deepseek-v2-lite:3; do
         name=${shape%:*} layers=${shape#*:}
         file=$work/$name-$layers-layers.gguf
         if [ ! -f "$file" ]; then

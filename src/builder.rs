@@ -367,7 +367,8 @@ fn cache_budget(plan: &Plan, disk: &DiskPlan, before: Option<u64>) -> u64 {
     let later = cpu.map_or(0, |cpu| cpu.total_bytes - cpu.weights_bytes);
     let Some(cache) = disk.cache_bytes else {
         let free = paging::available_bytes().unwrap_or(disk.weights_bytes);
-        return (free.saturating_sub(later) / 5 * 4).min(disk.weights_bytes + disk.weights_bytes / 64);
+        return (free.saturating_sub(later) / 5 * 4)
+            .min(disk.weights_bytes + disk.weights_bytes / 64);
     };
     let grown = before.zip(memory::anonymous_bytes()).map_or(0, |(a, b)| b.saturating_sub(a));
     let besides = grown.saturating_sub(cpu.map_or(0, |cpu| cpu.weights_bytes));

@@ -5,8 +5,8 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::paging::PagerWatch;
 use super::call::{Failure, copied, guarded, table};
+use super::paging::PagerWatch;
 use super::weights::Weights;
 use super::{Token, ffi, locks};
 use crate::cancel::CancelHandle;

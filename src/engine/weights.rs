@@ -8,13 +8,13 @@ use super::call::{guarded, path_string};
 use super::dry_run::DryRun;
 use super::load_mode::LoadMode;
 use super::overrides::OverrideArray;
-use super::rpc::RpcServers;
 use super::paging::Pager;
+use super::rpc::RpcServers;
 use super::{Token, backend, device, ffi, locks};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
-use crate::memory::HostMemory;
 use crate::gguf::GgufFile;
+use crate::memory::HostMemory;
 use crate::paging::{Layout, PagingOptions};
 use crate::plan::{DISK, Plan};
 

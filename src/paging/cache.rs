@@ -152,8 +152,7 @@ impl Cache {
     }
 
     fn make_room(&mut self, missing_bytes: u64, layer: u32, streams: bool) -> Vec<usize> {
-        let mut too_much =
-            (self.resident_bytes + missing_bytes).saturating_sub(self.budget_bytes);
+        let mut too_much = (self.resident_bytes + missing_bytes).saturating_sub(self.budget_bytes);
         let mut released = Vec::new();
         if too_much == 0 {
             return released;
@@ -231,7 +230,11 @@ mod tests {
         }
     }
 
-    fn misses(cache: &mut Cache, passes: usize, of_pass: impl Fn(usize, usize) -> Vec<usize>) -> usize {
+    fn misses(
+        cache: &mut Cache,
+        passes: usize,
+        of_pass: impl Fn(usize, usize) -> Vec<usize>,
+    ) -> usize {
         let mut missed = 0;
         for pass in 0..passes {
             for layer in 0..4 {

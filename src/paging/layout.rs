@@ -177,7 +177,11 @@ impl Layout {
 
     /// Bytes that are always in memory.
     pub(crate) fn border_bytes(&self) -> u64 {
-        self.tensors.iter().flat_map(PagedTensor::borders).map(|range| range.end - range.start).sum()
+        self.tensors
+            .iter()
+            .flat_map(PagedTensor::borders)
+            .map(|range| range.end - range.start)
+            .sum()
     }
 }
 

@@ -9,6 +9,6 @@ mod stats;
 
 pub(crate) use self::cache::Cache;
 pub(crate) use self::layout::{Layout, PAGE_BYTES, PagedTensor};
-pub(crate) use self::pressure::{Pressure, available_bytes};
 pub use self::options::PagingOptions;
+pub(crate) use self::pressure::{Pressure, available_bytes};
 pub use self::stats::PagingStats;

@@ -72,9 +72,8 @@ fn group_bytes(line: &str) -> Option<u64> {
     let folder: PathBuf = [Path::new(root).join(path), PathBuf::from(root)]
         .into_iter()
         .find(|folder| folder.join(limit).exists())?;
-    let number = |file: &str| {
-        std::fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok()
-    };
+    let number =
+        |file: &str| std::fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
     let stat = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
     // Cached files give way.
     let cached = stat.lines().find_map(|line| line.strip_prefix(inactive)?.parse::<u64>().ok());

@@ -87,7 +87,8 @@ impl Plan {
         if let Some(cpu) = self.devices.iter_mut().find(|device| device.name == CPU) {
             cpu.read_instead_of_mapped();
         }
-        let (active, all) = (self.model.active_experts.unwrap_or(1), experts.experts().unwrap_or(1));
+        let (active, all) =
+            (self.model.active_experts.unwrap_or(1), experts.experts().unwrap_or(1));
         let token_bytes = weights_bytes / all.max(1) * active.min(all);
         let needed = held(self);
         let cache_bytes = match ram_bytes {

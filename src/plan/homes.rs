@@ -110,12 +110,7 @@ pub(super) fn is_pageable(tensor: &ClassifiedTensor, experts: &ExpertMap) -> boo
     is_weights && is_whole && count > 0 && tensor.bytes / count >= SMALLEST_SLICE_BYTES
 }
 
-fn decide(
-    rule: Option<&Rule>,
-    own: Option<usize>,
-    host_layers: usize,
-    pageable: bool,
-) -> Decided {
+fn decide(rule: Option<&Rule>, own: Option<usize>, host_layers: usize, pageable: bool) -> Decided {
     let on_device = own.filter(|&layer| layer >= host_layers);
     let is_fit = rule.is_some_and(Rule::is_fit);
     let home = match rule.map(|rule| rule.destination) {
@@ -128,5 +123,10 @@ fn decide(
         }
         _ => on_device.map_or(Home::Cpu, Home::WithLayer),
     };
-    Decided { home, by_rule: rule.is_some(), by_fit: is_fit, is_candidate: is_fit && home != Home::Cpu }
+    Decided {
+        home,
+        by_rule: rule.is_some(),
+        by_fit: is_fit,
+        is_candidate: is_fit && home != Home::Cpu,
+    }
 }

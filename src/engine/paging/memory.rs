@@ -31,7 +31,9 @@ impl Reserved {
         };
         if base == libc::MAP_FAILED {
             let source = std::io::Error::last_os_error();
-            return Err(Error::Paging { reason: format!("no room for {bytes} bytes of addresses: {source}") });
+            return Err(Error::Paging {
+                reason: format!("no room for {bytes} bytes of addresses: {source}"),
+            });
         }
         Ok(Self { base: base as usize, bytes })
     }

@@ -101,8 +101,10 @@ impl Pager {
         };
         let mut buffer_type = ptr::null_mut();
         // SAFETY: `memory` is copied; what it points to is boxed and kept until the type is freed.
-        guarded(|message| unsafe { ffi::moe_paged_new(&raw const memory, &raw mut buffer_type, message) })
-            .map_err(|failure| failure.into_error("make memory for paged experts"))?;
+        guarded(|message| unsafe {
+            ffi::moe_paged_new(&raw const memory, &raw mut buffer_type, message)
+        })
+        .map_err(|failure| failure.into_error("make memory for paged experts"))?;
         let queue = Arc::new(Queue::new(layout.slices));
         let state = State {
             cache: Cache::new(&layout.groups(), 0, options.half_life_tokens),
@@ -133,9 +135,7 @@ impl Pager {
     /// finds by their names.
     pub(super) fn stream(&self, gguf: &GgufFile) -> Result<Option<ModelStream>> {
         let [only] = gguf.shards() else { return Ok(None) };
-        let skipped = |tensor: &PagedTensor| {
-            tensor.file_offset..tensor.file_offset + tensor.bytes
-        };
+        let skipped = |tensor: &PagedTensor| tensor.file_offset..tensor.file_offset + tensor.bytes;
         let skipped = self.layout.tensors.iter().map(skipped).collect();
         ModelStream::open(&only.path, skipped).map(Some)
     }
@@ -146,9 +146,11 @@ impl Pager {
     /// [`Error::Paging`] if the budget does not hold what one token needs at once, and whatever goes
     /// wrong with reading.
     pub(super) fn start(&mut self, budget_bytes: u64, active: usize) -> Result<()> {
-        let readers = Readers::start(&self.queue, self.io_uring)
-            .map_err(|source| Error::Paging { reason: format!("no thread to read with: {source}") })?;
-        let buffered = if self.files.iter().all(|file| file.is_direct()) { "" } else { ", buffered" };
+        let readers = Readers::start(&self.queue, self.io_uring).map_err(|source| {
+            Error::Paging { reason: format!("no thread to read with: {source}") }
+        })?;
+        let buffered =
+            if self.files.iter().all(|file| file.is_direct()) { "" } else { ", buffered" };
         let kind = format!("{}{buffered}", readers.kind);
         self.readers = Some(readers);
         let border_bytes = self.layout.border_bytes();
@@ -231,7 +233,8 @@ impl Pager {
         slice: Option<usize>,
     ) -> Result<Vec<Piece>> {
         let base = lock(&self.places).addresses.get(&tensor.name).copied();
-        let lost = || Error::Paging { reason: format!("the engine did not load `{}`", tensor.name) };
+        let lost =
+            || Error::Paging { reason: format!("the engine did not load `{}`", tensor.name) };
         let base = base.ok_or_else(lost)?;
         let mut pieces = Vec::new();
         let mut at = range.start;
@@ -288,7 +291,9 @@ impl Pager {
         let mut state = lock(&self.state);
         if state.open_choice.replace(layer) == Some(layer) {
             // The layer has two routers, and the first one's experts are still to be used.
-            wanted.extend(state.cache.pinned().iter().filter(|group| !chosen.contains(&(*group - first))));
+            wanted.extend(
+                state.cache.pinned().iter().filter(|group| !chosen.contains(&(*group - first))),
+            );
         }
         let (now, resident) = (state.cache.budget_bytes(), state.cache.resident_bytes());
         let mut released = Vec::new();
@@ -307,9 +312,10 @@ impl Pager {
         state.stats.needed_slices += wanted.len() as u64 * slices;
         state.stats.missed_slices += taken.missing.len() as u64 * slices;
         state.stats.released_slices += released.len() as u64 * slices;
-        let missed = taken.missing.iter().flat_map(|&group| {
-            tensors.iter().map(move |tensor| tensor.inside(group - first))
-        });
+        let missed = taken
+            .missing
+            .iter()
+            .flat_map(|&group| tensors.iter().map(move |tensor| tensor.inside(group - first)));
         state.stats.missed_bytes += missed.map(|inside| inside.end - inside.start).sum::<u64>();
         drop(state);
         for group in released {
@@ -320,7 +326,11 @@ impl Pager {
             let mut pieces = Vec::new();
             for &group in &taken.missing {
                 let expert = group - first;
-                pieces.extend(self.pieces(tensor, &tensor.inside(expert), Some(tensor.slice(expert)))?);
+                pieces.extend(self.pieces(
+                    tensor,
+                    &tensor.inside(expert),
+                    Some(tensor.slice(expert)),
+                )?);
             }
             self.queue.add(pieces);
         }

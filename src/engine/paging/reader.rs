@@ -103,17 +103,15 @@ impl Queue {
     /// Waits until these slices are there. False after a failure.
     pub(super) fn wait_for(&self, slices: &[usize]) -> bool {
         let is_there = |state: &State| slices.iter().all(|&slice| state.pending[slice] == 0);
-        let waited = self.done.wait_while(self.lock(), |state| {
-            state.failure.is_none() && !is_there(state)
-        });
+        let waited =
+            self.done.wait_while(self.lock(), |state| state.failure.is_none() && !is_there(state));
         waited.unwrap_or_else(PoisonError::into_inner).failure.is_none()
     }
 
     /// Waits until nothing is under way.
     pub(super) fn wait_idle(&self) {
-        let waited = self.done.wait_while(self.lock(), |state| {
-            state.failure.is_none() && !state.is_idle()
-        });
+        let waited =
+            self.done.wait_while(self.lock(), |state| state.failure.is_none() && !state.is_idle());
         drop(waited);
     }
 
@@ -125,7 +123,8 @@ impl Queue {
     /// What went wrong, once; after it every wait fails.
     pub(super) fn failure(&self) -> Option<Error> {
         let mut state = self.lock();
-        let later = || Error::Paging { reason: "a read failed before; load the model again".into() };
+        let later =
+            || Error::Paging { reason: "a read failed before; load the model again".into() };
         state.failure.as_mut().map(|failure| std::mem::replace(failure, later()))
     }
 
@@ -136,7 +135,8 @@ impl Queue {
     }
 
     fn next(&self) -> Option<Piece> {
-        let waited = self.work.wait_while(self.lock(), |state| !state.stop && state.pieces.is_empty());
+        let waited =
+            self.work.wait_while(self.lock(), |state| !state.stop && state.pieces.is_empty());
         let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         let piece = if state.stop { None } else { state.pieces.pop_front() };
         if piece.is_some() {

@@ -48,7 +48,12 @@ impl ModelStream {
     }
 }
 
-unsafe extern "C" fn read(offset: u64, buffer: *mut c_char, count: usize, user: *mut c_void) -> i64 {
+unsafe extern "C" fn read(
+    offset: u64,
+    buffer: *mut c_char,
+    count: usize,
+    user: *mut c_void,
+) -> i64 {
     // SAFETY: `user` is the stream, which the loading thread keeps and nobody changes; the buffer is
     // the engine's, of this size, and only written here.
     let (stream, into) = unsafe {

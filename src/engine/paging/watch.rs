@@ -25,7 +25,9 @@ impl PagerWatch {
         weights: &Arc<Weights>,
         watch: *mut ffi::moe_expert_watch,
     ) -> Result<Option<Self>> {
-        let Some(pager) = weights.pager().filter(|pager| !pager.is_whole()) else { return Ok(None) };
+        let Some(pager) = weights.pager().filter(|pager| !pager.is_whole()) else {
+            return Ok(None);
+        };
         let user = ptr::from_ref(pager).cast_mut().cast();
         let raw = Box::new(ffi::moe_pager {
             chosen: Some(chosen),

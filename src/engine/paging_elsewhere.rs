@@ -1,0 +1,78 @@
+//! In the place of `paging` on systems that it was not written for: an error.
+
+use std::sync::{Arc, MutexGuard};
+
+use super::ffi;
+use super::weights::Weights;
+use crate::error::{Error, Result};
+use crate::gguf::GgufFile;
+use crate::paging::{Layout, PagingOptions, PagingStats};
+
+/// Of which there is none.
+#[derive(Debug)]
+pub(crate) enum Pager {}
+
+impl Pager {
+    pub(super) fn new(_: &GgufFile, _: Layout, _: &PagingOptions) -> Result<Self> {
+        let reason = "this needs Linux; keep the experts in memory".to_owned();
+        Err(Error::Paging { reason })
+    }
+
+    pub(super) fn buffer_type(&self) -> ffi::ggml_backend_buffer_type_t {
+        match *self {}
+    }
+
+    pub(super) fn stream(&self, _: &GgufFile) -> Result<Option<ModelStream>> {
+        match *self {}
+    }
+
+    pub(super) fn start(&mut self, _: u64, _: usize) -> Result<()> {
+        match *self {}
+    }
+
+    pub(super) fn tokens_at_once(&self, _: u32, _: usize) -> u32 {
+        match *self {}
+    }
+
+    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        match *self {}
+    }
+
+    pub(super) fn failure(&self) -> Option<Error> {
+        match *self {}
+    }
+
+    pub(crate) fn stats(&self) -> PagingStats {
+        match *self {}
+    }
+
+    pub(crate) fn reset(&self) {
+        match *self {}
+    }
+}
+
+/// Of which there is none.
+pub(super) enum ModelStream {}
+
+impl ModelStream {
+    pub(super) fn for_engine(&self) -> ffi::moe_stream {
+        match *self {}
+    }
+}
+
+/// Of which there is none.
+pub(super) enum PagerWatch {}
+
+impl PagerWatch {
+    pub(super) fn new(_: &Arc<Weights>, _: *mut ffi::moe_expert_watch) -> Result<Option<Self>> {
+        Ok(None)
+    }
+
+    pub(super) fn set(&self, _: &mut ffi::llama_context_params) {
+        match *self {}
+    }
+
+    pub(super) fn check(&mut self) -> Result<()> {
+        match *self {}
+    }
+}

@@ -71,9 +71,12 @@ pub enum BenchError {
         reason: String,
     },
     /// Two journals whose figures must not be compared.
-    #[error("the two journals are of another {what}; compare runs of one protocol on one machine")]
+    #[error(
+        "the two journals are not known to have the same {what}; compare runs of one protocol on one \
+        machine"
+    )]
     NotComparable {
-        /// What differs.
+        /// What differs, or is not noted in one of them.
         what: &'static str,
     },
     /// No setting that the tuning could begin with can be loaded.

@@ -35,7 +35,8 @@ pub(super) fn most_by_chance(tries: usize, chance: f64, rare: f64) -> usize {
     let mut term = (1.0 - chance).powf(n);
     let mut sum = term;
     let mut count = 0;
-    while 1.0 - sum > rare && count < tries {
+    // A chance of exactly `rare` is not exceeded by the rounding of the sum.
+    while 1.0 - sum > rare * (1.0 + 1e-9) && count < tries {
         #[allow(clippy::cast_precision_loss)]
         let k = count as f64;
         term *= (n - k) / (k + 1.0) * chance / (1.0 - chance);
@@ -68,5 +69,8 @@ mod tests {
         assert_eq!(most_by_chance(100, 0.01, 0.01), 4);
         assert_eq!(most_by_chance(0, 0.01, 0.01), 0);
         assert_eq!(most_by_chance(1, 0.01, 0.02), 0);
+        // A figure alone differs as rarely as may be: it can disagree.
+        assert_eq!(most_by_chance(1, 0.01, 0.01), 0);
+        assert_eq!(most_by_chance(3, 0.01, 0.01), 1);
     }
 }

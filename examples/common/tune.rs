@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
     #[arg(long = "rpc", value_name = "HOST:PORT")]
     rpc_servers: Vec<String>,
     /// Longest time of it all
-    #[arg(long, default_value_t = 10.0)]
+    #[arg(long, default_value_t = 10.0, value_parser = minutes)]
     minutes: f64,
     /// Keep the answer in this file, and take it from there the next time
     #[arg(long, value_name = "FILE")]
@@ -47,13 +47,19 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
+fn minutes(text: &str) -> Result<f64, &'static str> {
+    let number: Option<f64> = text.parse().ok();
+    let is_time = |number: &f64| number.is_finite() && *number >= 0.0;
+    number.filter(is_time).ok_or("a number of minutes, at least 0, is needed")
+}
+
 /// What to print.
 pub(crate) fn run(arguments: &Arguments) -> BenchResult<String> {
     let cancel = CancelHandle::new();
     let by_hand = cancel.clone();
     // Without a handler Ctrl-C just ends the program.
     let _ = ctrlc::set_handler(move || by_hand.cancel());
-    let minutes = arguments.minutes.clamp(0.0, 1e6);
+    let minutes = arguments.minutes.min(1e6);
     let mut tuner = MoeModel::tune(&arguments.model)
         .answers(arguments.prompt_tokens, arguments.answer_tokens)
         .time_limit(Duration::from_secs_f64(minutes * 60.0))
@@ -95,7 +101,7 @@ fn show(bar: &ProgressBar, progress: &TuneProgress<'_>, minutes: f64) {
         Some(Outcome::Measured(figures)) => {
             bar.println(format!("{of:8} {:9.3} s  {candidate}", figures.answer_seconds));
         }
-        Some(Outcome::Failed { reason }) => {
+        Some(Outcome::Failed { reason, .. }) => {
             bar.println(format!("{of:8}  {candidate}: {}", reason.replace('\n', " ")));
         }
     }

@@ -81,12 +81,15 @@ pub enum BenchError {
     },
     /// No setting that the tuning could begin with can be loaded.
     #[error(
-        "no setting to begin with can be measured, neither the defaults nor `fit` nor `all-experts`; \
-        the last said: {reason}. Free memory, or raise the budget"
+        "no setting to begin with can be measured: {}{}",
+        reasons.join("; "),
+        memory_advice(*lacks_memory)
     )]
     NothingLoads {
-        /// What the last one failed at.
-        reason: String,
+        /// What each of them failed at.
+        reasons: Vec<String>,
+        /// Whether one of them did not fit a device.
+        lacks_memory: bool,
     },
     /// The prompt and the answer to tune for do not fit the context.
     #[error(
@@ -124,6 +127,10 @@ pub enum BenchError {
         /// Why.
         reason: String,
     },
+}
+
+fn memory_advice(lacks_memory: bool) -> &'static str {
+    if lacks_memory { ". Free memory of the device, or raise the budget" } else { "" }
 }
 
 /// Shorthand for results of the bench.

@@ -51,26 +51,6 @@ impl Candidate {
             .load_mode(self.load_mode)
             .operation_offload(self.operation_offload)
     }
-
-    /// The same as lines of a program and as arguments of the example `chat`.
-    pub fn snippet(&self) -> String {
-        let Self { policy, threads, micro_batch_tokens, load_mode, operation_offload } = self;
-        let arguments = format!(
-            "--policy '{policy}' --threads {threads} --micro-batch {micro_batch_tokens} \
-             --load-mode {load_mode}{}",
-            if *operation_offload { "" } else { " --no-operation-offload" }
-        );
-        format!(
-            "let model = MoeModel::builder(path)\n    \
-             .policy({:?}.parse()?)\n    .threads({threads})\n    \
-             .micro_batch_tokens({micro_batch_tokens})\n    \
-             .load_mode({:?}.parse()?)\n    .operation_offload({operation_offload})\n    \
-             .load()?;\n\n\
-             cargo run --release --example chat -- --model FILE {arguments}\n",
-            policy.to_string(),
-            load_mode.to_string(),
-        )
-    }
 }
 
 impl fmt::Display for Candidate {

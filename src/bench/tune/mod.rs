@@ -6,6 +6,8 @@
 mod cache;
 mod candidate;
 mod search;
+mod shortage;
+mod snippet;
 #[cfg(test)]
 mod tests;
 mod trial;
@@ -16,5 +18,6 @@ pub use self::candidate::{Candidate, Dimension, Space};
 pub use self::search::{
     Attempt, Check, Figures, Found, Left, Limits, Measured, Outcome, Purpose, Stop, Trial, search,
 };
+pub use self::shortage::{PassedOver, Shortage};
 pub use self::tuner::{TuneProgress, Tuner};
 pub use self::tuning::{TUNING_VERSION, TuneKey, Tuning};

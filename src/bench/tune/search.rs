@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::candidate::{Candidate, Dimension, Space};
+use super::shortage::Shortage;
+use crate::Error;
 use crate::bench::error::{BenchError, BenchResult};
 use crate::bench::statistics::Summary;
 
@@ -11,6 +13,9 @@ const PATIENCE: usize = 2;
 
 /// An answer that takes so many times as long as the fastest so far need not end.
 const HOPELESS: f64 = 3.0;
+
+/// More pairs of the final check would say nothing new.
+const MOST_PAIRS: u32 = 1000;
 
 /// When to stop, and what counts as faster.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +31,29 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { seconds: 600.0, pairs: 4, gain: 0.03 }
+    }
+}
+
+impl Limits {
+    /// Whether a search can keep them.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for the first that cannot be.
+    pub fn check(&self) -> BenchResult<()> {
+        let Self { seconds, pairs, gain } = *self;
+        let bad = |option: &'static str, value: String, expected: &'static str| -> BenchResult<()> {
+            Err(Error::InvalidOption { option, value, expected }.into())
+        };
+        if !seconds.is_finite() || seconds < 0.0 {
+            return bad("seconds", seconds.to_string(), "a number of at least 0");
+        }
+        if !(1..=MOST_PAIRS).contains(&pairs) {
+            return bad("pairs", pairs.to_string(), "from 1 to 1000");
+        }
+        if !(0.0..1.0).contains(&gain) {
+            return bad("gain", gain.to_string(), "at least 0 and less than 1");
+        }
+        Ok(())
     }
 }
 
@@ -52,6 +80,9 @@ pub enum Outcome {
     Failed {
         /// Why.
         reason: String,
+        /// The memory that lacked, if it was that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shortage: Option<Shortage>,
     },
 }
 
@@ -166,12 +197,14 @@ pub struct Found {
 /// `measure` does one trial; what it fails at as [`Outcome::Failed`] is passed over.
 ///
 /// # Errors
-/// [`BenchError::NothingLoads`] if no reference can be measured, and what `measure` returns.
+/// [`BenchError::NothingLoads`] if no reference can be measured, [`Error::InvalidOption`] for limits that
+/// cannot be kept, and what `measure` returns.
 pub fn search(
     space: &Space,
     limits: &Limits,
     measure: impl FnMut(&Attempt) -> BenchResult<Measured>,
 ) -> BenchResult<Found> {
+    limits.check()?;
     let mut search = Search { limits, measure, trials: Vec::new(), left: Vec::new() };
     let reference = search.reference(&space.references)?;
     let (fastest, stop) = search.descend(&space.dimensions, &reference)?;
@@ -221,13 +254,19 @@ impl<M: FnMut(&Attempt) -> BenchResult<Measured>> Search<'_, M> {
                 return Ok(candidate.clone());
             }
         }
-        let failed = self.trials.last().map(|trial| &trial.outcome);
-        Err(BenchError::NothingLoads {
-            reason: match failed {
-                Some(Outcome::Failed { reason }) => reason.clone(),
-                _ => "there is nothing to try".to_owned(),
-            },
-        })
+        let mut lacks_memory = false;
+        let reasons = self.trials.iter().map(|Trial { candidate, outcome, .. }| match outcome {
+            Outcome::Failed { reason, shortage } => {
+                lacks_memory |= shortage.is_some();
+                format!("{candidate}: {reason}")
+            }
+            Outcome::Measured(_) => format!("{candidate}: its answers took no measurable time"),
+        });
+        let mut reasons: Vec<String> = reasons.collect();
+        if reasons.is_empty() {
+            reasons.push("there is nothing to try".to_owned());
+        }
+        Err(BenchError::NothingLoads { reasons, lacks_memory })
     }
 
     fn descend(
@@ -238,6 +277,8 @@ impl<M: FnMut(&Attempt) -> BenchResult<Measured>> Search<'_, M> {
         let mut fastest = reference.clone();
         loop {
             let before = fastest.clone();
+            // The last round says what was left for good.
+            self.left.clear();
             for dimension in dimensions {
                 if let Some(stop) = self.improve(dimension, &mut fastest)? {
                     return Ok((fastest, stop));

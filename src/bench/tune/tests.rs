@@ -42,6 +42,23 @@ fn answered(answer_seconds: f64) -> Measured {
     Measured { outcome, seconds: 1.0 }
 }
 
+fn failed(reason: &str) -> Measured {
+    let outcome = Outcome::Failed { reason: reason.to_owned(), shortage: None };
+    Measured { outcome, seconds: 0.1 }
+}
+
+fn shortage(lacking_bytes: u64) -> Shortage {
+    let (needed_bytes, free_bytes) = (10 + lacking_bytes, 10);
+    let device = "GPU0".to_owned();
+    Shortage::of(&crate::Error::DoesNotFit { device, needed_bytes, free_bytes }).unwrap()
+}
+
+/// It did not fit the device, by so many bytes.
+fn short_of(lacking_bytes: u64) -> Measured {
+    let shortage = Some(shortage(lacking_bytes));
+    Measured { outcome: Outcome::Failed { reason: "too large".into(), shortage }, seconds: 0.1 }
+}
+
 /// Each step away from what is best costs a tenth more.
 fn seconds_with(best: &Candidate, candidate: &Candidate) -> f64 {
     let steps = |values: &[u32], a: u32, b: u32| {
@@ -148,8 +165,7 @@ proptest! {
     fn what_fails_is_passed_over(best in any_candidate(), broken in any_candidate()) {
         let found = search(&space(), &Limits::default(), |attempt| {
             if attempt.candidate.policy == broken.policy {
-                let outcome = Outcome::Failed { reason: "does not fit".into() };
-                return Ok(Measured { outcome, seconds: 0.1 });
+                return Ok(failed("does not fit"));
             }
             Ok(answered(seconds_with(&best, &attempt.candidate)))
         });
@@ -173,16 +189,44 @@ fn a_line_is_left_where_it_gets_slower() {
 
 #[test]
 fn where_nothing_loads_the_reason_is_told() {
-    let failed = search(&space(), &Limits::default(), |_| {
-        let outcome = Outcome::Failed { reason: "no memory at all".into() };
-        Ok(Measured { outcome, seconds: 0.1 })
+    let nothing = search(&space(), &Limits::default(), |attempt| {
+        Ok(failed(&format!("{} is broken", attempt.candidate.policy)))
     });
-    let error = failed.unwrap_err();
+    let error = nothing.unwrap_err();
     assert!(matches!(&error, BenchError::NothingLoads { .. }), "{error}");
-    assert!(error.to_string().contains("no memory at all"), "{error}");
+    // All reasons, and no advice about memory where it was not that.
+    let text = error.to_string();
+    assert!(text.contains("none is broken") && text.contains("all-experts is broken"), "{text}");
+    assert!(!text.contains("Free memory"), "{text}");
+    let unfit = search(&space(), &Limits::default(), |_| Ok(short_of(1)));
+    assert!(unfit.unwrap_err().to_string().contains("Free memory"));
     // A figure that is no time is no figure.
     let nonsense = search(&space(), &Limits::default(), |_| Ok(answered(f64::NAN)));
     assert!(matches!(nonsense, Err(BenchError::NothingLoads { .. })));
+}
+
+#[test]
+fn limits_that_cannot_be_kept_are_refused() {
+    let with = |change: fn(&mut Limits)| {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        search(&space(), &limits, |_| Ok(answered(1.0)))
+    };
+    let wrong: [fn(&mut Limits); 6] = [
+        |limits| limits.seconds = f64::NAN,
+        |limits| limits.seconds = -1.0,
+        |limits| limits.pairs = 0,
+        |limits| limits.pairs = u32::MAX,
+        |limits| limits.gain = -0.1,
+        |limits| limits.gain = 1.0,
+    ];
+    for (i, change) in wrong.into_iter().enumerate() {
+        let refused = with(change);
+        let is_option =
+            matches!(refused, Err(BenchError::Model(crate::Error::InvalidOption { .. })));
+        assert!(is_option, "{i}");
+    }
+    assert!(with(|limits| limits.gain = 0.0).is_ok());
 }
 
 #[test]
@@ -249,9 +293,14 @@ fn tuning() -> Tuning {
             rpc_servers: Vec::new(),
         },
         limits: Limits::default(),
-        passed_over: vec![(policy(1), "the same places as none".into())],
+        passed_over: vec![PassedOver {
+            policy: policy(1),
+            reason: "the same places as none".into(),
+            shortage: None,
+        }],
         found,
         is_cached: false,
+        not_kept: None,
     }
 }
 
@@ -286,17 +335,96 @@ fn a_tuning_is_found_again_on_the_same_machine_only() -> BenchResult<()> {
         change(&mut other);
         assert_eq!(known(&other), None, "{i}");
     }
-    // What was cut short does not do for who has more time.
-    let mut cut = first.clone();
+    Ok(())
+}
+
+#[test]
+fn what_was_cut_short_does_not_do_for_who_has_more_time() -> BenchResult<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tunings.json");
+    let whole = tuning();
+    let mut cut = whole.clone();
     cut.found.stop = Stop::Time;
     cut.limits.seconds = 10.0;
     cache::keep(&path, &cut)?;
-    assert_eq!(known(&first.key), None);
-    assert!(cache::find(&path, &first.key, &cut.limits)?.is_some());
+    assert_eq!(cache::find(&path, &whole.key, &whole.limits)?, None);
+    assert!(cache::find(&path, &whole.key, &cut.limits)?.is_some());
+    // One that was cut short even earlier does not take its place, a whole one does, and stays.
+    let mut shorter = cut.clone();
+    shorter.limits.seconds = 5.0;
+    cache::keep(&path, &shorter)?;
+    assert!(cache::find(&path, &whole.key, &cut.limits)?.is_some());
+    cache::keep(&path, &whole)?;
+    cache::keep(&path, &cut)?;
+    let found = cache::find(&path, &whole.key, &whole.limits)?;
+    assert!(found.is_some_and(|found| found.found.stop == Stop::NothingFaster));
     // There is one answer to a question.
     let lines = std::fs::read_to_string(&path).unwrap();
     assert_eq!(lines.matches("\"version\"").count(), 1);
     Ok(())
+}
+
+#[test]
+fn what_failed_for_memory_is_tried_again_when_there_is_more() -> BenchResult<()> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tunings.json");
+    let mut unfit = tuning();
+    unfit.passed_over[0].shortage = Some(shortage(5));
+    cache::keep(&path, &unfit)?;
+    let is_known = |free_bytes, budget_bytes| {
+        let mut now = unfit.key.clone();
+        now.environment.devices[0].free_bytes = Some(free_bytes);
+        now.budget_bytes = budget_bytes;
+        let mut then = unfit.clone();
+        then.key.budget_bytes = budget_bytes;
+        then.holds(&now)
+    };
+    // 10 bytes were free, and 15 would have been needed.
+    assert!(is_known(10, None) && is_known(14, None) && !is_known(15, None));
+    // A budget allows no more, however much is free.
+    assert!(is_known(99, Some(9)));
+    let mut more = unfit.key.clone();
+    more.environment.devices[0].free_bytes = Some(15);
+    assert_eq!(cache::find(&path, &more, &unfit.limits)?, None);
+    assert!(cache::find(&path, &unfit.key, &unfit.limits)?.is_some());
+    // The same for a trial; and a check that failed is no answer at all.
+    let mut tried = tuning();
+    tried.found.trials[0].outcome = short_of(5).outcome;
+    assert!(tried.holds(&tried.key) && !tried.holds(&more));
+    let mut unchecked = tuning();
+    unchecked.found.check = Check::Failed { reason: "lost".into() };
+    assert!(!unchecked.holds(&unchecked.key));
+    cache::keep(&path, &unchecked)?;
+    assert!(cache::find(&path, &unfit.key, &unfit.limits)?.is_some());
+    Ok(())
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_found_before_anything_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let nowhere = folder.path().join("no-such-folder").join("tunings.json");
+    assert!(matches!(cache::check(&nowhere), Err(BenchError::Io { action: "write", .. })));
+    cache::check(&folder.path().join("tunings.json")).unwrap();
+    // Nothing is left behind.
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_to_use_is_told_with_all_that_it_was_found_for() {
+    let mut tuning = tuning();
+    tuning.key.rpc_servers = vec!["10.0.0.2:50052".into()];
+    tuning.key.budget_bytes = Some(1 << 30);
+    tuning.found.chosen.policy = "fit".parse().unwrap();
+    let text = tuning.snippet();
+    for part in [
+        ".context_tokens(512)",
+        ".rpc_server(\"10.0.0.2:50052\")",
+        ".device_budget(\"GPU0\", 1073741824)",
+        "--policy 'fit:1GiB'",
+        "--context 512 --rpc 10.0.0.2:50052",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
 }
 
 #[test]

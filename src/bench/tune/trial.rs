@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::search::{Attempt, Figures, Measured, Outcome};
+use super::shortage::Shortage;
 use crate::bench::error::{BenchError, BenchResult};
 use crate::bench::statistics::Summary;
 use crate::cancel::CancelHandle;
@@ -42,11 +43,21 @@ pub(super) fn measure(
     let started = Instant::now();
     let outcome = match figures(builder, attempt, work, cancel) {
         Ok(Some(figures)) => Outcome::Measured(figures),
-        Ok(None) => Outcome::Failed { reason: "given up: several times slower".to_owned() },
+        Ok(None) => {
+            let reason = "given up: several times slower".to_owned();
+            Outcome::Failed { reason, shortage: None }
+        }
         Err(BenchError::Model(error @ (Error::Cancelled { .. } | Error::RpcLost { .. }))) => {
             return Err(error.into());
         }
-        Err(error) => Outcome::Failed { reason: error.to_string() },
+        Err(error) => {
+            let reason = error.to_string();
+            let shortage = match &error {
+                BenchError::Model(error) => Shortage::of(error),
+                _ => None,
+            };
+            Outcome::Failed { reason, shortage }
+        }
     };
     Ok(Measured { outcome, seconds: started.elapsed().as_secs_f64() })
 }

@@ -5,17 +5,30 @@ use std::time::Duration;
 
 use super::cache;
 use super::candidate::{Candidate, Dimension, Space, micro_batches, thread_counts};
-use super::search::{Attempt, Limits, Measured, search};
+use super::search::{Attempt, Limits, Measured, Outcome, search};
+use super::shortage::{PassedOver, Shortage};
 use super::trial::{self, Work};
 use super::tuning::{TUNING_VERSION, TuneKey, Tuning};
 use crate::bench::environment::Environment;
 use crate::bench::error::{BenchError, BenchResult};
 use crate::bench::protocol::{ModelChoice, Protocol};
 use crate::cancel::CancelHandle;
-use crate::plan::{DeviceKind, Plan};
+use crate::paging::available_bytes;
+use crate::plan::{CPU, DeviceKind, Plan, human_bytes};
 use crate::{
     ContextOptions, Error, ExpertMap, GgufFile, LoadMode, MoeModel, MoeModelBuilder, OffloadPolicy,
 };
+
+/// Of the memory that is available so much is left when weights are read into it.
+const HOST_MARGIN_BYTES: u64 = 512 << 20;
+
+/// What there is to try.
+struct Ways {
+    space: Space,
+    passed_over: Vec<PassedOver>,
+    /// Bytes in CPU memory under each policy.
+    host_bytes: Vec<(OffloadPolicy, u64)>,
+}
 
 impl MoeModel {
     /// Looks for the fastest threads, micro-batch, load mode, operation offload and policy on this
@@ -156,21 +169,30 @@ impl Tuner {
         Self { on_progress: Some(Box::new(on_progress)), ..self }
     }
 
-    /// Measures, unless the file holds the answer.
+    /// Measures, unless the file holds the answer and what it chose still fits. An answer that could not
+    /// be kept says so in [`Tuning::not_kept`].
     ///
     /// # Errors
     /// [`BenchError::NothingLoads`] if no setting works at all; [`BenchError::TuneContext`];
-    /// [`BenchError::TuneCache`]; [`Error::Cancelled`]; [`Error::RpcLost`]; or what is wrong with the
-    /// file or an option.
+    /// [`BenchError::TuneCache`], or [`BenchError::Io`] if nothing can be kept there;
+    /// [`Error::Cancelled`]; [`Error::RpcLost`]; or what is wrong with the file or an option.
     pub fn run(mut self) -> BenchResult<Tuning> {
+        self.limits.check()?;
         let gguf = GgufFile::open(&self.path)?;
         let key = self.key(&gguf)?;
-        if let Some(path) = self.cache.as_ref().filter(|_| !self.measure_again)
-            && let Some(known) = cache::find(path, &key, &self.limits)?
-        {
+        if let Some(known) = self.known(&key)? {
             return Ok(known);
         }
-        let (space, passed_over) = self.space(&key)?;
+        if let Some(path) = &self.cache {
+            cache::check(path)?;
+        }
+        let Ways { space, passed_over, host_bytes } = self.ways(&key)?;
+        // A policy that was not planned for has no more there than everything.
+        let all_bytes: u64 = gguf.tensors().iter().map(|tensor| tensor.bytes).sum();
+        let host_bytes = |policy: &OffloadPolicy| -> u64 {
+            let planned = host_bytes.iter().find(|(known, _)| known == policy);
+            planned.map_or(all_bytes, |(_, bytes)| *bytes)
+        };
         let mut on_progress = self.on_progress.take();
         let mut number = 0;
         let found = search(&space, &self.limits, |attempt| {
@@ -181,18 +203,64 @@ impl Tuner {
                 }
             };
             tell(None);
-            let builder = attempt.candidate.apply(self.builder(&key));
-            let measured = trial::measure(builder, attempt, self.work, &self.cancel)?;
+            let candidate = &attempt.candidate;
+            let measured = match too_much_to_read(candidate, host_bytes(&candidate.policy)) {
+                Some(reason) => {
+                    let outcome = Outcome::Failed { reason, shortage: None };
+                    Measured { outcome, seconds: 0.0 }
+                }
+                None => {
+                    let builder = candidate.apply(self.builder(&key));
+                    trial::measure(builder, attempt, self.work, &self.cancel)?
+                }
+            };
             tell(Some(&measured));
             Ok(measured)
         })?;
         let limits = self.limits;
         let version = TUNING_VERSION;
-        let tuning = Tuning { version, key, limits, passed_over, found, is_cached: false };
+        let (is_cached, not_kept) = (false, None);
+        let mut tuning = Tuning { version, key, limits, passed_over, found, is_cached, not_kept };
         if let Some(path) = &self.cache {
-            cache::keep(path, &tuning)?;
+            // Minutes of measuring are not lost for it.
+            tuning.not_kept = cache::keep(path, &tuning).err().map(|error| error.to_string());
         }
         Ok(tuning)
+    }
+
+    /// What the file holds, if its setting still fits.
+    fn known(&self, key: &TuneKey) -> BenchResult<Option<Tuning>> {
+        let Some(path) = self.cache.as_ref().filter(|_| !self.measure_again) else {
+            return Ok(None);
+        };
+        let Some(known) = cache::find(path, key, &self.limits)? else { return Ok(None) };
+        let fits = match self.forecast(key, known.chosen())? {
+            Ok(plan) => too_much_to_read(known.chosen(), host_bytes(&plan)).is_none(),
+            Err(_) => false,
+        };
+        Ok(fits.then_some(known))
+    }
+
+    /// The plan of a candidate, or why it is not to be tried.
+    fn forecast(
+        &self,
+        key: &TuneKey,
+        candidate: &Candidate,
+    ) -> BenchResult<Result<Plan, PassedOver>> {
+        let policy = candidate.policy.clone();
+        match candidate.apply(self.builder(key)).cancel(&self.cancel).forecast() {
+            Ok(plan) if plan.context_tokens() < key.context_tokens => {
+                let (less, asked) = (plan.context_tokens(), key.context_tokens);
+                let reason = format!("its context would have {less} tokens instead of {asked}");
+                Ok(Err(PassedOver { policy, reason, shortage: None }))
+            }
+            Ok(plan) => Ok(Ok(plan)),
+            Err(error @ (Error::Cancelled { .. } | Error::RpcLost { .. })) => Err(error.into()),
+            Err(error) => {
+                let (reason, shortage) = (error.to_string(), Shortage::of(&error));
+                Ok(Err(PassedOver { policy, reason, shortage }))
+            }
+        }
     }
 
     fn key(&self, gguf: &GgufFile) -> BenchResult<TuneKey> {
@@ -243,49 +311,84 @@ impl Tuner {
 
     /// What to try, and the policies that need no trial: they do not fit, or are another by another
     /// name.
-    fn space(&self, key: &TuneKey) -> BenchResult<(Space, Vec<(OffloadPolicy, String)>)> {
-        let devices = &key.environment.devices;
+    fn ways(&self, key: &TuneKey) -> BenchResult<Ways> {
         let defaults = Candidate::defaults();
         let mut passed_over = Vec::new();
         let mut plans: Vec<(OffloadPolicy, Plan)> = Vec::new();
         for policy in &key.policies {
             let candidate = Candidate { policy: policy.clone(), ..defaults.clone() };
-            let reason = match candidate.apply(self.builder(key)).forecast() {
-                Ok(plan) => {
-                    let same = plans.iter().find(|(_, other)| other.tensors() == plan.tensors());
-                    let Some((other, _)) = same else {
-                        plans.push((policy.clone(), plan));
-                        continue;
-                    };
-                    format!("the same places as {other}")
+            let plan = match self.forecast(key, &candidate)? {
+                Ok(plan) => plan,
+                Err(unfit) => {
+                    passed_over.push(unfit);
+                    continue;
                 }
-                Err(Error::Cancelled { operation }) => {
-                    return Err(Error::Cancelled { operation }.into());
-                }
-                Err(error) => error.to_string(),
             };
-            passed_over.push((policy.clone(), reason));
+            let same = plans.iter().find(|(_, other)| does_the_same(other, &plan));
+            match same.map(|(other, _)| format!("the same places as {other}")) {
+                None => plans.push((policy.clone(), plan)),
+                Some(reason) => {
+                    let policy = policy.clone();
+                    passed_over.push(PassedOver { policy, reason, shortage: None });
+                }
+            }
         }
+        let host_bytes = plans.iter().map(|(policy, plan)| (policy.clone(), host_bytes(plan)));
+        let host_bytes = host_bytes.collect();
         let policies: Vec<OffloadPolicy> = plans.into_iter().map(|(policy, _)| policy).collect();
-        let with =
-            |policy: &OffloadPolicy| Candidate { policy: policy.clone(), ..defaults.clone() };
-        // The defaults even if they were not among the policies to try: they are what is to be beaten.
-        let mut references = vec![defaults.clone()];
-        references.extend(policies.iter().map(with).filter(|other| *other != defaults));
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let cores = u32::try_from(cores).unwrap_or(1);
-        let mut dimensions = vec![Dimension::Policy(policies)];
-        if devices.iter().any(|device| device.kind != DeviceKind::Remote) {
-            dimensions.push(Dimension::OperationOffload(vec![true, false]));
-        }
-        dimensions.push(Dimension::Threads(thread_counts(cores)));
-        dimensions.push(Dimension::MicroBatch(micro_batches(key.prompt_tokens)));
-        let mut modes = vec![LoadMode::Auto, LoadMode::Read];
-        if !devices.is_empty() {
-            // Without devices `auto` maps too.
-            modes.push(LoadMode::Mapped);
-        }
-        dimensions.push(Dimension::LoadMode(modes));
-        Ok((Space { references, dimensions }, passed_over))
+        let space = space(key, &defaults, policies);
+        Ok(Ways { space, passed_over, host_bytes })
     }
+}
+
+/// What to try beside these policies.
+fn space(key: &TuneKey, defaults: &Candidate, policies: Vec<OffloadPolicy>) -> Space {
+    let devices = &key.environment.devices;
+    let with = |policy: &OffloadPolicy| Candidate { policy: policy.clone(), ..defaults.clone() };
+    // The defaults even if they were not among the policies to try: they are what is to be beaten.
+    let mut references = vec![defaults.clone()];
+    references.extend(policies.iter().map(with).filter(|other| *other != *defaults));
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cores = u32::try_from(cores).unwrap_or(1);
+    let mut dimensions = vec![Dimension::Policy(policies)];
+    if devices.iter().any(|device| device.kind != DeviceKind::Remote) {
+        dimensions.push(Dimension::OperationOffload(vec![true, false]));
+    }
+    dimensions.push(Dimension::Threads(thread_counts(cores)));
+    dimensions.push(Dimension::MicroBatch(micro_batches(key.prompt_tokens)));
+    let mut modes = vec![LoadMode::Auto, LoadMode::Read];
+    if !devices.is_empty() {
+        // Without devices `auto` maps too.
+        modes.push(LoadMode::Mapped);
+    }
+    dimensions.push(Dimension::LoadMode(modes));
+    Space { references, dimensions }
+}
+
+/// Whether there is nothing to choose between two plans: everything is in the same places, and nothing
+/// was given up for it by one of them alone.
+fn does_the_same(plan: &Plan, other: &Plan) -> bool {
+    plan.tensors() == other.tensors()
+        && plan.context() == other.context()
+        && plan.decisions() == other.decisions()
+        && plan.disk() == other.disk()
+}
+
+/// All that is in CPU memory: weights, cache and compute buffers.
+fn host_bytes(plan: &Plan) -> u64 {
+    plan.device(CPU).map_or(0, |cpu| cpu.total_bytes)
+}
+
+/// Why not to load so: the weights would be read into more memory than there is. Where the system does
+/// not tell how much that is, it is tried.
+fn too_much_to_read(candidate: &Candidate, host_bytes: u64) -> Option<String> {
+    if candidate.load_mode != LoadMode::Read {
+        return None;
+    }
+    let available = available_bytes()?;
+    let needed = host_bytes.saturating_add(HOST_MARGIN_BYTES);
+    (needed > available).then(|| {
+        let (needed, available) = (human_bytes(needed), human_bytes(available));
+        format!("reading takes {needed} of CPU memory with a margin, {available} are available")
+    })
 }

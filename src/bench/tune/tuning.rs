@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::candidate::Candidate;
 use super::search::{Check, Found, Limits, Outcome, Purpose, Stop, Trial};
+use super::shortage::PassedOver;
 use crate::OffloadPolicy;
 use crate::bench::environment::Environment;
 use crate::bench::statistics::Summary;
 
 /// The version of [`Tuning`]: it changes when the same question would be answered in another way.
-pub const TUNING_VERSION: u32 = 1;
+pub const TUNING_VERSION: u32 = 2;
 
 /// What a tuning holds for: this question, on this machine, for this file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,7 +34,9 @@ pub struct TuneKey {
 }
 
 impl TuneKey {
-    /// Whether what holds for one holds for the other. Free memory and the time do not matter.
+    /// Whether both ask the same on the same machine. The time does not matter, nor does free memory: a
+    /// stored answer is looked at again for that, and not used if what did not fit then may fit now, or
+    /// what it chose does not.
     pub fn is_for(&self, other: &Self) -> bool {
         let sizes = |environment: &Environment| -> Vec<Option<u64>> {
             environment.devices.iter().map(|device| device.total_bytes).collect()
@@ -64,15 +67,31 @@ pub struct Tuning {
     /// By which limits it was found.
     pub limits: Limits,
     /// Policies that were not measured, and why.
-    pub passed_over: Vec<(OffloadPolicy, String)>,
+    pub passed_over: Vec<PassedOver>,
     /// What was found.
     pub found: Found,
     /// It comes from the file, and nothing was measured now.
     #[serde(skip)]
     pub is_cached: bool,
+    /// Why it could not be kept in the file, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_kept: Option<String>,
 }
 
 impl Tuning {
+    /// Whether it still answers its question: its final check was whole, and nothing lacked memory that
+    /// is there now.
+    pub(super) fn holds(&self, now: &TuneKey) -> bool {
+        let failed = self.found.trials.iter().filter_map(|trial| match &trial.outcome {
+            Outcome::Failed { shortage, .. } => shortage.as_ref(),
+            Outcome::Measured(_) => None,
+        });
+        let passed_over = self.passed_over.iter().filter_map(|one| one.shortage.as_ref());
+        let mut shortages = failed.chain(passed_over);
+        !matches!(self.found.check, Check::Failed { .. })
+            && !shortages.any(|shortage| shortage.is_over(&self.key, now))
+    }
+
     /// What to use: the defaults unless something else was faster than they in every pair.
     pub fn chosen(&self) -> &Candidate {
         &self.found.chosen
@@ -99,7 +118,7 @@ impl fmt::Display for Tuning {
         )?;
         self.fmt_trials(f)?;
         writeln!(f)?;
-        for (policy, reason) in &self.passed_over {
+        for PassedOver { policy, reason, .. } in &self.passed_over {
             writeln!(f, "not tried: {policy}: {reason}")?;
         }
         for left in &self.found.left {
@@ -112,7 +131,10 @@ impl fmt::Display for Tuning {
         };
         writeln!(f, "search stopped: {stop}")?;
         self.fmt_check(f)?;
-        writeln!(f, "\n{}", self.found.chosen.snippet().trim_end())
+        if let Some(reason) = &self.not_kept {
+            writeln!(f, "not kept for the next time: {reason}")?;
+        }
+        writeln!(f, "\n{}", self.snippet().trim_end())
     }
 }
 
@@ -156,7 +178,7 @@ impl Tuning {
                     figures.decode_tokens_per_second,
                     figures.answer_seconds
                 )?,
-                Outcome::Failed { reason } => writeln!(f, "{}", reason.replace('\n', " "))?,
+                Outcome::Failed { reason, .. } => writeln!(f, "{}", reason.replace('\n', " "))?,
             }
         }
         Ok(())

@@ -38,6 +38,12 @@ else
     done
 fi
 
+title() { if [ "$1" = demo ]; then echo 'The demo model'; else echo 'Published shapes'; fi; }
+fail() {
+    echo "$1" >&2
+    exit 1
+}
+
 # The device: this machine's CPU in a process of its own. A journal remembers its address.
 port=$(cat "$work/port" 2>/dev/null || echo $((20000 + RANDOM % 10000)))
 echo "$port" >"$work/port"
@@ -48,14 +54,21 @@ for _ in $(seq 100); do
     if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then break; fi
     sleep 0.1
 done
+# Whoever else answers at that port is not what is to be measured.
+is_alive() { kill -0 "$server" 2>/dev/null || fail "the RPC server at port $port is gone; run the same command again"; }
+is_alive
 
 # What is not to be believed ends a run with status 1; it is then the first thing in its report.
 status=0
 for run in "${runs[@]}"; do
     for part in "${parts[@]}"; do
         declare -n options=$part
+        report=$work/$part-$run/report.md
+        rm -f "$report"
         "$bin/bench" run --resume "${options[@]}" --rpc "127.0.0.1:$port" \
             --journal "$work/$part-$run.jsonl" --out "$work/$part-$run" || status=1
+        is_alive
+        [ -f "$report" ] || fail "$report was not written; the same command goes on from here"
     done
 done
 
@@ -73,7 +86,7 @@ reason they answer the short prompt only. Each process computes with one thread.
 
 TEXT
     for part in "${parts[@]}"; do
-        printf '# %s\n\n' "$([ "$part" = demo ] && echo 'The demo model' || echo 'Published shapes')"
+        printf '# %s\n\n' "$(title "$part")"
         for file in "$work/$part-first/"*.svg; do cp "$file" "$out/$part-$(basename "$file")"; done
         cp "$work/$part-first/samples.csv" "$out/$part-samples.csv"
         sed "s#](\([^/)]*\.svg\))#]($(basename "$out")/$part-\1)#" "$work/$part-first/report.md"
@@ -83,10 +96,12 @@ TEXT
         printf '# A second run\n\nThe same right after the first; how they are compared is in '
         printf '[benchmarking.md](benchmarking.md).\n\n'
         for part in "${parts[@]}"; do
+            printf '## %s\n\n' "$(title "$part")"
             "$bin/bench" agree "$work/$part-first.jsonl" "$work/$part-second.jsonl" || status=1
             printf '\n'
         done
     fi
-} >"$out.md"
+} >"$out.md.part"
+mv "$out.md.part" "$out.md"
 echo "written: $out.md and $out/"
 exit "$status"

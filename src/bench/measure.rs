@@ -12,7 +12,7 @@ use super::protocol::{Prompt, Protocol, Setting};
 use super::record::{Answer, LayerPlace, Record, SpeedRecord};
 use super::task::Task;
 use crate::engine;
-use crate::plan::{CPU, NOT_LOADED, Plan};
+use crate::plan::{CPU, DISK, NOT_LOADED, Plan};
 use crate::{Error, GenerateOptions, GgufFile, MoeModel, MoeModelBuilder, OffloadPolicy, Sampling};
 
 /// Does a task and returns its record. Best in a process of its own, so that peaks of memory and
@@ -140,7 +140,9 @@ fn placement(plan: &Plan) -> Vec<LayerPlace> {
             expert_bytes_on_cpu: 0,
         })
         .collect();
-    for placed in plan.tensors().iter().filter(|placed| placed.device != NOT_LOADED) {
+    // Experts on disk are in no memory.
+    let is_in_memory = |device: &str| ![NOT_LOADED, DISK].contains(&device);
+    for placed in plan.tensors().iter().filter(|placed| is_in_memory(&placed.device)) {
         let layer = placed.tensor.layer.and_then(|layer| usize::try_from(layer).ok());
         let Some(place) = layer.and_then(|layer| places.get_mut(layer)) else { continue };
         match (placed.tensor.kind.is_expert(), placed.device == CPU) {

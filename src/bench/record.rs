@@ -143,7 +143,7 @@ pub struct ExpectedWeights {
     pub weights_bytes: u64,
 }
 
-/// Where one layer is.
+/// Where one layer is. Experts on disk are not among its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LayerPlace {

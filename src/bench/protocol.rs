@@ -103,7 +103,7 @@ impl Protocol {
             baseline: PolicyChoice::none(),
             prompts: default_prompts(),
             context_tokens: vec![2048],
-            threads: vec![default_threads()],
+            threads: vec![crate::builder::default_threads()],
             micro_batch_tokens: vec![512],
             repetitions: 5,
             warm_up_rounds: 1,
@@ -200,10 +200,4 @@ pub fn default_prompts() -> Vec<Prompt> {
         prompt("code", include_str!("prompts/code.txt")),
         prompt("long", include_str!("prompts/long.txt")),
     ]
-}
-
-/// One core is left free, as for a model that is loaded without saying.
-fn default_threads() -> u32 {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    u32::try_from(cores.saturating_sub(1).clamp(1, 64)).unwrap_or(1)
 }

@@ -195,6 +195,11 @@ fn protocol(arguments: &ProtocolArguments) -> BenchResult<Protocol> {
     }
     if !arguments.prompts.is_empty() {
         let known = std::mem::take(&mut protocol.prompts);
+        let names: Vec<&str> = known.iter().map(|prompt| prompt.name.as_str()).collect();
+        if let Some(name) = arguments.prompts.iter().find(|name| !names.contains(&name.as_str())) {
+            let what = format!("it has no prompt `{name}`, only {}", names.join(", "));
+            return Err(BenchError::Protocol { what });
+        }
         let wanted = |prompt: &bench::Prompt| arguments.prompts.contains(&prompt.name);
         protocol.prompts = known.into_iter().filter(wanted).collect();
     }

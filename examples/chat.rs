@@ -35,8 +35,9 @@ struct Arguments {
     /// may give up: fit:10GiB,cache-to-host,fewer-layers
     #[arg(long, default_value = "all-experts")]
     policy: OffloadPolicy,
-    /// Load by a plan that `plan --freeze` stored, instead of a policy
-    #[arg(long, value_name = "FILE", conflicts_with = "policy")]
+    /// Load by a plan that `plan --freeze` stored, instead of a policy; its context is the plan's
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["policy", "context", "micro_batch", "no_operation_offload"])]
     plan: Option<PathBuf>,
     /// Answer this and end
     #[arg(long)]

@@ -280,6 +280,19 @@ fn the_program_runs_resumes_and_reports() {
 }
 
 #[test]
+fn a_prompt_that_is_not_there_is_no_prompt_fewer() {
+    let output = run("bench", &["protocol", "--prompt", "short", "--prompt", "tpyo"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("no prompt `tpyo`, only short"), "{said}");
+    // Nor is it a time that is none.
+    for minutes in ["nan", "inf"] {
+        let output = run("bench", &["tune", "--minutes", minutes]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("a number of minutes"), "{said}");
+    }
+}
+
+#[test]
 fn tuning_tries_what_differs_and_keeps_the_answer() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("tunings.json");

@@ -299,7 +299,7 @@ impl fmt::Display for Agreement {
         writeln!(
             f,
             "The two runs {}: of {judged} figures {apart} disagree; by chance alone {expected:.1} \
-             would, and up to {} are taken for it, none of them beyond its bound. Missing: {}.\n",
+             would, and up to {} are taken for it, none beyond its bound. Missing: {}.\n",
             if self.agree() { "agree" } else { "do not agree" },
             self.most_by_chance(),
             if self.missing.is_empty() { "none".to_owned() } else { self.missing.join("; ") },

@@ -32,7 +32,8 @@ struct Arguments {
     model: PathBuf,
     /// Where tensors go: none, all-experts, first-layers:N, last-layers:N, layers:0-3,7 or
     /// regex:PATTERN=DEVICE, joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN, with what it
-    /// may give up: fit:10GiB,cache-to-host,fewer-layers
+    /// may give up and how much CPU memory it may use before experts stay on disk:
+    /// fit:10GiB,cache-to-host,fewer-layers,ram:24GiB
     #[arg(long, default_value = "all-experts")]
     policy: OffloadPolicy,
     /// Load by a plan that `plan --freeze` stored, instead of a policy; its context is the plan's

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use clap::Parser;
 use moe_offload::gguf::GgmlType;
+use moe_offload::plan::DiskPlan;
 use moe_offload::{ContextOptions, Device, Error, GgufFile, OffloadPolicy, Plan, Result};
 
 /// Shows what an offload policy would do to a model, without loading it.
@@ -20,7 +21,8 @@ struct Arguments {
     model: PathBuf,
     /// Where tensors go: none, all-experts, first-layers:N, last-layers:N, layers:0-3,7 or
     /// regex:PATTERN=DEVICE, joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN, with what it
-    /// may give up: fit:10GiB,cache-to-host,fewer-layers,smaller-context:2048
+    /// may give up and how much CPU memory it may use before experts stay on disk:
+    /// fit:10GiB,cache-to-host,fewer-layers,smaller-context:2048,ram:24GiB
     #[arg(long, default_value = "all-experts")]
     policy: OffloadPolicy,
     /// Tokens that prompt and answer can have together; `auto`: more where `fit` has room
@@ -40,6 +42,12 @@ struct Arguments {
     /// 10.0.0.2:50052=16GiB; may be repeated. Default: one `gpu`
     #[arg(long, value_name = "NAME=BYTES", value_parser = device)]
     device: Vec<Device>,
+    /// There is no device but the CPU
+    #[arg(long, conflicts_with = "device")]
+    cpu_only: bool,
+    /// Bytes per second of the disk, such as 2GB: says how fast a model with experts on disk can be
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    disk_speed: Option<u64>,
     /// Print the plan as JSON, with every tensor
     #[arg(long)]
     json: bool,
@@ -72,7 +80,7 @@ fn run(arguments: Arguments) -> Result<()> {
         Open::Auto => context.open.micro_batch_tokens = true,
     }
     let devices = match arguments.device {
-        named if named.is_empty() => vec![Device::new("gpu")],
+        named if named.is_empty() && !arguments.cpu_only => vec![Device::new("gpu")],
         named => named,
     };
     let plan = arguments.policy.plan(&gguf, &devices, &context)?;
@@ -85,28 +93,50 @@ fn run(arguments: Arguments) -> Result<()> {
         })?;
     }
     let path = "standard output".into();
-    common::unless_closed(print(&plan, arguments.json)).map_err(|source| Error::Io {
+    common::unless_closed(print(&plan, arguments.json, arguments.disk_speed)).map_err(|source| Error::Io {
         action: "write",
         path,
         source,
     })
 }
 
-fn print(plan: &Plan, json: bool) -> std::io::Result<()> {
+fn print(plan: &Plan, json: bool, disk_speed: Option<u64>) -> std::io::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     if json {
         serde_json::to_writer(&mut out, plan)?;
         writeln!(out)?;
     } else {
         write!(out, "{plan}\n{}", plan.picture())?;
+        if let (Some(speed), Some(disk)) = (disk_speed, plan.disk()) {
+            print_bounds(&mut out, speed, disk)?;
+        }
     }
     out.flush()
+}
+
+/// Most tokens per second, by how many of the needed experts are in memory.
+fn print_bounds(out: &mut impl Write, speed: u64, disk: &DiskPlan) -> std::io::Result<()> {
+    #[allow(clippy::cast_precision_loss)] // a rate
+    let most = |hit_rate| disk.tokens_per_second_at_most(speed as f64, hit_rate);
+    if let Some(even) = disk.even_hit_rate().filter(|&even| even < 1.0) {
+        writeln!(out, "\nat most {:.2} tokens/s if routers chose evenly", most(even))?;
+    }
+    writeln!(
+        out,
+        "at most {:.2} tokens/s if half of what is needed is in memory, {:.2} if 9 of 10 are",
+        most(0.5),
+        most(0.9)
+    )
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    moe_offload::plan::parse_bytes(text).map_err(|error| error.to_string())
 }
 
 /// `NAME=BYTES`, the bytes as a number or with a unit such as `12GiB` or `12GB`.
 fn device(text: &str) -> Result<Device, String> {
     let (name, bytes) = text.rsplit_once('=').ok_or("write NAME=BYTES, as in CUDA0=24GiB")?;
-    let bytes = moe_offload::plan::parse_bytes(bytes).map_err(|error| error.to_string())?;
+    let bytes = self::bytes(bytes)?;
     Ok(Device::new(name).with_free_bytes(bytes))
 }
 

@@ -364,7 +364,7 @@ fn check_placement(weights: &Weights, plan: &Plan) -> Result<()> {
 /// as the vocabulary; or a part of what is free.
 fn cache_budget(plan: &Plan, disk: &DiskPlan, before: Option<u64>) -> u64 {
     let cpu = plan.device(plan::CPU);
-    let later = cpu.map_or(0, |cpu| cpu.total_bytes - cpu.weights_bytes);
+    let later = cpu.map_or(0, |cpu| cpu.total_bytes.saturating_sub(cpu.weights_bytes));
     let Some(cache) = disk.cache_bytes else {
         let free = paging::available_bytes().unwrap_or(disk.weights_bytes);
         return (free.saturating_sub(later) / 5 * 4)

@@ -178,10 +178,12 @@ impl Task<'_> {
             println!("missed_gb={}\nhit_rate={}", missed / counted / 1e9, 1.0 - slices / needed);
             println!("stall_s={}", after.stall_seconds - before.stall_seconds);
             eprintln!(
-                "  ({}: {:.2} s of {seconds:.2} s waiting, {:.2} s reading)",
+                "  ({}: {:.2} s of {seconds:.2} s waiting, {:.2} s reading; {} slices by a guess, {} in vain)",
                 after.reader,
                 after.stall_seconds - before.stall_seconds,
-                after.reading_seconds - before.reading_seconds
+                after.reading_seconds - before.reading_seconds,
+                after.ahead_slices - before.ahead_slices,
+                after.wasted_slices - before.wasted_slices,
             );
         }
         tell(&text, counted / seconds, read / counted, load);

@@ -1,7 +1,8 @@
 //! What makes a model faster or slower and changes nothing else.
 
 use clap::Args;
-use moe_offload::{LoadMode, MoeModelBuilder};
+use moe_offload::plan::parse_bytes;
+use moe_offload::{LoadMode, MoeModelBuilder, PagingOptions};
 
 #[derive(Args)]
 #[command(next_help_heading = "Speed, see `bench tune`")]
@@ -18,6 +19,17 @@ pub(crate) struct SpeedArguments {
     load_mode: Option<LoadMode>,
     #[arg(long, help = "Compute nothing on a device of what is in CPU memory")]
     no_operation_offload: bool,
+    #[arg(
+        long,
+        value_name = "BYTES",
+        value_parser = bytes,
+        help = "CPU memory for experts that the policy leaves on disk, such as 8GiB"
+    )]
+    expert_cache: Option<u64>,
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    parse_bytes(text).map_err(|error| error.to_string())
 }
 
 impl SpeedArguments {
@@ -30,6 +42,9 @@ impl SpeedArguments {
         }
         if let Some(mode) = self.load_mode {
             builder = builder.load_mode(mode);
+        }
+        if let Some(bytes) = self.expert_cache {
+            builder = builder.paging(PagingOptions::default().cache_bytes(bytes));
         }
         builder.operation_offload(!self.no_operation_offload)
     }

@@ -30,11 +30,19 @@ impl Pager {
         match *self {}
     }
 
+    pub(super) fn stop(&mut self) {
+        match *self {}
+    }
+
     pub(super) fn tokens_at_once(&self, _: u32, _: usize) -> u32 {
         match *self {}
     }
 
     pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+        match *self {}
+    }
+
+    pub(super) fn load_failure(&self) -> Option<Error> {
         match *self {}
     }
 

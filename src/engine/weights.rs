@@ -94,7 +94,8 @@ impl Weights {
         params.n_gpu_layers = i32::try_from(plan.device_layers()).unwrap_or(i32::MAX);
         params.load_mode = settings.mode.for_engine();
         // A dry run maps nothing, but counts for a load that does.
-        let will_map = settings.dry_run.is_some() && maps(settings.mode, &devices)?;
+        let will_map =
+            settings.dry_run.is_some() && pager.is_none() && maps(settings.mode, &devices)?;
         if let Some(dry_run) = &settings.dry_run {
             params.no_alloc = true;
             params.kv_overrides = dry_run.as_ptr();
@@ -107,6 +108,10 @@ impl Weights {
         };
         if stream.is_some() {
             params.load_mode = LoadMode::Read.for_engine();
+            params.lazy_mode = ffi::LLAMA_LAZY_MODE_OFF; // which would map the stream
+        } else if pager.is_some() && settings.dry_run.is_none() {
+            // Read, experts would be read into their places.
+            params.load_mode = LoadMode::Mapped.for_engine();
         }
         params.progress_callback = Some(on_progress);
         params.progress_callback_user_data = (&raw mut progress).cast();
@@ -129,9 +134,10 @@ impl Weights {
         drop(reading);
         drop(lock);
         progress.outcome()?;
-        loaded.map_err(|failure| Error::LoadFailed {
-            path: path.to_owned(),
-            reason: failure.reason,
+        loaded.map_err(|failure| {
+            let paging = pager.as_ref().and_then(Pager::load_failure);
+            let (path, reason) = (path.to_owned(), failure.reason);
+            paging.unwrap_or(Error::LoadFailed { path, reason })
         })?;
         let model = NonNull::new(model)
             .ok_or_else(|| Error::LoadFailed { path: path.to_owned(), reason: String::new() })?;
@@ -339,6 +345,10 @@ impl Weights {
 impl Drop for Weights {
     fn drop(&mut self) {
         let _lock = self.rpc.lock();
+        // Before the memory goes that they read into.
+        if let Some(pager) = &mut self.pager {
+            pager.stop();
+        }
         // SAFETY: the model was ours alone, and whoever used it held an `Arc` of `self`.
         let freed = guarded(|message| unsafe { ffi::moe_model_free(self.as_ptr(), message) });
         if let Err(failure) = freed {

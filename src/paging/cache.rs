@@ -8,6 +8,8 @@ pub(crate) struct Cache {
     budget_bytes: u64,
     resident_bytes: u64,
     pinned: Vec<usize>,
+    /// Taken for a layer whose router has not chosen yet; they stay until it has.
+    ahead: Vec<usize>,
     half_life: f64,
     /// Passes through the model: tokens, or batches of them.
     pass: u64,
@@ -59,6 +61,7 @@ impl Cache {
             budget_bytes,
             resident_bytes: 0,
             pinned: Vec::new(),
+            ahead: Vec::new(),
             half_life,
             pass: 1,
             last_layer: 0,
@@ -77,9 +80,9 @@ impl Cache {
         self.groups.len()
     }
 
-    /// What the last call of [`take`](Self::take) wanted.
-    pub(crate) fn pinned(&self) -> &[usize] {
-        &self.pinned
+    /// Bytes of these groups.
+    pub(crate) fn bytes(&self, groups: &[usize]) -> u64 {
+        groups.iter().map(|&i| self.groups[i].bytes).sum()
     }
 
     pub(crate) fn is_pinned(&self, group: usize) -> bool {
@@ -96,7 +99,8 @@ impl Cache {
     /// `streams` is for passes that use most experts of every layer: the layers just left are needed
     /// again last, so they go first.
     pub(crate) fn take(&mut self, wanted: &[usize], streams: bool) -> Result<Taken, CacheFull> {
-        for i in std::mem::take(&mut self.pinned) {
+        let ahead = std::mem::take(&mut self.ahead);
+        for i in std::mem::take(&mut self.pinned).into_iter().chain(ahead) {
             self.groups[i].is_pinned = false;
         }
         let layer = wanted.first().map_or(0, |&i| self.groups[i].layer);
@@ -130,6 +134,22 @@ impl Cache {
         Ok(taken)
     }
 
+    /// Takes a group that is likely to be wanted next, if it is not there and there is room beside what is
+    /// in use, made by giving up what is worth least. Returns what is released.
+    pub(crate) fn take_ahead(&mut self, i: usize) -> Option<Vec<usize>> {
+        let Group { layer, bytes, is_resident, .. } = self.groups[i];
+        let held = self.pinned.iter().chain(&self.ahead).map(|&i| self.groups[i].bytes).sum::<u64>();
+        if is_resident || held + bytes > self.budget_bytes {
+            return None;
+        }
+        let released = self.make_room(bytes, layer, false);
+        self.ahead.push(i);
+        let group = &mut self.groups[i];
+        (group.is_resident, group.is_pinned) = (true, true);
+        self.resident_bytes += bytes;
+        Some(released)
+    }
+
     /// Takes groups that nobody asked for yet, as far as there is free room. Nothing is released.
     pub(crate) fn fill(&mut self, wanted: impl Iterator<Item = usize>) -> Vec<usize> {
         let mut taken = Vec::new();
@@ -146,7 +166,7 @@ impl Cache {
 
     /// Another budget, but never less than what is in use. Returns what is released.
     pub(crate) fn set_budget(&mut self, budget_bytes: u64) -> Vec<usize> {
-        let in_use: u64 = self.pinned.iter().map(|&i| self.groups[i].bytes).sum();
+        let in_use: u64 = self.pinned.iter().chain(&self.ahead).map(|&i| self.groups[i].bytes).sum();
         self.budget_bytes = budget_bytes.max(in_use);
         self.make_room(0, self.last_layer, false)
     }
@@ -183,7 +203,10 @@ impl Cache {
             let until_needed = (group.layer + self.layers - layer) % self.layers;
             return -f64::from(until_needed);
         }
-        group.uses * self.fade(self.pass - group.last_pass)
+        // The logarithm, in which long ago is still longer ago than a little less long.
+        #[allow(clippy::cast_precision_loss)] // passes are far below 2^52
+        let passes = (self.pass - group.last_pass) as f64;
+        group.uses.log2() - passes / self.half_life.max(0.02)
     }
 
     /// What a use so many passes ago counts; with a half-life of 0 only the order matters.
@@ -215,6 +238,15 @@ mod tests {
             let mut cache = cache(4, 8, budget, half_life);
             let mut resident = std::collections::BTreeSet::new();
             for (step, experts) in steps.into_iter().enumerate() {
+                let next = (step + 1) % 4 * 8 + experts.len() % 8;
+                let ahead = cache.take_ahead(next);
+                for i in ahead.iter().flatten() {
+                    prop_assert!(resident.remove(i));
+                }
+                if ahead.is_some() {
+                    prop_assert!(resident.insert(next));
+                    prop_assert!(cache.resident_bytes() <= budget);
+                }
                 let wanted: Vec<usize> = experts.iter().map(|expert| step % 4 * 8 + expert).collect();
                 let taken = cache.take(&wanted, streams).unwrap();
                 for i in &taken.released {

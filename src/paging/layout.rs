@@ -116,7 +116,9 @@ impl Layout {
         let has_strays = |tensor: &PagedTensor| {
             let first = layout.layers.get(&tensor.layer).map(|(tensors, _)| tensors.start);
             let experts = first.map(|i| layout.tensors[i].experts);
-            experts != Some(tensor.experts) || tensor.bytes % tensor.experts.max(1) as u64 != 0
+            tensor.experts == 0
+                || experts != Some(tensor.experts)
+                || tensor.bytes % tensor.experts.max(1) as u64 != 0
         };
         if let Some(stray) = layout.tensors.iter().find(|tensor| has_strays(tensor)) {
             let reason = format!("`{}` is for other experts than its layer", stray.name);

@@ -2,12 +2,14 @@
 //! `engine::paging` does the reading.
 
 mod cache;
+mod guess;
 mod layout;
 mod options;
 mod pressure;
 mod stats;
 
 pub(crate) use self::cache::Cache;
+pub(crate) use self::guess::Guesses;
 pub(crate) use self::layout::{Layout, PAGE_BYTES, PagedTensor};
 pub use self::options::PagingOptions;
 pub(crate) use self::pressure::{Pressure, available_bytes};

@@ -16,13 +16,16 @@ pub struct PagingOptions {
     /// After so many tokens a use of an expert counts half when it is decided which ones stay. 0 keeps
     /// the most recently used ones, a large number those used most often.
     pub half_life_tokens: f64,
+    /// Reads experts of the next layer before its router has chosen, where guesses at them come true in
+    /// nine of ten cases.
+    pub read_ahead: bool,
     /// Reads by `io_uring` where the system allows it, else by threads.
     pub io_uring: bool,
 }
 
 impl Default for PagingOptions {
     fn default() -> Self {
-        Self { cache_bytes: None, half_life_tokens: 16.0, io_uring: true }
+        Self { cache_bytes: None, half_life_tokens: 64.0, read_ahead: true, io_uring: true }
     }
 }
 
@@ -37,6 +40,12 @@ impl PagingOptions {
     #[must_use]
     pub fn half_life_tokens(self, half_life_tokens: f64) -> Self {
         Self { half_life_tokens, ..self }
+    }
+
+    /// Whether to read on good guesses.
+    #[must_use]
+    pub fn read_ahead(self, read_ahead: bool) -> Self {
+        Self { read_ahead, ..self }
     }
 
     /// Whether `io_uring` may be used.

@@ -20,6 +20,11 @@ impl Pressure {
         Self { wanted_bytes, looked: Instant::now() }
     }
 
+    /// The budget where memory is not short.
+    pub(crate) fn wanted_bytes(&self) -> u64 {
+        self.wanted_bytes
+    }
+
     /// Another budget than now, if it is time to look and memory says so.
     pub(crate) fn look(&mut self, now_bytes: u64, resident_bytes: u64) -> Option<u64> {
         if self.looked.elapsed() < EVERY {

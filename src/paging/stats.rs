@@ -11,18 +11,25 @@ use crate::plan::human_bytes;
 ///
 /// A *slice* is the weights of one expert in one tensor.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct PagingStats {
-    /// Bytes that experts may hold in memory now; less than planned while memory is short.
+    /// Bytes that experts may hold in memory now, without the pages that two of them share, which are
+    /// always there; less than planned while memory is short.
     pub budget_bytes: u64,
     /// Bytes that they hold.
     pub resident_bytes: u64,
-    /// Slices that were needed: once for each layer and expert of a computed batch.
+    /// Slices that were needed: once for each tensor and expert of a layer in a computed batch.
     pub needed_slices: u64,
-    /// How many of them had to be read first.
+    /// How many of them were not in memory before, and so had to be read: when the router had chosen, or
+    /// shortly before, on a guess.
     pub missed_slices: u64,
     /// Their bytes.
     pub missed_bytes: u64,
+    /// How many of the missed slices were read on a guess, before the router had chosen.
+    pub ahead_slices: u64,
+    /// Slices that were read on a guess and then not chosen.
+    pub wasted_slices: u64,
     /// Bytes read from disk.
     pub read_bytes: u64,
     /// Slices that were given up for others.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::board::own_device;
+use super::homes::is_pageable;
 use super::{CPU, DISK, NOT_LOADED, Plan};
 use crate::error::{Error, Result};
 use crate::experts::{ExpertMap, TensorKind};
@@ -63,12 +64,19 @@ impl Plan {
                 return Err(invalid("it does not load what it should, or loads what it cannot"));
             }
             if name == DISK {
-                if !kind.is_expert() || self.disk.is_none() {
-                    return Err(invalid("it leaves on disk what it cannot"));
-                }
-            } else if name != NOT_LOADED {
+                continue;
+            }
+            if name != NOT_LOADED {
                 weights[self.index_of(name)?] += bytes;
             }
+        }
+        let on_disk = self.tensors.iter().filter(|placed| placed.device == DISK);
+        if on_disk.clone().any(|placed| !is_pageable(&placed.tensor, experts)) {
+            return Err(invalid("it leaves on disk what it cannot"));
+        }
+        let on_disk: u64 = on_disk.map(|placed| placed.tensor.bytes).sum();
+        if on_disk != self.disk.as_ref().map_or(0, |disk| disk.weights_bytes) {
+            return Err(invalid("its bytes on disk are not the sum of its tensors"));
         }
         for copy in &self.copies {
             weights[self.index_of(&copy.device)?] += copy.bytes;

@@ -90,13 +90,23 @@ impl Plan {
         let (active, all) =
             (self.model.active_experts.unwrap_or(1), experts.experts().unwrap_or(1));
         let token_bytes = weights_bytes / all.max(1) * active.min(all);
-        let needed = held(self);
-        let cache_bytes = match ram_bytes {
-            None => None,
-            Some(ram) => Some(ram.checked_sub(needed).ok_or_else(|| too_little(needed, ram))?),
-        };
-        let cache_bytes = cache_bytes.map(|bytes| bytes.min(weights_bytes));
-        self.disk = Some(DiskPlan { weights_bytes, cache_bytes, token_bytes });
+        self.disk = Some(DiskPlan { weights_bytes, cache_bytes: None, token_bytes });
+        self.size_cache(ram_bytes)
+    }
+
+    /// Leaves to experts on disk what the rest leaves of `ram_bytes`.
+    pub(super) fn size_cache(&mut self, ram_bytes: Option<u64>) -> Result<()> {
+        let held = self.device(CPU).map_or(0, |cpu| cpu.total_bytes);
+        let (Some(disk), Some(ram)) = (&mut self.disk, ram_bytes) else { return Ok(()) };
+        // At least what a token uses of one layer.
+        let layers = u64::from(self.model.expert_layers).max(1);
+        let needed = held.saturating_add(disk.token_bytes / layers);
+        if needed > ram {
+            return Err(too_little(needed, ram));
+        }
+        // With the pages that two experts share they are a little more than the weights.
+        let whole = disk.weights_bytes + disk.weights_bytes / 64;
+        disk.cache_bytes = Some((ram - held).min(whole));
         Ok(())
     }
 }
@@ -110,7 +120,12 @@ impl DevicePlan {
         self.weights_bytes -= bytes;
         self.expert_bytes -= bytes;
         if let Some(host) = &mut self.host {
-            host.mapped_bytes = host.mapped_bytes.saturating_sub(bytes);
+            let mut left = bytes;
+            for held in [&mut host.mapped_bytes, &mut host.anonymous_bytes, &mut host.pinned_bytes] {
+                let here = left.min(*held);
+                *held -= here;
+                left -= here;
+            }
         }
         self.settle();
     }

@@ -19,6 +19,7 @@ impl Plan {
         let used: Vec<&str> = self.used_devices().map(|(name, _)| name).collect();
         let mut names = BTreeMap::new();
         let mut kept = vec![true; self.devices.len()];
+        let mut plan = self.clone();
         for (i, planned) in self.devices.iter().enumerate().filter(|(_, d)| d.name != CPU) {
             match self.found(i, devices) {
                 Some(device) if names.values().any(|name| name == &device.name) => {
@@ -27,6 +28,8 @@ impl Plan {
                 }
                 Some(device) => {
                     names.insert(planned.name.as_str(), device.name.as_str());
+                    // Stored again, the plan finds it by its address.
+                    plan.devices[i].server = device.server().map(str::to_owned);
                 }
                 None if used.contains(&planned.name.as_str()) => {
                     return Err(missing(planned, devices));
@@ -34,7 +37,6 @@ impl Plan {
                 None => kept[i] = false,
             }
         }
-        let mut plan = self.clone();
         plan.rename(&names);
         plan.keep(&kept);
         Ok(plan)

@@ -77,7 +77,15 @@ pub(crate) fn plan(
         _ => task.as_the_engine_deals(&setting, compute)?,
     };
     let (decided, _) = homes::decide_all(&task.experts, &task.rules, 0)?;
-    plan.settle_disk(&task.experts, &decided, fit.and_then(|fit| fit.ram_bytes))?;
+    let ram_bytes = fit.and_then(|fit| fit.ram_bytes);
+    plan.settle_disk(&task.experts, &decided, ram_bytes)?;
+    if plan.disk.is_some()
+        && let Some(exact) = compute.dry_run(&plan)?
+    {
+        // Experts on disk are computed on the CPU alone, whose buffers may be others.
+        plan.refine(&exact);
+        plan.size_cache(ram_bytes)?;
+    }
     Ok(plan)
 }
 

@@ -62,7 +62,9 @@ impl DeviceName {
 }
 
 fn device_key(name: &str) -> String {
-    name.split('[').next().unwrap_or(name).to_ascii_lowercase()
+    // An address may begin with one: `[::1]:50052`.
+    let end = name.char_indices().skip(1).find(|&(_, c)| c == '[').map_or(name.len(), |(i, _)| i);
+    name[..end].to_ascii_lowercase()
 }
 
 impl PartialEq for DeviceName {
@@ -86,7 +88,6 @@ impl FromStr for Target {
         let bad = |c: char| c.is_control() || matches!(c, ';' | '=' | ',');
         if text.len() > MAX_NAME_BYTES
             || text.is_empty()
-            || text.starts_with('[')
             || text.contains(bad)
             || text.trim() != text
         {

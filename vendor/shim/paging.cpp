@@ -8,11 +8,15 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
+#include <map>
 #include <memory>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -135,12 +139,13 @@ int seek_cookie(void * user, off64_t * offset, int whence) {
 }
 #endif
 
-int32_t layer_of(const ggml_tensor * tensor) {
-    static const char prefix[] = "ffn_moe_topk-";
-    if (std::strncmp(tensor->name, prefix, sizeof(prefix) - 1) != 0) {
+// The layer in a node's name, -1 if it has another.
+int32_t layer_of(const ggml_tensor * tensor, const char * prefix = "ffn_moe_topk-") {
+    const size_t length = std::strlen(prefix);
+    if (std::strncmp(tensor->name, prefix, length) != 0) {
         return -1;
     }
-    const char * number = tensor->name + sizeof(prefix) - 1;
+    const char * number = tensor->name + length;
     char *       end;
     const long   layer = std::strtol(number, &end, 10);
     return end != number && *end == '\0' ? int32_t(layer) : -1; // else something made of a choice
@@ -161,25 +166,105 @@ std::vector<int32_t> rows_of(const ggml_tensor * tensor) {
     return numbers;
 }
 
-using nodes = std::vector<const ggml_tensor *>;
+// What was seen of the engine's graph.
+struct seen {
+    std::vector<const ggml_tensor *>         asked;   // nodes since it last computed
+    std::map<int32_t, const ggml_tensor *>   routers; // each layer's weights
+    const ggml_tensor *                      input  = nullptr; // what the last router was given
+    int32_t                                  chosen = -1;      // the layer whose router chose last
+};
 
 bool multiplies_paged(const ggml_tensor * tensor) {
     const ggml_tensor * weights = tensor->op == GGML_OP_MUL_MAT_ID ? tensor->src[0] : nullptr;
     return weights != nullptr && weights->buffer != nullptr && is_paged(ggml_backend_buffer_get_type(weights->buffer));
 }
 
+// Whether a node reads paged weights.
+bool uses_paged(const ggml_tensor * tensor) {
+    for (const ggml_tensor * source : tensor->src) {
+        if (source != nullptr && source->buffer != nullptr && is_paged(ggml_backend_buffer_get_type(source->buffer))) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool in_memory(const ggml_tensor * tensor) {
+    return tensor->type == GGML_TYPE_F32 && tensor->buffer != nullptr && ggml_backend_buffer_is_host(tensor->buffer) &&
+        ggml_is_contiguous(tensor);
+}
+
+void note_router(seen & graph, const ggml_tensor * tensor) {
+    const int32_t layer = tensor->op == GGML_OP_MUL_MAT ? layer_of(tensor, "ffn_moe_logits-") : -1;
+    if (layer >= 0) {
+        const ggml_tensor * router = tensor->src[0];
+        const bool lasts = router->op == GGML_OP_NONE && router->view_src == nullptr && router->buffer != nullptr &&
+            ggml_backend_buffer_get_usage(router->buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
+        graph.routers[layer] = lasts ? router : nullptr;
+        graph.input          = tensor->src[1];
+        graph.chosen         = -1;
+    }
+}
+
+float dot(const float * a, const float * b, int64_t count) {
+    float   sums[8] = {};
+    int64_t i       = 0;
+    for (; i + 8 <= count; i += 8) {
+        for (int64_t j = 0; j < 8; j++) {
+            sums[j] += a[i + j] * b[i + j];
+        }
+    }
+    for (; i < count; i++) {
+        sums[0] += a[i] * b[i];
+    }
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+}
+
+// What flows from layer to layer changes slowly, so the next router is asked about this layer's input.
+void expect_next(moe_pager * pager, int32_t layer) {
+    const auto & graph = *static_cast<seen *>(pager->seen);
+    const auto next = graph.routers.upper_bound(layer);
+    if (next == graph.routers.end() || graph.input == nullptr) {
+        return;
+    }
+    const ggml_tensor * router = next->second;
+    const ggml_tensor * input  = graph.input;
+    if (router == nullptr || !in_memory(router) || !in_memory(input) || ggml_nelements(input) != router->ne[0]) {
+        return;
+    }
+    std::vector<std::pair<float, int32_t>> scores;
+    for (int64_t i = 0; i < router->ne[1]; i++) {
+        const auto * row = static_cast<const float *>(router->data) + i * router->ne[0];
+        const float score = dot(row, static_cast<const float *>(input->data), router->ne[0]);
+        scores.emplace_back(std::isnan(score) ? std::numeric_limits<float>::infinity() : -score, int32_t(i));
+    }
+    std::sort(scores.begin(), scores.end());
+    std::vector<int32_t> ranked;
+    for (const auto & score : scores) {
+        ranked.push_back(score.second);
+    }
+    pager->expected(next->first, ranked.data(), ranked.size(), pager->user);
+}
+
 // Whether the engine computes up to this node and then stops.
 bool ask_first(moe_pager * pager, const ggml_tensor * tensor) {
-    auto & asked = *static_cast<nodes *>(pager->asked);
+    auto & asked = static_cast<seen *>(pager->seen)->asked;
+    note_router(*static_cast<seen *>(pager->seen), tensor);
     const bool multiplies = multiplies_paged(tensor);
+    if (!multiplies && uses_paged(tensor)) {
+        pager->blind = true; // in a way that does not say which experts
+    }
     if (multiplies) {
+        static_cast<seen *>(pager->seen)->chosen = -1; // it is used: another choice is a new one
         const ggml_tensor * choice = tensor->src[2];
         const bool is_open = std::find(asked.begin(), asked.end(), choice) != asked.end();
         if (is_open) {
             pager->blind = true; // it is not computed yet
         } else {
             const std::vector<int32_t> experts = rows_of(choice);
-            pager->needed(tensor->src[0]->name, experts.data(), experts.size(), pager->user);
+            if (!pager->needed(tensor->src[0]->name, experts.data(), experts.size(), pager->user)) {
+                pager->failed = true;
+            }
         }
     }
     if (multiplies || layer_of(tensor) >= 0) {
@@ -248,14 +333,14 @@ moe_status moe_model_load_stream(const moe_stream * stream, ggml_backend_buffer_
 
 moe_status moe_pager_begin(moe_pager * pager, moe_message * message) {
     return guarded(message, [&] {
-        pager->asked = new nodes();
+        pager->seen = new seen();
         return MOE_OK;
     });
 }
 
 void moe_pager_end(moe_pager * pager) {
-    delete static_cast<nodes *>(pager->asked);
-    pager->asked = nullptr;
+    delete static_cast<seen *>(pager->seen);
+    pager->seen = nullptr;
 }
 
 bool moe_page_experts(ggml_tensor * tensor, bool ask, void * user) {
@@ -270,10 +355,19 @@ bool moe_page_experts(ggml_tensor * tensor, bool ask, void * user) {
                 moe_watch_experts(tensor, false, pager->watch);
             }
             const std::vector<int32_t> experts = rows_of(tensor);
-            return pager->chosen(layer, experts.data(), tensor->ne[0], tensor->ne[1], pager->user) && !pager->blind;
+            auto & graph = *static_cast<seen *>(pager->seen);
+            if (graph.chosen == layer) {
+                return !pager->blind && !pager->failed; // of the same scores, once more
+            }
+            graph.chosen = layer;
+            if (!pager->chosen(layer, experts.data(), tensor->ne[0], tensor->ne[1], pager->user)) {
+                pager->failed = true;
+            } else if (pager->expected != nullptr && tensor->ne[1] == 1) {
+                expect_next(pager, layer);
+            }
         }
     } catch (...) {
         pager->blind = true; // nothing may unwind through a graph that is being computed
     }
-    return !pager->blind;
+    return !pager->blind && !pager->failed;
 }

@@ -187,12 +187,16 @@ moe_status moe_model_load_stream(const moe_stream * stream, ggml_backend_buffer_
 typedef struct moe_pager {
     // All experts of a layer, `used` for each of `tokens` tokens. False stops.
     bool (*chosen)(int32_t layer, const int32_t * experts, size_t used, size_t tokens, void * user);
+    // After `chosen` for one token: the experts of the next layer, likeliest first, by its router and what
+    // this layer's was given. A guess; NULL if nobody wants it.
+    void (*expected)(int32_t layer, const int32_t * experts, size_t count, void * user);
     // Is about to multiply with these experts of a tensor. Returns when they are there; false stops.
     bool (*needed)(const char * tensor, const int32_t * experts, size_t count, void * user);
     void * user;
     moe_expert_watch * watch; // is told too, if not NULL
-    void * asked;             // the engine's nodes since it last computed; ours
+    void * seen;              // what was seen of the engine's graph; ours
     bool   blind;             // set if a router's choice was not known in time
+    bool   failed;            // set if `chosen` or `needed` said false; nothing computed since is of use
 } moe_pager;
 
 moe_status moe_pager_begin(moe_pager * pager, moe_message * message);

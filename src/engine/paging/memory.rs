@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::ptr;
 
 use crate::error::{Error, Result};
+use crate::paging::PAGE_BYTES;
 
 /// Reserved addresses: memory is only taken for pages that were written, and is given back page by page.
 #[derive(Debug)]
@@ -35,6 +36,11 @@ impl Reserved {
                 reason: format!("no room for {bytes} bytes of addresses: {source}"),
             });
         }
+        // A huge page would bring its neighbours into memory. Where there are none, this fails.
+        // SAFETY: the whole of the mapping just made.
+        unsafe {
+            libc::madvise(base, bytes, libc::MADV_NOHUGEPAGE);
+        }
         Ok(Self { base: base as usize, bytes })
     }
 
@@ -53,10 +59,26 @@ impl Reserved {
             return;
         }
         // SAFETY: the pages are of this mapping, and the caller has seen to it that nobody uses them.
-        unsafe {
-            libc::madvise(range.start as *mut libc::c_void, range.len(), libc::MADV_DONTNEED);
+        let failed = unsafe {
+            libc::madvise(range.start as *mut libc::c_void, range.len(), libc::MADV_DONTNEED) != 0
+        };
+        if failed {
+            let error = std::io::Error::last_os_error();
+            tracing::warn!(target: "moe_offload", "memory could not be given back: {error}");
         }
     }
+}
+
+/// What is given back must be whole pages of the system.
+pub(super) fn check_page_size() -> Result<()> {
+    // SAFETY: a plain question.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    if u64::try_from(bytes) == Ok(PAGE_BYTES) {
+        return Ok(());
+    }
+    let reason =
+        format!("this system's pages have {bytes} bytes, not 4096; keep the experts in memory");
+    Err(Error::Paging { reason })
 }
 
 impl Drop for Reserved {

@@ -8,19 +8,19 @@
 
 mod files;
 mod memory;
+mod places;
 mod reader;
 mod stream;
 mod watch;
 
 use std::collections::{BTreeSet, HashMap};
-use std::ffi::{CStr, c_char, c_void};
 use std::ops::Range;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use self::files::PagedFile;
-use self::memory::Reserved;
+use self::places::Places;
 use self::reader::{PIECE_BYTES, Piece, Queue, Readers};
 pub(super) use self::stream::ModelStream;
 pub(super) use self::watch::PagerWatch;
@@ -28,7 +28,7 @@ use super::call::guarded;
 use super::ffi;
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
-use crate::paging::{Cache, Layout, PAGE_BYTES, PagedTensor, PagingOptions, PagingStats, Pressure};
+use crate::paging::{Cache, Guesses, Layout, PAGE_BYTES, PagedTensor, PagingOptions, PagingStats, Pressure};
 
 /// The paged experts of one model. Freed after the model; the readers end first.
 pub(crate) struct Pager {
@@ -44,14 +44,7 @@ pub(crate) struct Pager {
     /// Contexts take turns: what one is about to use must not be released for another.
     turn: Mutex<()>,
     io_uring: bool,
-}
-
-/// Where the engine's tensors are.
-struct Places {
-    reserved: Vec<Reserved>,
-    /// Offset of each tensor in its file, by name.
-    offsets: HashMap<String, u64>,
-    addresses: HashMap<String, usize>,
+    read_ahead: bool,
 }
 
 struct State {
@@ -60,8 +53,9 @@ struct State {
     stats: PagingStats,
     /// Whether everything is in memory, so that no router need be watched.
     is_whole: bool,
-    /// The layer of a choice that was not used yet.
-    open_choice: Option<u32>,
+    guesses: Guesses,
+    /// The groups that were read on a guess for the layer that chooses next.
+    ahead: Vec<usize>,
 }
 
 // SAFETY: the buffer type is only handed to the engine; all else is behind locks or never changes. The
@@ -83,22 +77,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Pager {
     /// For a model that is to be loaded; nothing is read yet.
     pub(super) fn new(gguf: &GgufFile, layout: Layout, options: &PagingOptions) -> Result<Self> {
+        memory::check_page_size()?;
         let files = gguf.shards().iter().map(|shard| PagedFile::open(&shard.path).map(Arc::new));
         let files = files.collect::<Result<_>>()?;
         let named = |(i, tensor): (usize, &PagedTensor)| (tensor.name.clone(), i);
         let tensors = layout.tensors.iter().enumerate().map(named).collect();
         let offset = |tensor: &PagedTensor| (tensor.name.clone(), tensor.file_offset);
-        let places = Box::new(Mutex::new(Places {
-            reserved: Vec::new(),
-            offsets: layout.tensors.iter().map(offset).collect(),
-            addresses: HashMap::new(),
-        }));
-        let memory = ffi::moe_paged_memory {
-            reserve: Some(reserve),
-            release: Some(release),
-            place: Some(place),
-            user: ptr::from_ref(&*places).cast_mut().cast(),
-        };
+        let places = Box::new(Places::new(layout.tensors.iter().map(offset).collect()));
+        let memory = places::for_engine(&places);
         let mut buffer_type = ptr::null_mut();
         // SAFETY: `memory` is copied; what it points to is boxed and kept until the type is freed.
         guarded(|message| unsafe {
@@ -111,7 +97,8 @@ impl Pager {
             pressure: Pressure::new(0),
             stats: PagingStats::default(),
             is_whole: false,
-            open_choice: None,
+            guesses: Guesses::default(),
+            ahead: Vec::new(),
         };
         Ok(Self {
             readers: None,
@@ -124,6 +111,7 @@ impl Pager {
             state: Mutex::new(state),
             turn: Mutex::new(()),
             io_uring: options.io_uring,
+            read_ahead: options.read_ahead,
         })
     }
 
@@ -186,8 +174,16 @@ impl Pager {
         }
     }
 
+    /// Ends the threads that read, after what is under way.
+    pub(super) fn stop(&mut self) {
+        self.readers = None;
+    }
+
     /// How many of `wanted` tokens may be computed at once.
     pub(super) fn tokens_at_once(&self, wanted: u32, active: usize) -> u32 {
+        if self.readers.is_none() {
+            return wanted; // a dry run, which has no budget yet
+        }
         let bytes = lock(&self.state).cache.budget_bytes();
         self.layout.tokens_at_once(wanted, active, bytes)
     }
@@ -200,6 +196,11 @@ impl Pager {
     /// To be held while a context computes.
     pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
         lock(&self.turn)
+    }
+
+    /// Why the load failed, if it was for want of addresses.
+    pub(super) fn load_failure(&self) -> Option<Error> {
+        lock(&self.places).failure.take()
     }
 
     pub(super) fn failure(&self) -> Option<Error> {
@@ -269,6 +270,14 @@ impl Pager {
 
     fn release_group(&self, group: usize) {
         let (tensors, expert) = self.group(group);
+        // A text that was cancelled, or a guess, may have left reads under way.
+        let slices: Vec<usize> = tensors.iter().map(|tensor| tensor.slice(expert)).collect();
+        let started = Instant::now();
+        let is_idle = self.queue.wait_for(&slices);
+        lock(&self.state).stats.stall_seconds += started.elapsed().as_secs_f64();
+        if !is_idle {
+            return;
+        }
         let places = lock(&self.places);
         for tensor in tensors {
             let inside = tensor.inside(expert);
@@ -281,26 +290,34 @@ impl Pager {
         }
     }
 
+    fn slices_of<'a>(&self, groups: impl Iterator<Item = &'a usize>) -> u64 {
+        groups.map(|&group| self.group(group).0.len() as u64).sum()
+    }
+
     /// A router chose: reads what is missing of its layer's tensors.
-    fn chosen(&self, layer: u32, experts: &[i32]) -> Result<()> {
+    fn chosen(&self, layer: u32, experts: &[i32], tokens: usize) -> Result<()> {
         let Some((tensors, first)) = self.layout.layer(layer) else { return Ok(()) };
         let tensors = &self.layout.tensors[tensors];
         let all = tensors.first().map_or(0, |tensor| tensor.experts);
         let chosen = distinct(experts, all)?;
-        let mut wanted: Vec<usize> = chosen.iter().map(|expert| first + expert).collect();
+        let wanted: Vec<usize> = chosen.iter().map(|expert| first + expert).collect();
         let mut state = lock(&self.state);
-        if state.open_choice.replace(layer) == Some(layer) {
-            // The layer has two routers, and the first one's experts are still to be used.
-            wanted.extend(
-                state.cache.pinned().iter().filter(|group| !chosen.contains(&(*group - first))),
-            );
-        }
         let (now, resident) = (state.cache.budget_bytes(), state.cache.resident_bytes());
         let mut released = Vec::new();
         if let Some(budget) = state.pressure.look(now, resident) {
-            state.stats.shrunk += u64::from(budget < now);
             released = state.cache.set_budget(budget);
+            state.stats.shrunk += u64::from(state.cache.budget_bytes() < now);
         }
+        // Memory may be so short that the budget does not hold this; it has to.
+        let needed = state.cache.bytes(&wanted);
+        if needed > state.cache.budget_bytes() && needed <= state.pressure.wanted_bytes() {
+            state.cache.set_budget(needed);
+        }
+        if tokens == 1 {
+            state.guesses.learn(layer, |expert| chosen.contains(&expert));
+        }
+        let guessed = std::mem::take(&mut state.ahead);
+        let came_true = guessed.iter().filter(|group| wanted.contains(group)).count();
         let taken = state.cache.take(&wanted, chosen.len() * 2 > all).map_err(|full| {
             let borders = self.layout.border_bytes();
             let (budget_bytes, needed_bytes) =
@@ -310,21 +327,56 @@ impl Pager {
         released.extend_from_slice(&taken.released);
         let slices = tensors.len() as u64;
         state.stats.needed_slices += wanted.len() as u64 * slices;
-        state.stats.missed_slices += taken.missing.len() as u64 * slices;
-        state.stats.released_slices += released.len() as u64 * slices;
+        state.stats.missed_slices += (taken.missing.len() + came_true) as u64 * slices;
+        state.stats.ahead_slices += came_true as u64 * slices;
+        let in_vain = guessed.iter().filter(|group| !wanted.contains(group));
+        state.stats.wasted_slices += self.slices_of(in_vain);
+        state.stats.released_slices += self.slices_of(released.iter());
+        let ahead = guessed.iter().filter(|group| wanted.contains(group));
         let missed = taken
             .missing
             .iter()
+            .chain(ahead)
             .flat_map(|&group| tensors.iter().map(move |tensor| tensor.inside(group - first)));
         state.stats.missed_bytes += missed.map(|inside| inside.end - inside.start).sum::<u64>();
         drop(state);
         for group in released {
             self.release_group(group);
         }
+        self.read(tensors, first, &taken.missing)
+    }
+
+    /// Guesses at the next layer's choice: reads those that are likely to come true.
+    fn expected(&self, layer: u32, experts: &[i32]) -> Result<()> {
+        let Some((tensors, first)) = self.layout.layer(layer) else { return Ok(()) };
+        let tensors = &self.layout.tensors[tensors];
+        let all = tensors.first().map_or(0, |tensor| tensor.experts);
+        let ranked = experts.iter().filter_map(|&expert| usize::try_from(expert).ok());
+        let ranked: Vec<usize> = ranked.filter(|&expert| expert < all).collect();
+        let mut state = lock(&self.state);
+        let good = state.guesses.expect(layer, ranked);
+        let (mut groups, mut released) = (Vec::new(), Vec::new());
+        for group in good.into_iter().map(|expert| first + expert) {
+            if let Some(others) = state.cache.take_ahead(group) {
+                released.extend(others);
+                groups.push(group);
+            }
+        }
+        state.stats.released_slices += self.slices_of(released.iter());
+        state.ahead.clone_from(&groups);
+        drop(state);
+        for group in released {
+            self.release_group(group);
+        }
+        self.read(tensors, first, &groups)
+    }
+
+    /// Queues the reads of some groups of a layer.
+    fn read(&self, tensors: &[PagedTensor], first: usize, groups: &[usize]) -> Result<()> {
         // All experts of the tensor that is needed first, then of the next.
         for tensor in tensors {
             let mut pieces = Vec::new();
-            for &group in &taken.missing {
+            for &group in groups {
                 let expert = group - first;
                 pieces.extend(self.pieces(
                     tensor,
@@ -345,8 +397,7 @@ impl Pager {
         let tensor = &self.layout.tensors[*self.tensors.get(name).ok_or_else(blind)?];
         let (_, first) = self.layout.layer(tensor.layer).ok_or_else(blind)?;
         let experts = distinct(experts, tensor.experts)?;
-        let mut state = lock(&self.state);
-        state.open_choice = None;
+        let state = lock(&self.state);
         if experts.iter().any(|expert| !state.cache.is_pinned(first + expert)) {
             return Err(blind());
         }
@@ -358,8 +409,13 @@ impl Pager {
         if is_there { Ok(()) } else { Err(Error::Paging { reason: "a read failed".into() }) }
     }
 
+    fn reads_ahead(&self) -> bool {
+        self.read_ahead
+    }
+
     /// Runs what the engine's callback asks for; false after the first failure.
-    fn keep_failure(&self, outcome: Result<()>) -> bool {
+    fn keep_failure(&self, call: impl FnOnce() -> Result<()>) -> bool {
+        let outcome = if self.queue.has_failed() { return false } else { call() };
         if let Err(error) = outcome {
             self.queue.fail(error);
             return false;
@@ -384,44 +440,11 @@ fn distinct(experts: &[i32], all: usize) -> Result<BTreeSet<usize>> {
 
 impl Drop for Pager {
     fn drop(&mut self) {
-        self.readers = None;
+        self.stop();
         // SAFETY: ours alone; the model whose buffer is of this type was freed before.
         let freed = guarded(|message| unsafe { ffi::moe_paged_free(self.buffer_type, message) });
         if let Err(failure) = freed {
             tracing::error!(target: "llama.cpp", "freeing a buffer type failed: {}", failure.reason);
         }
     }
-}
-
-unsafe extern "C" fn reserve(bytes: usize, user: *mut c_void) -> *mut c_void {
-    // SAFETY: `user` is the pager's `places`, boxed and alive as long as the buffer type.
-    let places = unsafe { &*user.cast::<Mutex<Places>>() };
-    let Ok(reserved) = Reserved::new(bytes) else { return ptr::null_mut() };
-    let base = reserved.base();
-    lock(places).reserved.push(reserved);
-    base as *mut c_void
-}
-
-unsafe extern "C" fn release(base: *mut c_void, _bytes: usize, user: *mut c_void) {
-    // SAFETY: as in `reserve`.
-    let places = unsafe { &*user.cast::<Mutex<Places>>() };
-    lock(places).reserved.retain(|reserved| reserved.base() != base as usize);
-}
-
-unsafe extern "C" fn place(
-    name: *const c_char,
-    _bytes: usize,
-    data: *mut c_void,
-    user: *mut c_void,
-) -> *mut c_void {
-    // SAFETY: as in `reserve`; the name is the engine's NUL-terminated text.
-    let (places, name) = unsafe { (&*user.cast::<Mutex<Places>>(), CStr::from_ptr(name)) };
-    let mut places = lock(places);
-    let name = name.to_string_lossy().into_owned();
-    let Some(&offset) = places.offsets.get(&name) else { return ptr::null_mut() };
-    let Ok(in_page) = usize::try_from(offset % PAGE_BYTES) else { return ptr::null_mut() };
-    // The engine aligned it to a page and left two pages of room.
-    let address = data as usize + in_page;
-    places.addresses.insert(name, address);
-    NonNull::new(address as *mut c_void).map_or(ptr::null_mut(), NonNull::as_ptr)
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, opcode, types};
 
@@ -120,11 +120,15 @@ impl Queue {
         state.failure = state.failure.take().or(Some(error));
     }
 
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().failure.is_some()
+    }
+
     /// What went wrong, once; after it every wait fails.
     pub(super) fn failure(&self) -> Option<Error> {
         let mut state = self.lock();
         let later =
-            || Error::Paging { reason: "a read failed before; load the model again".into() };
+            || Error::Paging { reason: "it failed before; load the model again".into() };
         state.failure.as_mut().map(|failure| std::mem::replace(failure, later()))
     }
 
@@ -181,7 +185,7 @@ impl Readers {
     /// One thread with an `io_uring`, or as many threads as reads at once where there is none, such as
     /// in containers that forbid it.
     pub(super) fn start(queue: &Arc<Queue>, allow_ring: bool) -> std::io::Result<Self> {
-        let ring = if allow_ring { IoUring::new(DEPTH as u32).ok() } else { None };
+        let ring = if allow_ring { working_ring() } else { None };
         let spawn = |work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name("moe-offload-read".into()).spawn(work)
         };
@@ -209,6 +213,20 @@ impl Drop for Readers {
             }
         }
     }
+}
+
+/// A ring that really reads: some systems let one be made and nothing be done with it.
+fn working_ring() -> Option<IoUring> {
+    let mut ring = IoUring::new(DEPTH as u32).ok()?;
+    let mut probe = io_uring::Probe::new();
+    ring.submitter().register_probe(&mut probe).ok()?;
+    // SAFETY: it does nothing, so that it touches no memory.
+    let pushed = unsafe { ring.submission().push(&opcode::Nop::new().build()) };
+    let works = probe.is_supported(opcode::Read::CODE)
+        && pushed.is_ok()
+        && ring.submit_and_wait(1).is_ok()
+        && ring.completion().count() == 1;
+    works.then_some(ring)
 }
 
 fn read_by_thread(queue: &Queue) {
@@ -243,13 +261,17 @@ fn read_by_ring(queue: &Queue, mut ring: IoUring) {
         if slots.iter().all(Option::is_none) {
             return; // stopped
         }
-        if let Err(error) = ring.submit_and_wait(1)
-            && error.kind() != std::io::ErrorKind::Interrupted
-        {
-            // Completions may still come, so that the slots stay taken.
-            let source = std::io::Error::new(error.kind(), error.to_string());
-            queue.fail(Error::Paging { reason: format!("io_uring: {source}") });
-            queue.done.notify_all();
+        if let Err(error) = ring.submit_and_wait(1) {
+            use std::io::ErrorKind::{Interrupted, ResourceBusy, WouldBlock};
+            if !matches!(error.kind(), Interrupted | ResourceBusy | WouldBlock) {
+                queue.fail(Error::Paging { reason: format!("io_uring: {error}") });
+                queue.done.notify_all();
+                if ring.submission().len() == slots.iter().flatten().count() {
+                    return; // the system has none of the reads
+                }
+            }
+            // What it has may still be written, so it is waited for.
+            std::thread::sleep(Duration::from_millis(1));
         }
         let finished: Vec<(u64, i32)> =
             ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
@@ -264,8 +286,10 @@ fn read_by_ring(queue: &Queue, mut ring: IoUring) {
 /// What a completed read means; what it left out is read once more, in the plain way.
 fn outcome(piece: &Piece, result: i32) -> Result<(), Error> {
     let file = &piece.file;
-    let Ok(done) = usize::try_from(result) else {
-        return Err(file.failed(std::io::Error::from_raw_os_error(-result)));
+    let done = match usize::try_from(result) {
+        Ok(done) => done,
+        Err(_) if [-libc::EINTR, -libc::EAGAIN].contains(&result) => 0,
+        Err(_) => return Err(file.failed(std::io::Error::from_raw_os_error(-result))),
     };
     if done >= file.wanted(piece.offset, piece.bytes) {
         return file.check_unchanged();

@@ -31,11 +31,13 @@ impl PagerWatch {
         let user = ptr::from_ref(pager).cast_mut().cast();
         let raw = Box::new(ffi::moe_pager {
             chosen: Some(chosen),
+            expected: pager.reads_ahead().then_some(expected as _),
             needed: Some(needed),
             user,
             watch,
-            asked: ptr::null_mut(),
+            seen: ptr::null_mut(),
             blind: false,
+            failed: false,
         });
         let this = Self { pager: NonNull::from(Box::leak(raw)), _weights: Arc::clone(weights) };
         // SAFETY: ours until drop.
@@ -71,10 +73,11 @@ impl Drop for PagerWatch {
 
 /// Runs `call` on the pager; a panic counts as a failure.
 fn on(pager: &Pager, call: impl FnOnce() -> Result<()>) -> bool {
-    let outcome = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
-        Err(Error::Paging { reason: "the pager panicked; please report it".into() })
-    });
-    pager.keep_failure(outcome)
+    pager.keep_failure(|| {
+        catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| {
+            Err(Error::Paging { reason: "the pager panicked; please report it".into() })
+        })
+    })
 }
 
 unsafe extern "C" fn chosen(
@@ -87,7 +90,14 @@ unsafe extern "C" fn chosen(
     // SAFETY: `user` is the pager of the weights that the watch keeps; there are as many experts as it says.
     let (pager, experts) =
         unsafe { (&*user.cast::<Pager>(), slice::from_raw_parts(experts, used * tokens)) };
-    on(pager, || pager.chosen(u32::try_from(layer).unwrap_or(0), experts))
+    on(pager, || pager.chosen(u32::try_from(layer).unwrap_or(0), experts, tokens))
+}
+
+unsafe extern "C" fn expected(layer: i32, experts: *const i32, count: usize, user: *mut c_void) {
+    // SAFETY: as in `chosen`.
+    let (pager, experts) =
+        unsafe { (&*user.cast::<Pager>(), slice::from_raw_parts(experts, count)) };
+    on(pager, || pager.expected(u32::try_from(layer).unwrap_or(0), experts));
 }
 
 unsafe extern "C" fn needed(

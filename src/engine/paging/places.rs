@@ -1,0 +1,83 @@
+//! Where the engine's paged tensors are in memory.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr::{self, NonNull};
+use std::sync::Mutex;
+
+use super::super::ffi;
+use super::lock;
+use super::memory::Reserved;
+use crate::error::Error;
+use crate::paging::PAGE_BYTES;
+
+/// Where the engine's tensors are.
+pub(super) struct Places {
+    pub(super) reserved: Vec<Reserved>,
+    /// Offset of each tensor in its file, by name.
+    offsets: HashMap<String, u64>,
+    pub(super) addresses: HashMap<String, usize>,
+    /// Why there were no addresses.
+    pub(super) failure: Option<Error>,
+}
+
+impl Places {
+    pub(super) fn new(offsets: HashMap<String, u64>) -> Mutex<Self> {
+        Mutex::new(Self {
+            reserved: Vec::new(),
+            offsets,
+            addresses: HashMap::new(),
+            failure: None,
+        })
+    }
+}
+
+/// What the engine asks for addresses; `places` must stay where it is as long as the engine has it.
+pub(super) fn for_engine(places: &Mutex<Places>) -> ffi::moe_paged_memory {
+    ffi::moe_paged_memory {
+        reserve: Some(reserve),
+        release: Some(release),
+        place: Some(place),
+        user: ptr::from_ref(places).cast_mut().cast(),
+    }
+}
+
+unsafe extern "C" fn reserve(bytes: usize, user: *mut c_void) -> *mut c_void {
+    // SAFETY: `user` is the pager's `places`, boxed and alive as long as the buffer type.
+    let places = unsafe { &*user.cast::<Mutex<Places>>() };
+    match Reserved::new(bytes) {
+        Ok(reserved) => {
+            let base = reserved.base();
+            lock(places).reserved.push(reserved);
+            base as *mut c_void
+        }
+        Err(error) => {
+            lock(places).failure = Some(error);
+            ptr::null_mut()
+        }
+    }
+}
+
+unsafe extern "C" fn release(base: *mut c_void, _bytes: usize, user: *mut c_void) {
+    // SAFETY: as in `reserve`.
+    let places = unsafe { &*user.cast::<Mutex<Places>>() };
+    lock(places).reserved.retain(|reserved| reserved.base() != base as usize);
+}
+
+unsafe extern "C" fn place(
+    name: *const c_char,
+    _bytes: usize,
+    data: *mut c_void,
+    user: *mut c_void,
+) -> *mut c_void {
+    // SAFETY: as in `reserve`; the name is the engine's NUL-terminated text.
+    let (places, name) = unsafe { (&*user.cast::<Mutex<Places>>(), CStr::from_ptr(name)) };
+    let mut places = lock(places);
+    let name = name.to_string_lossy().into_owned();
+    let Some(&offset) = places.offsets.get(&name) else { return ptr::null_mut() };
+    let Ok(in_page) = usize::try_from(offset % PAGE_BYTES) else { return ptr::null_mut() };
+    // The engine aligned it to a page and left two pages of room.
+    let address = data as usize + in_page;
+    places.addresses.insert(name, address);
+    NonNull::new(address as *mut c_void).map_or(ptr::null_mut(), NonNull::as_ptr)
+}

@@ -93,11 +93,8 @@ fn run(arguments: Arguments) -> Result<()> {
         })?;
     }
     let path = "standard output".into();
-    common::unless_closed(print(&plan, arguments.json, arguments.disk_speed)).map_err(|source| Error::Io {
-        action: "write",
-        path,
-        source,
-    })
+    common::unless_closed(print(&plan, arguments.json, arguments.disk_speed))
+        .map_err(|source| Error::Io { action: "write", path, source })
 }
 
 fn print(plan: &Plan, json: bool, disk_speed: Option<u64>) -> std::io::Result<()> {

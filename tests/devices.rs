@@ -337,7 +337,11 @@ fn a_plan_made_without_the_engine_may_name_servers_by_address() {
     for (name, end) in three.names().iter().zip(&ends) {
         let (now, then) = (model.plan().device(name).unwrap(), plan.device(end).unwrap());
         assert_eq!((now.weights_bytes, now.layers), (then.weights_bytes, then.layers));
-        assert_eq!(now.server.as_deref(), Some(end.as_str()), "to be found again when it is stored");
+        assert_eq!(
+            now.server.as_deref(),
+            Some(end.as_str()),
+            "to be found again when it is stored"
+        );
     }
 }
 

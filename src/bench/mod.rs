@@ -56,7 +56,8 @@ pub use self::runner::{Progress, run};
 pub use self::statistics::Summary;
 pub use self::task::Task;
 pub use self::tune::{
-    Attempt, Candidate, Check, Dimension, Figures, Found, Left, Limits, Measured, Outcome, PassedOver,
-    Purpose, Shortage, Space, Stop, TUNING_VERSION, Trial, TuneKey, TuneProgress, Tuner, Tuning, search,
+    Attempt, Candidate, Check, Dimension, Figures, Found, Left, Limits, Measured, Outcome,
+    PassedOver, Purpose, Shortage, Space, Stop, TUNING_VERSION, Trial, TuneKey, TuneProgress,
+    Tuner, Tuning, search,
 };
 pub use crate::engine::Revision;

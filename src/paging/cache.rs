@@ -138,7 +138,8 @@ impl Cache {
     /// in use, made by giving up what is worth least. Returns what is released.
     pub(crate) fn take_ahead(&mut self, i: usize) -> Option<Vec<usize>> {
         let Group { layer, bytes, is_resident, .. } = self.groups[i];
-        let held = self.pinned.iter().chain(&self.ahead).map(|&i| self.groups[i].bytes).sum::<u64>();
+        let held =
+            self.pinned.iter().chain(&self.ahead).map(|&i| self.groups[i].bytes).sum::<u64>();
         if is_resident || held + bytes > self.budget_bytes {
             return None;
         }
@@ -166,7 +167,8 @@ impl Cache {
 
     /// Another budget, but never less than what is in use. Returns what is released.
     pub(crate) fn set_budget(&mut self, budget_bytes: u64) -> Vec<usize> {
-        let in_use: u64 = self.pinned.iter().chain(&self.ahead).map(|&i| self.groups[i].bytes).sum();
+        let in_use: u64 =
+            self.pinned.iter().chain(&self.ahead).map(|&i| self.groups[i].bytes).sum();
         self.budget_bytes = budget_bytes.max(in_use);
         self.make_room(0, self.last_layer, false)
     }

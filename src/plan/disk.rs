@@ -121,7 +121,8 @@ impl DevicePlan {
         self.expert_bytes -= bytes;
         if let Some(host) = &mut self.host {
             let mut left = bytes;
-            for held in [&mut host.mapped_bytes, &mut host.anonymous_bytes, &mut host.pinned_bytes] {
+            for held in [&mut host.mapped_bytes, &mut host.anonymous_bytes, &mut host.pinned_bytes]
+            {
                 let here = left.min(*held);
                 *held -= here;
                 left -= here;

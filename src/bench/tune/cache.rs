@@ -49,9 +49,9 @@ pub(super) fn keep(path: &Path, tuning: &Tuning) -> BenchResult<()> {
 pub(super) fn check(path: &Path) -> BenchResult<()> {
     read(path)?;
     let part = part(path);
-    std::fs::write(&part, "").and_then(|()| std::fs::remove_file(&part)).map_err(|source| {
-        BenchError::Io { action: "write", path: path.to_owned(), source }
-    })
+    std::fs::write(&part, "")
+        .and_then(|()| std::fs::remove_file(&part))
+        .map_err(|source| BenchError::Io { action: "write", path: path.to_owned(), source })
 }
 
 /// Where the next version of the file is written, by this process alone.

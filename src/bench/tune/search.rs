@@ -41,9 +41,10 @@ impl Limits {
     /// [`Error::InvalidOption`] for the first that cannot be.
     pub fn check(&self) -> BenchResult<()> {
         let Self { seconds, pairs, gain } = *self;
-        let bad = |option: &'static str, value: String, expected: &'static str| -> BenchResult<()> {
-            Err(Error::InvalidOption { option, value, expected }.into())
-        };
+        let bad =
+            |option: &'static str, value: String, expected: &'static str| -> BenchResult<()> {
+                Err(Error::InvalidOption { option, value, expected }.into())
+            };
         if !seconds.is_finite() || seconds < 0.0 {
             return bad("seconds", seconds.to_string(), "a number of at least 0");
         }

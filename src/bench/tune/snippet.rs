@@ -27,7 +27,8 @@ impl Tuning {
         calls.extend(self.key.rpc_servers.iter().map(|server| format!("rpc_server({server:?})")));
         if let Some(bytes) = self.key.budget_bytes {
             let devices = self.key.environment.devices.iter();
-            calls.extend(devices.map(|device| format!("device_budget({:?}, {bytes})", device.name)));
+            calls
+                .extend(devices.map(|device| format!("device_budget({:?}, {bytes})", device.name)));
         }
         calls.push("load()?;".to_owned());
         format!("let model = MoeModel::builder(path)\n    .{}\n", calls.join("\n    ."))

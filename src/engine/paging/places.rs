@@ -23,12 +23,7 @@ pub(super) struct Places {
 
 impl Places {
     pub(super) fn new(offsets: HashMap<String, u64>) -> Mutex<Self> {
-        Mutex::new(Self {
-            reserved: Vec::new(),
-            offsets,
-            addresses: HashMap::new(),
-            failure: None,
-        })
+        Mutex::new(Self { reserved: Vec::new(), offsets, addresses: HashMap::new(), failure: None })
     }
 }
 

@@ -127,8 +127,7 @@ impl Queue {
     /// What went wrong, once; after it every wait fails.
     pub(super) fn failure(&self) -> Option<Error> {
         let mut state = self.lock();
-        let later =
-            || Error::Paging { reason: "it failed before; load the model again".into() };
+        let later = || Error::Paging { reason: "it failed before; load the model again".into() };
         state.failure.as_mut().map(|failure| std::mem::replace(failure, later()))
     }
 

@@ -29,7 +29,7 @@ use super::ffi;
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
 use crate::paging::{
-    Cache, Guesses, Layout, PAGE_BYTES, PagedTensor, PagingOptions, PagingStats, Pressure,
+    Cache, Guesses, Layout, PagedTensor, PagingOptions, PagingStats, Pressure,
 };
 
 /// The paged experts of one model. Freed after the model; the readers end first.

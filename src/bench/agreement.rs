@@ -17,6 +17,10 @@ pub const AGREEMENT_LEVEL: f64 = 0.99;
 /// Two runs do not agree if equal machines would have so many disagreements less often than this, or
 /// one so large.
 const RARE: f64 = 0.01;
+/// By so much of itself a time or rate may differ from run to run, since the machine does: its neighbours,
+/// its clock and its temperature change, and hit all policies alike. The ratios to the baseline, taken
+/// within each run, are what is compared strictly.
+pub const AGREEMENT_DRIFT: f64 = 0.25;
 /// A figure that varies needs so many samples to say by how much.
 const FEWEST_SAMPLES: usize = 2;
 
@@ -36,8 +40,10 @@ pub struct Compared {
     pub second: Summary,
     /// It does not vary, such as bytes: all samples of both runs have to be equal.
     pub is_exact: bool,
-    /// How far the means may be apart: Welch's interval at [`AGREEMENT_LEVEL`]; 0 if it is exact or
-    /// if neither run's samples vary.
+    /// It is a ratio to the baseline's load of the same number.
+    pub is_ratio: bool,
+    /// How far the means may be apart: Welch's interval at [`AGREEMENT_LEVEL`], for times and rates at
+    /// least [`AGREEMENT_DRIFT`] of them; 0 if it is exact.
     pub allowed: f64,
     /// How far they may be apart at most, even if so few figures disagree that it may be chance: the
     /// same interval at a level that all figures together keep in 99 of 100 pairs of runs.
@@ -85,6 +91,8 @@ struct Loads<'a> {
     setting: &'a Setting,
     first: Vec<&'a SpeedRecord>,
     second: Vec<&'a SpeedRecord>,
+    /// The baseline's, in both; empty for the baseline itself.
+    baselines: [Vec<&'a SpeedRecord>; 2],
     /// How many of each the protocol asks for.
     repetitions: usize,
 }
@@ -115,8 +123,14 @@ impl Agreement {
         ];
         let mut agreement = Self { figures: Vec::new(), missing: Vec::new(), several };
         for setting in settings(protocol) {
+            let base = setting.under(&protocol.baseline);
+            let baseline = |records| match base == setting {
+                true => Vec::new(),
+                false => speeds(records, &base),
+            };
             let loads = Loads {
                 setting: &setting,
+                baselines: [baseline(first), baseline(second)],
                 first: speeds(first, &setting),
                 second: speeds(second, &setting),
                 repetitions: protocol.repetitions as usize,
@@ -164,7 +178,19 @@ impl Agreement {
         let samples = |speeds: &[&SpeedRecord]| -> Vec<f64> {
             speeds.iter().filter_map(|speed| of(speed)).collect()
         };
-        let (first, second) = (samples(&loads.first), samples(&loads.second));
+        let absolute = [samples(&loads.first), samples(&loads.second)];
+        let [a, b] = &loads.baselines;
+        if !is_exact && !(a.is_empty() && b.is_empty()) {
+            let ratios = [over(&loads.first, a, of), over(&loads.second, b, of)];
+            self.judge(loads, format!("{figure}, over the baseline's"), Kind::Ratio, ratios);
+        }
+        let kind = if is_exact { Kind::Exact } else { Kind::Absolute };
+        self.judge(loads, figure, kind, absolute);
+    }
+
+    fn judge(&mut self, loads: &Loads<'_>, figure: String, kind: Kind, samples: [Vec<f64>; 2]) {
+        let [first, second] = samples;
+        let is_exact = kind == Kind::Exact;
         let is_whole = loads.first.len().min(loads.second.len()) >= loads.repetitions;
         if is_whole && first.is_empty() && second.is_empty() {
             return; // there is no such figure, such as the rate of an answer of one token
@@ -173,12 +199,22 @@ impl Agreement {
         let counts = (first.len(), second.len());
         match (Summary::of(&first), Summary::of(&second)) {
             (Some(first), Some(second)) if counts.0.min(counts.1) >= wanted => {
-                let level = AGREEMENT_LEVEL;
-                let allowed = if is_exact { 0.0 } else { welch(&first, &second, level) };
-                let (setting, bound) = (loads.setting.clone(), allowed);
-                let compared =
-                    Compared { setting, figure, first, second, is_exact, allowed, bound };
-                self.figures.push(compared);
+                let interval = welch(&first, &second, AGREEMENT_LEVEL);
+                let allowed = match kind {
+                    Kind::Exact => 0.0,
+                    Kind::Ratio => interval,
+                    Kind::Absolute => interval.max(AGREEMENT_DRIFT * first.mean.abs()),
+                };
+                self.figures.push(Compared {
+                    setting: loads.setting.clone(),
+                    is_ratio: kind == Kind::Ratio,
+                    bound: allowed,
+                    figure,
+                    first,
+                    second,
+                    is_exact,
+                    allowed,
+                });
             }
             _ => {
                 let name = self.name(loads.setting);
@@ -241,6 +277,27 @@ impl Agreement {
     }
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Exact,
+    Ratio,
+    Absolute,
+}
+
+/// Each load's figure over that of the baseline's load of the same number.
+fn over(
+    loads: &[&SpeedRecord],
+    baseline: &[&SpeedRecord],
+    of: &dyn Fn(&SpeedRecord) -> Option<f64>,
+) -> Vec<f64> {
+    let ratio = |load: &&SpeedRecord| {
+        let base = baseline.iter().find(|base| base.repetition == load.repetition)?;
+        let ratio = of(load)? / of(base)?;
+        ratio.is_finite().then_some(ratio)
+    };
+    loads.iter().filter_map(ratio).collect()
+}
+
 /// All settings whose speed the protocol measures.
 fn settings(protocol: &Protocol) -> Vec<Setting> {
     let mut settings: Vec<Setting> = Vec::new();
@@ -299,9 +356,12 @@ impl fmt::Display for Agreement {
         writeln!(
             f,
             "The two runs {}: of {judged} figures {apart} disagree; by chance alone {expected:.1} \
-             would, and up to {} are taken for it, none beyond its bound. Missing: {}.\n",
+             would, and up to {} are taken for it, none beyond its bound. Times and rates differ by up \
+             to {:.0} % in the mean, ratios to the baseline by up to {:.1} %. Missing: {}.\n",
             if self.agree() { "agree" } else { "do not agree" },
             self.most_by_chance(),
+            self.farthest(false) * 100.0,
+            self.farthest(true) * 100.0,
             if self.missing.is_empty() { "none".to_owned() } else { self.missing.join("; ") },
         )?;
         writeln!(
@@ -314,6 +374,13 @@ impl fmt::Display for Agreement {
 }
 
 impl Agreement {
+    /// By how much the means differ at most, of ratios or of what they are made of.
+    fn farthest(&self, of_ratios: bool) -> f64 {
+        let figures = self.varying().filter(|figure| figure.is_ratio == of_ratios);
+        let apart = |figure: &Compared| figure.second.mean / figure.first.mean - 1.0;
+        figures.map(|figure| apart(figure).abs()).filter(|x| x.is_finite()).fold(0.0, f64::max)
+    }
+
     fn fmt_row(&self, figure: &Compared, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Compared { setting, first, second, .. } = figure;
         let shown = |summary: &Summary| {

@@ -34,7 +34,7 @@ mod task;
 mod tests;
 mod tune;
 
-pub use self::agreement::{AGREEMENT_LEVEL, Agreement, Compared};
+pub use self::agreement::{AGREEMENT_DRIFT, AGREEMENT_LEVEL, Agreement, Compared};
 pub use self::checks::{Fault, faults};
 pub use self::choice::PolicyChoice;
 pub use self::energy::Energy;

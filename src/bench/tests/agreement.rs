@@ -17,6 +17,20 @@ fn a_run_agrees_with_itself_and_not_with_another_speed() {
     let slower = agreement(&noisy(1.33));
     assert!(!slower.agree(), "{slower}");
     assert!(slower.to_string().contains("do not agree") && slower.to_string().contains("differs"));
+    // A machine that is a tenth slower is the same machine; a policy that is, is not the same.
+    assert!(agreement(&noisy(1.1)).agree());
+    let mut one_slower = first.clone();
+    for record in &mut one_slower {
+        if let Record::Speed(speed) = record
+            && speed.setting.policy.as_str() == "all-experts"
+        {
+            speed.load_seconds *= 1.1;
+        }
+    }
+    let slower = agreement(&one_slower);
+    assert!(!slower.agree(), "{slower}");
+    let apart = slower.figures.iter().find(|figure| !figure.agrees()).unwrap();
+    assert!(apart.is_ratio && apart.figure.starts_with("load s"), "{slower}");
     // One byte more is no matter of chance.
     let mut larger = noisy(1.0);
     for record in &mut larger {
@@ -84,7 +98,7 @@ fn times_that_do_not_vary_are_no_bytes() {
     let same = compare(&with_load(0.5));
     let is_exact = |figure: &&Compared| figure.is_exact;
     assert!(same.agree() && same.figures.iter().filter(is_exact).count() == 2, "{same}");
-    assert!(!compare(&with_load(0.6)).agree());
+    assert!(!compare(&with_load(0.7)).agree());
     // Bytes of nothing have no share, and no number that is none.
     let mut on_cpu = first.clone();
     for record in &mut on_cpu {

@@ -28,9 +28,7 @@ use super::call::guarded;
 use super::ffi;
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
-use crate::paging::{
-    Cache, Guesses, Layout, PagedTensor, PagingOptions, PagingStats, Pressure,
-};
+use crate::paging::{Cache, Guesses, Layout, PagedTensor, PagingOptions, PagingStats, Pressure};
 
 /// The paged experts of one model. Freed after the model; the readers end first.
 pub(crate) struct Pager {

@@ -36,8 +36,8 @@ impl DiskPlan {
     /// # use moe_offload::synth::{self, SynthOptions};
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("model.gguf");
-    /// # synth::family("gpt-oss-20b")?.build(&SynthOptions { layers: Some(2), ..Default::default() })?
-    /// #     .save_header(&path)?;
+    /// # let options = SynthOptions::default().layers(2);
+    /// # synth::family("gpt-oss-20b")?.build(&options)?.save_without_weights(&path, 1)?;
     /// use moe_offload::{GgufFile, OffloadPolicy};
     ///
     /// let gguf = GgufFile::open(&path)?;

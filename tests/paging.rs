@@ -13,8 +13,8 @@ use moe_offload::gguf::GgmlType;
 use moe_offload::plan::DISK;
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
-    Error, GenerateOptions, GgufFile, LoadMode, Message, MoeModel, MoeModelBuilder, OffloadPolicy,
-    PagingOptions, Plan, Sampling,
+    Error, GenerateOptions, Generation, GgufFile, LoadMode, Message, MoeModel, MoeModelBuilder,
+    OffloadPolicy, PagingOptions, Plan, Sampling,
 };
 use support::model_files::demo;
 use support::process::Server;
@@ -119,9 +119,9 @@ fn conversations_and_several_texts_are_paged_too() {
         let mut model = with_cache(&demo(), policy, least).sequences(2).load().unwrap();
         let questions = [Message::user("What is an expert?")];
         let first = model.chat(&questions, &greedy(24)).unwrap().text().unwrap();
-        let mut together = model.generate_together(&["Hello", PROMPT], &greedy(12)).unwrap();
+        let together = model.generate_together(&["Hello", PROMPT], &greedy(12)).unwrap();
         let mut texts = vec![String::new(); 2];
-        while let Some(piece) = together.next() {
+        for piece in together {
             let (i, piece) = piece.unwrap();
             texts[i].push_str(&piece);
         }
@@ -171,11 +171,10 @@ fn a_file_that_changes_stops_the_text() {
             file.write_all_at(&[7], 2 << 20).unwrap();
         }
         model.forget().unwrap();
-        let outcome =
-            model.generate("Hello, who are you?", &greedy(30)).and_then(|answer| answer.text());
+        let outcome = model.generate("Hello, who are you?", &greedy(30)).and_then(Generation::text);
         assert!(matches!(outcome, Err(Error::FileChanged { .. })), "cut: {cut}, {outcome:?}");
         // And nothing more comes of it.
-        let later = model.generate(PROMPT, &greedy(3)).and_then(|answer| answer.text());
+        let later = model.generate(PROMPT, &greedy(3)).and_then(Generation::text);
         assert!(later.is_err(), "{later:?}");
     }
 }

@@ -124,9 +124,8 @@ impl Agreement {
         let mut agreement = Self { figures: Vec::new(), missing: Vec::new(), several };
         for setting in settings(protocol) {
             let base = setting.under(&protocol.baseline);
-            let baseline = |records| match base == setting {
-                true => Vec::new(),
-                false => speeds(records, &base),
+            let baseline = |records| {
+                if base == setting { Vec::new() } else { speeds(records, &base) }
             };
             let loads = Loads {
                 setting: &setting,
@@ -180,7 +179,8 @@ impl Agreement {
         };
         let absolute = [samples(&loads.first), samples(&loads.second)];
         let [a, b] = &loads.baselines;
-        if !is_exact && !(a.is_empty() && b.is_empty()) {
+        let has_baseline = !a.is_empty() || !b.is_empty();
+        if !is_exact && has_baseline {
             let ratios = [over(&loads.first, a, of), over(&loads.second, b, of)];
             self.judge(loads, format!("{figure}, over the baseline's"), Kind::Ratio, ratios);
         }

@@ -299,7 +299,8 @@ mod tests {
     #[test]
     fn frequent_experts_outlast_a_passing_one() {
         // Expert 0 is used in every second pass, between others that come once.
-        let pass = |pass: usize, _| if pass % 2 == 0 { vec![0] } else { vec![1 + pass / 2 % 7] };
+        let pass =
+            |pass: usize, _| if pass.is_multiple_of(2) { vec![0] } else { vec![1 + pass / 2 % 7] };
         let often = misses(&mut cache(4, 8, 80, 16.0), 200, pass);
         let recent = misses(&mut cache(4, 8, 80, 0.0), 200, pass);
         assert!(often <= recent, "{often} {recent}");

@@ -118,7 +118,7 @@ impl Layout {
             let experts = first.map(|i| layout.tensors[i].experts);
             tensor.experts == 0
                 || experts != Some(tensor.experts)
-                || tensor.bytes % tensor.experts.max(1) as u64 != 0
+                || !tensor.bytes.is_multiple_of(tensor.experts.max(1) as u64)
         };
         if let Some(stray) = layout.tensors.iter().find(|tensor| has_strays(tensor)) {
             let reason = format!("`{}` is for other experts than its layer", stray.name);

@@ -204,15 +204,13 @@ impl Tuner {
             };
             tell(None);
             let candidate = &attempt.candidate;
-            let measured = match too_much_to_read(candidate, host_bytes(&candidate.policy)) {
-                Some(reason) => {
-                    let outcome = Outcome::Failed { reason, shortage: None };
-                    Measured { outcome, seconds: 0.0 }
-                }
-                None => {
-                    let builder = candidate.apply(self.builder(&key));
-                    trial::measure(builder, attempt, self.work, &self.cancel)?
-                }
+            let too_much = too_much_to_read(candidate, host_bytes(&candidate.policy));
+            let measured = if let Some(reason) = too_much {
+                let outcome = Outcome::Failed { reason, shortage: None };
+                Measured { outcome, seconds: 0.0 }
+            } else {
+                let builder = candidate.apply(self.builder(&key));
+                trial::measure(builder, attempt, self.work, &self.cancel)?
             };
             tell(Some(&measured));
             Ok(measured)

@@ -165,13 +165,11 @@ impl Pager {
             self.read_group(group)?;
         }
         self.queue.wait_idle();
-        match self.queue.failure() {
-            Some(failure) => Err(failure),
-            None => {
-                self.reset();
-                Ok(())
-            }
+        if let Some(failure) = self.queue.failure() {
+            return Err(failure);
         }
+        self.reset();
+        Ok(())
     }
 
     /// Ends the threads that read, after what is under way.
@@ -224,7 +222,7 @@ impl Pager {
         let mut state = lock(&self.state);
         let reader = std::mem::take(&mut state.stats.reader);
         // What was there before is taken off in `stats`.
-        state.stats = PagingStats { reader, read_bytes, reading_seconds, ..PagingStats::default() };
+        state.stats = PagingStats { read_bytes, reading_seconds, reader, ..PagingStats::default() };
     }
 
     fn pieces(

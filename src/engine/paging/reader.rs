@@ -216,7 +216,7 @@ impl Drop for Readers {
 
 /// A ring that really reads: some systems let one be made and nothing be done with it.
 fn working_ring() -> Option<IoUring> {
-    let mut ring = IoUring::new(DEPTH as u32).ok()?;
+    let mut ring = IoUring::new(u32::try_from(DEPTH).ok()?).ok()?;
     let mut probe = io_uring::Probe::new();
     ring.submitter().register_probe(&mut probe).ok()?;
     // SAFETY: it does nothing, so that it touches no memory.

@@ -260,10 +260,13 @@ impl Pager {
     fn read_group(&self, group: usize) -> Result<()> {
         let (tensors, expert) = self.group(group);
         for tensor in tensors {
-            let pieces = self.pieces(tensor, &tensor.inside(expert), Some(tensor.slice(expert)))?;
-            self.queue.add(pieces);
+            self.queue.add(self.slice_pieces(tensor, expert)?);
         }
         Ok(())
+    }
+
+    fn slice_pieces(&self, tensor: &PagedTensor, expert: usize) -> Result<Vec<Piece>> {
+        self.pieces(tensor, &tensor.inside(expert), Some(tensor.slice(expert)))
     }
 
     fn release_group(&self, group: usize) {
@@ -314,8 +317,9 @@ impl Pager {
         if tokens == 1 {
             state.guesses.learn(layer, |expert| chosen.contains(&expert));
         }
-        let guessed = std::mem::take(&mut state.ahead);
-        let came_true = guessed.iter().filter(|group| wanted.contains(group)).count();
+        let guessed = std::mem::take(&mut state.ahead).into_iter();
+        let (came_true, in_vain): (Vec<usize>, Vec<usize>) =
+            guessed.partition(|group| wanted.contains(group));
         let taken = state.cache.take(&wanted, chosen.len() * 2 > all).map_err(|full| {
             let borders = self.layout.border_bytes();
             let (budget_bytes, needed_bytes) =
@@ -325,18 +329,12 @@ impl Pager {
         released.extend_from_slice(&taken.released);
         let slices = tensors.len() as u64;
         state.stats.needed_slices += wanted.len() as u64 * slices;
-        state.stats.missed_slices += (taken.missing.len() + came_true) as u64 * slices;
-        state.stats.ahead_slices += came_true as u64 * slices;
-        let in_vain = guessed.iter().filter(|group| !wanted.contains(group));
-        state.stats.wasted_slices += self.slices_of(in_vain);
+        state.stats.missed_slices += (taken.missing.len() + came_true.len()) as u64 * slices;
+        state.stats.ahead_slices += came_true.len() as u64 * slices;
+        state.stats.wasted_slices += self.slices_of(in_vain.iter());
         state.stats.released_slices += self.slices_of(released.iter());
-        let ahead = guessed.iter().filter(|group| wanted.contains(group));
-        let missed = taken
-            .missing
-            .iter()
-            .chain(ahead)
-            .flat_map(|&group| tensors.iter().map(move |tensor| tensor.inside(group - first)));
-        state.stats.missed_bytes += missed.map(|inside| inside.end - inside.start).sum::<u64>();
+        let missed_bytes = state.cache.bytes(&taken.missing) + state.cache.bytes(&came_true);
+        state.stats.missed_bytes += missed_bytes;
         drop(state);
         for group in released {
             self.release_group(group);
@@ -375,12 +373,7 @@ impl Pager {
         for tensor in tensors {
             let mut pieces = Vec::new();
             for &group in groups {
-                let expert = group - first;
-                pieces.extend(self.pieces(
-                    tensor,
-                    &tensor.inside(expert),
-                    Some(tensor.slice(expert)),
-                )?);
+                pieces.extend(self.slice_pieces(tensor, group - first)?);
             }
             self.queue.add(pieces);
         }
@@ -405,10 +398,6 @@ impl Pager {
         let is_there = self.queue.wait_for(&slices);
         lock(&self.state).stats.stall_seconds += started.elapsed().as_secs_f64();
         if is_there { Ok(()) } else { Err(Error::Paging { reason: "a read failed".into() }) }
-    }
-
-    fn reads_ahead(&self) -> bool {
-        self.read_ahead
     }
 
     /// Runs what the engine's callback asks for; false after the first failure.

@@ -31,7 +31,7 @@ impl PagerWatch {
         let user = ptr::from_ref(pager).cast_mut().cast();
         let raw = Box::new(ffi::moe_pager {
             chosen: Some(chosen),
-            expected: pager.reads_ahead().then_some(expected as _),
+            expected: pager.read_ahead.then_some(expected as _),
             needed: Some(needed),
             user,
             watch,

@@ -183,7 +183,8 @@ mod shim {
             .cpp(true)
             .std("c++17")
             .files(
-                ["shim", "sampling", "measure", "paging"].map(|f| format!("vendor/shim/{f}.cpp")),
+                ["shim", "sampling", "measure", "paging", "threads"]
+                    .map(|f| format!("vendor/shim/{f}.cpp")),
             )
             .includes(include_dirs)
             .warnings(false) // the engine's headers have their own

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::call::{Failure, copied, guarded, table};
 use super::paging::PagerWatch;
+use super::threads::Threads;
 use super::weights::Weights;
 use super::{Token, ffi, locks};
 use crate::cancel::CancelHandle;
@@ -66,6 +67,8 @@ pub(crate) struct Context {
     cancel: Option<Arc<AtomicBool>>,
     /// An exception or an assertion interrupted the engine in the middle of its work.
     lost: bool,
+    /// Where a callback looks into graphs. Dropped after the context is freed.
+    threads: Option<Threads>,
     /// What the engine's evaluation callback pages by. Its memory stays where it is until this is
     /// dropped, which is after the context is freed.
     paging: Option<PagerWatch>,
@@ -131,19 +134,24 @@ impl Context {
                 })
             });
         drop(lock);
-        let context = match context {
+        let looks_into_graphs = params.cb_eval.is_some();
+        let mut context = match context {
             Ok(raw) => Self {
                 raw,
                 weights: Arc::clone(weights),
                 settings: settings.clone(),
                 cancel: None,
                 lost: false,
+                threads: None,
                 paging,
                 #[cfg(feature = "bench")]
                 watch,
             },
             Err(error) => return Err(weights.rpc.check().err().unwrap_or(error)),
         };
+        if looks_into_graphs && settings.threads > 1 {
+            context.threads = Some(Threads::attach(context.raw, settings.threads)?);
+        }
         weights.rpc.check()?;
         Ok(context)
     }

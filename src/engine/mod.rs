@@ -30,6 +30,7 @@ mod paging;
 mod revision;
 mod rpc;
 mod sampler;
+mod threads;
 mod weights;
 
 pub(crate) use self::context::{Context, ContextSettings, Decoded, Step};

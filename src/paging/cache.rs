@@ -151,6 +151,14 @@ impl Cache {
         Some(released)
     }
 
+    /// A group that was taken ahead is not read after all.
+    pub(crate) fn forget(&mut self, i: usize) {
+        self.ahead.retain(|&other| other != i);
+        let group = &mut self.groups[i];
+        (group.is_pinned, group.is_resident) = (false, false);
+        self.resident_bytes -= group.bytes;
+    }
+
     /// Takes groups that nobody asked for yet, as far as there is free room. Nothing is released.
     pub(crate) fn fill(&mut self, wanted: impl Iterator<Item = usize>) -> Vec<usize> {
         let mut taken = Vec::new();

@@ -98,6 +98,11 @@ moe_status moe_model_tensors(const struct llama_model * model, moe_tensor_visito
 moe_status moe_context_new(struct llama_model * model, const struct llama_context_params * params, struct llama_context ** context, moe_message * message);
 moe_status moe_context_free(struct llama_context * context, moe_message * message);
 
+// Threads that compute for a context and stay between graphs, where the engine by itself starts new ones for each:
+// a callback that looks into a graph makes a hundred of it. Freed after the context.
+moe_status moe_threads_attach(struct llama_context * context, uint32_t threads, ggml_threadpool_t * pool, moe_message * message);
+moe_status moe_threads_free(ggml_threadpool_t pool, moe_message * message);
+
 typedef enum moe_held {
     MOE_HELD_DEVICE   = 0, // by the device
     MOE_HELD_PLAIN    = 1, // host memory of the CPU's own kind

@@ -67,6 +67,34 @@ impl Reserved {
             tracing::warn!(target: "moe_offload", "memory could not be given back: {error}");
         }
     }
+
+    /// Moves the memory of whole pages to other reserved addresses, which have none. What was there reads as
+    /// zeros. False where the system cannot.
+    pub(super) fn move_pages(range: &Range<usize>, to: usize) -> bool {
+        if range.is_empty() {
+            return true;
+        }
+        // SAFETY: the caller has checked that both are of mappings made in `new`, and has seen to it that
+        // nobody uses the pages or writes into them; the old addresses stay reserved.
+        let moved = unsafe {
+            libc::mremap(
+                range.start as *mut libc::c_void,
+                range.len(),
+                range.len(),
+                libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED | libc::MREMAP_DONTUNMAP,
+                to as *mut libc::c_void,
+            )
+        };
+        moved != libc::MAP_FAILED
+    }
+}
+
+/// Whether pages of so many slices may be moved: each move may leave a mapping of its own, and the system
+/// counts them. Half of them are for the rest of the process.
+pub(super) fn may_move(slices: usize) -> bool {
+    let most = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok();
+    let most = most.and_then(|text| text.trim().parse::<usize>().ok()).unwrap_or(0);
+    slices.saturating_mul(2) < most / 2
 }
 
 /// What is given back must be whole pages of the system.

@@ -6,22 +6,23 @@
 //! the engine multiplies with one of them, it waits for that one's slices, so that the last are read while
 //! the first are computed with. See docs/paging.md.
 
+mod choice;
 mod files;
 mod memory;
+mod pages;
 mod places;
 mod reader;
 mod stream;
 mod watch;
 
-use std::collections::{BTreeSet, HashMap};
-use std::ops::Range;
+use std::collections::HashMap;
 use std::ptr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use self::files::PagedFile;
 use self::places::Places;
-use self::reader::{PIECE_BYTES, Piece, Queue, Readers};
+use self::reader::{Queue, Readers};
 pub(super) use self::stream::ModelStream;
 pub(super) use self::watch::PagerWatch;
 use super::call::guarded;
@@ -45,6 +46,8 @@ pub(crate) struct Pager {
     turn: Mutex<()>,
     io_uring: bool,
     read_ahead: bool,
+    /// Whether pages go from one expert to another without the system clearing them.
+    moves_pages: AtomicBool,
 }
 
 struct State {
@@ -91,6 +94,7 @@ impl Pager {
             ffi::moe_paged_new(&raw const memory, &raw mut buffer_type, message)
         })
         .map_err(|failure| failure.into_error("make memory for paged experts"))?;
+        let may_move = memory::may_move(layout.slices);
         let queue = Arc::new(Queue::new(layout.slices));
         let state = State {
             cache: Cache::new(&layout.groups(), 0, options.half_life_tokens),
@@ -112,6 +116,7 @@ impl Pager {
             turn: Mutex::new(()),
             io_uring: options.io_uring,
             read_ahead: options.read_ahead,
+            moves_pages: AtomicBool::new(may_move),
         })
     }
 
@@ -225,181 +230,6 @@ impl Pager {
         state.stats = PagingStats { read_bytes, reading_seconds, reader, ..PagingStats::default() };
     }
 
-    fn pieces(
-        &self,
-        tensor: &PagedTensor,
-        range: &Range<u64>,
-        slice: Option<usize>,
-    ) -> Result<Vec<Piece>> {
-        let base = lock(&self.places).addresses.get(&tensor.name).copied();
-        let lost =
-            || Error::Paging { reason: format!("the engine did not load `{}`", tensor.name) };
-        let base = base.ok_or_else(lost)?;
-        let mut pieces = Vec::new();
-        let mut at = range.start;
-        while at < range.end {
-            let bytes = (range.end - at).min(PIECE_BYTES);
-            pieces.push(Piece {
-                file: Arc::clone(&self.files[tensor.shard]),
-                offset: at,
-                address: address(base, tensor.file_offset, at),
-                bytes: usize::try_from(bytes).unwrap_or(0),
-                slice,
-            });
-            at += bytes;
-        }
-        Ok(pieces)
-    }
-
-    /// Layer's tensors and expert of a group.
-    fn group(&self, group: usize) -> (&[PagedTensor], usize) {
-        let (tensors, expert) = self.layout.group(group);
-        (&self.layout.tensors[tensors], expert)
-    }
-
-    fn read_group(&self, group: usize) -> Result<()> {
-        let (tensors, expert) = self.group(group);
-        for tensor in tensors {
-            self.queue.add(self.slice_pieces(tensor, expert)?);
-        }
-        Ok(())
-    }
-
-    fn slice_pieces(&self, tensor: &PagedTensor, expert: usize) -> Result<Vec<Piece>> {
-        self.pieces(tensor, &tensor.inside(expert), Some(tensor.slice(expert)))
-    }
-
-    fn release_group(&self, group: usize) {
-        let (tensors, expert) = self.group(group);
-        // A text that was cancelled, or a guess, may have left reads under way.
-        let slices: Vec<usize> = tensors.iter().map(|tensor| tensor.slice(expert)).collect();
-        let started = Instant::now();
-        let is_idle = self.queue.wait_for(&slices);
-        lock(&self.state).stats.stall_seconds += started.elapsed().as_secs_f64();
-        if !is_idle {
-            return;
-        }
-        let places = lock(&self.places);
-        for tensor in tensors {
-            let inside = tensor.inside(expert);
-            let Some(&base) = places.addresses.get(&tensor.name) else { continue };
-            let start = address(base, tensor.file_offset, inside.start);
-            let range = start..start + usize::try_from(inside.end - inside.start).unwrap_or(0);
-            if let Some(reserved) = places.reserved.iter().find(|all| all.contains(&range)) {
-                reserved.release(&range);
-            }
-        }
-    }
-
-    fn slices_of<'a>(&self, groups: impl Iterator<Item = &'a usize>) -> u64 {
-        groups.map(|&group| self.group(group).0.len() as u64).sum()
-    }
-
-    /// A router chose: reads what is missing of its layer's tensors.
-    fn chosen(&self, layer: u32, experts: &[i32], tokens: usize) -> Result<()> {
-        let Some((tensors, first)) = self.layout.layer(layer) else { return Ok(()) };
-        let tensors = &self.layout.tensors[tensors];
-        let all = tensors.first().map_or(0, |tensor| tensor.experts);
-        let chosen = distinct(experts, all)?;
-        let wanted: Vec<usize> = chosen.iter().map(|expert| first + expert).collect();
-        let mut state = lock(&self.state);
-        let (now, resident) = (state.cache.budget_bytes(), state.cache.resident_bytes());
-        let mut released = Vec::new();
-        if let Some(budget) = state.pressure.look(now, resident) {
-            released = state.cache.set_budget(budget);
-            state.stats.shrunk += u64::from(state.cache.budget_bytes() < now);
-        }
-        // Memory may be so short that the budget does not hold this; it has to.
-        let needed = state.cache.bytes(&wanted);
-        if needed > state.cache.budget_bytes() && needed <= state.pressure.wanted_bytes() {
-            state.cache.set_budget(needed);
-        }
-        if tokens == 1 {
-            state.guesses.learn(layer, |expert| chosen.contains(&expert));
-        }
-        let guessed = std::mem::take(&mut state.ahead).into_iter();
-        let (came_true, in_vain): (Vec<usize>, Vec<usize>) =
-            guessed.partition(|group| wanted.contains(group));
-        let taken = state.cache.take(&wanted, chosen.len() * 2 > all).map_err(|full| {
-            let borders = self.layout.border_bytes();
-            let (budget_bytes, needed_bytes) =
-                (full.budget_bytes + borders, full.needed_bytes + borders);
-            Error::PagingBudget { budget_bytes, needed_bytes }
-        })?;
-        released.extend_from_slice(&taken.released);
-        let slices = tensors.len() as u64;
-        state.stats.needed_slices += wanted.len() as u64 * slices;
-        state.stats.missed_slices += (taken.missing.len() + came_true.len()) as u64 * slices;
-        state.stats.ahead_slices += came_true.len() as u64 * slices;
-        state.stats.wasted_slices += self.slices_of(in_vain.iter());
-        state.stats.released_slices += self.slices_of(released.iter());
-        let missed_bytes = state.cache.bytes(&taken.missing) + state.cache.bytes(&came_true);
-        state.stats.missed_bytes += missed_bytes;
-        drop(state);
-        for group in released {
-            self.release_group(group);
-        }
-        self.read(tensors, first, &taken.missing)
-    }
-
-    /// Guesses at the next layer's choice: reads those that are likely to come true.
-    fn expected(&self, layer: u32, experts: &[i32]) -> Result<()> {
-        let Some((tensors, first)) = self.layout.layer(layer) else { return Ok(()) };
-        let tensors = &self.layout.tensors[tensors];
-        let all = tensors.first().map_or(0, |tensor| tensor.experts);
-        let ranked = experts.iter().filter_map(|&expert| usize::try_from(expert).ok());
-        let ranked: Vec<usize> = ranked.filter(|&expert| expert < all).collect();
-        let mut state = lock(&self.state);
-        let good = state.guesses.expect(layer, ranked);
-        let (mut groups, mut released) = (Vec::new(), Vec::new());
-        for group in good.into_iter().map(|expert| first + expert) {
-            if let Some(others) = state.cache.take_ahead(group) {
-                released.extend(others);
-                groups.push(group);
-            }
-        }
-        state.stats.released_slices += self.slices_of(released.iter());
-        state.ahead.clone_from(&groups);
-        drop(state);
-        for group in released {
-            self.release_group(group);
-        }
-        self.read(tensors, first, &groups)
-    }
-
-    /// Queues the reads of some groups of a layer.
-    fn read(&self, tensors: &[PagedTensor], first: usize, groups: &[usize]) -> Result<()> {
-        // All experts of the tensor that is needed first, then of the next.
-        for tensor in tensors {
-            let mut pieces = Vec::new();
-            for &group in groups {
-                pieces.extend(self.slice_pieces(tensor, group - first)?);
-            }
-            self.queue.add(pieces);
-        }
-        Ok(())
-    }
-
-    /// Waits until these experts of a tensor are there.
-    fn needed(&self, name: &str, experts: &[i32]) -> Result<()> {
-        let blind = || Error::Paging {
-            reason: format!("experts of `{name}` are used that no router was seen to choose"),
-        };
-        let tensor = &self.layout.tensors[*self.tensors.get(name).ok_or_else(blind)?];
-        let (_, first) = self.layout.layer(tensor.layer).ok_or_else(blind)?;
-        let experts = distinct(experts, tensor.experts)?;
-        let state = lock(&self.state);
-        if experts.iter().any(|expert| !state.cache.is_pinned(first + expert)) {
-            return Err(blind());
-        }
-        drop(state);
-        let slices: Vec<usize> = experts.iter().map(|&expert| tensor.slice(expert)).collect();
-        let started = Instant::now();
-        let is_there = self.queue.wait_for(&slices);
-        lock(&self.state).stats.stall_seconds += started.elapsed().as_secs_f64();
-        if is_there { Ok(()) } else { Err(Error::Paging { reason: "a read failed".into() }) }
-    }
-
     /// Runs what the engine's callback asks for; false after the first failure.
     fn keep_failure(&self, call: impl FnOnce() -> Result<()>) -> bool {
         let outcome = if self.queue.has_failed() { return false } else { call() };
@@ -409,20 +239,6 @@ impl Pager {
         }
         true
     }
-}
-
-/// Where a byte of the file is in memory, as a page's place is the same in both.
-fn address(base: usize, tensor_offset: u64, offset: u64) -> usize {
-    // The first page begins before the tensor.
-    let distance = isize::try_from(offset.abs_diff(tensor_offset)).unwrap_or(0);
-    base.wrapping_add_signed(if offset < tensor_offset { -distance } else { distance })
-}
-
-/// The experts among `all`, each once.
-fn distinct(experts: &[i32], all: usize) -> Result<BTreeSet<usize>> {
-    let known = |&expert: &i32| usize::try_from(expert).ok().filter(|&expert| expert < all);
-    let strange = || Error::Paging { reason: "a router chose an expert that is not there".into() };
-    experts.iter().map(|expert| known(expert).ok_or_else(strange)).collect()
 }
 
 impl Drop for Pager {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::{CStr, c_char, c_void};
+use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::Mutex;
 
@@ -13,7 +14,7 @@ use crate::paging::PAGE_BYTES;
 
 /// Where the engine's tensors are.
 pub(super) struct Places {
-    pub(super) reserved: Vec<Reserved>,
+    reserved: Vec<Reserved>,
     /// Offset of each tensor in its file, by name.
     offsets: HashMap<String, u64>,
     pub(super) addresses: HashMap<String, usize>,
@@ -24,6 +25,24 @@ pub(super) struct Places {
 impl Places {
     pub(super) fn new(offsets: HashMap<String, u64>) -> Mutex<Self> {
         Mutex::new(Self { reserved: Vec::new(), offsets, addresses: HashMap::new(), failure: None })
+    }
+
+    fn of(&self, range: &Range<usize>) -> Option<&Reserved> {
+        self.reserved.iter().find(|all| all.contains(range))
+    }
+
+    /// Gives the memory of pages back that nobody uses.
+    pub(super) fn release(&self, range: &Range<usize>) {
+        if let Some(reserved) = self.of(range) {
+            reserved.release(range);
+        }
+    }
+
+    /// Moves the memory of pages that nobody uses to where there is none; false where the system cannot.
+    pub(super) fn move_pages(&self, range: &Range<usize>, to: usize) -> bool {
+        self.of(range).is_some()
+            && self.of(&(to..to + range.len())).is_some()
+            && Reserved::move_pages(range, to)
     }
 }
 

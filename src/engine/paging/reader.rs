@@ -1,6 +1,6 @@
 //! Reading pages into place, several at once.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -96,8 +96,26 @@ impl Queue {
             }
             state.pieces.push_back(piece);
         }
+        // By layer, and in a layer by when it is needed: a guess for the next one waits.
+        state.pieces.make_contiguous().sort_by_key(|piece| piece.slice);
         drop(state);
         self.work.notify_all();
+    }
+
+    /// Takes back reads that were not begun; of how many of these slices.
+    pub(super) fn withdraw(&self, slices: &[usize]) -> usize {
+        let mut state = self.lock();
+        let mut withdrawn = BTreeSet::new();
+        let State { pieces, pending, .. } = &mut *state;
+        pieces.retain(|piece| {
+            let Some(slice) = piece.slice.filter(|slice| slices.contains(slice)) else {
+                return true;
+            };
+            pending[slice] -= 1;
+            withdrawn.insert(slice);
+            false
+        });
+        withdrawn.len()
     }
 
     /// Waits until these slices are there. False after a failure.

@@ -1,0 +1,146 @@
+//! What is read and given up when routers choose.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use super::{Pager, lock};
+use crate::error::{Error, Result};
+use crate::paging::PagedTensor;
+
+impl Pager {
+    /// A router chose: reads what is missing of its layer's tensors.
+    pub(super) fn chosen(&self, layer: u32, experts: &[i32], tokens: usize) -> Result<()> {
+        let Some((tensors, first)) = self.layout.layer(layer) else { return Ok(()) };
+        let tensors = &self.layout.tensors[tensors];
+        let all = tensors.first().map_or(0, |tensor| tensor.experts);
+        let chosen = distinct(experts, all)?;
+        let wanted: Vec<usize> = chosen.iter().map(|expert| first + expert).collect();
+        let mut state = lock(&self.state);
+        if tokens == 1 {
+            state.guesses.learn(layer, |expert| chosen.contains(&expert));
+        }
+        let (now, resident) = (state.cache.budget_bytes(), state.cache.resident_bytes());
+        let mut released = Vec::new();
+        if let Some(budget) = state.pressure.look(now, resident) {
+            released = state.cache.set_budget(budget);
+            state.stats.shrunk += u64::from(state.cache.budget_bytes() < now);
+        }
+        // Memory may be so short that the budget does not hold this; it has to.
+        let needed = state.cache.bytes(&wanted);
+        if needed > state.cache.budget_bytes() && needed <= state.pressure.wanted_bytes() {
+            state.cache.set_budget(needed);
+        }
+        let guessed = std::mem::take(&mut state.ahead).into_iter();
+        let (came_true, in_vain): (Vec<usize>, Vec<usize>) =
+            guessed.partition(|group| wanted.contains(group));
+        // Of wrong guesses only what was not begun is left unread; those that were read stay for now.
+        let (mut unread, mut wasted) = (Vec::new(), 0);
+        for group in in_vain {
+            let slices = self.slices(&[group]);
+            let withdrawn = self.queue.withdraw(&slices);
+            wasted += (slices.len() - withdrawn) as u64;
+            if withdrawn > 0 {
+                state.cache.forget(group);
+                unread.push(group);
+            }
+        }
+        let taken = state.cache.take(&wanted, chosen.len() * 2 > all).map_err(|full| {
+            let borders = self.layout.border_bytes();
+            let (budget_bytes, needed_bytes) =
+                (full.budget_bytes + borders, full.needed_bytes + borders);
+            Error::PagingBudget { budget_bytes, needed_bytes }
+        })?;
+        released.extend_from_slice(&taken.released);
+        let slices = tensors.len() as u64;
+        state.stats.needed_slices += wanted.len() as u64 * slices;
+        state.stats.missed_slices += (taken.missing.len() + came_true.len()) as u64 * slices;
+        state.stats.ahead_slices += came_true.len() as u64 * slices;
+        state.stats.wasted_slices += wasted;
+        state.stats.released_slices += self.slices(&released).len() as u64;
+        let missed_bytes = state.cache.bytes(&taken.missing) + state.cache.bytes(&came_true);
+        state.stats.missed_bytes += missed_bytes;
+        drop(state);
+        self.replace(&released, &taken.missing, tensors, first)?;
+        // Last, as the disk is at work for somebody else meanwhile.
+        self.replace(&unread, &[], tensors, first)
+    }
+
+    /// Guesses at the next layer's choice: reads those that are likely to come true.
+    pub(super) fn expected(&self, layer: u32, experts: &[i32]) -> Result<()> {
+        let Some((tensors, first)) = self.layout.layer(layer) else { return Ok(()) };
+        let tensors = &self.layout.tensors[tensors];
+        let all = tensors.first().map_or(0, |tensor| tensor.experts);
+        let ranked = experts.iter().filter_map(|&expert| usize::try_from(expert).ok());
+        let ranked: Vec<usize> = ranked.filter(|&expert| expert < all).collect();
+        let mut state = lock(&self.state);
+        let good = state.guesses.expect(layer, ranked);
+        let (mut groups, mut released) = (Vec::new(), Vec::new());
+        for group in good.into_iter().map(|expert| first + expert) {
+            if let Some(others) = state.cache.take_ahead(group) {
+                released.extend(others);
+                groups.push(group);
+            }
+        }
+        state.stats.released_slices += self.slices(&released).len() as u64;
+        state.ahead.clone_from(&groups);
+        drop(state);
+        self.replace(&released, &groups, tensors, first)
+    }
+
+    /// Gives up groups for others of one layer, whose reads it queues.
+    fn replace(
+        &self,
+        released: &[usize],
+        groups: &[usize],
+        tensors: &[PagedTensor],
+        first: usize,
+    ) -> Result<()> {
+        // A text that was cancelled, or a guess, may have left reads under way.
+        let slices = self.slices(released);
+        self.queue.withdraw(&slices);
+        self.wait_for(&slices)?;
+        self.hand_over(released, groups)?;
+        // All experts of the tensor that is needed first, then of the next.
+        for tensor in tensors {
+            let mut pieces = Vec::new();
+            for &group in groups {
+                let expert = group - first;
+                let slice = Some(tensor.slice(expert));
+                pieces.extend(self.pieces(tensor, &tensor.inside(expert), slice)?);
+            }
+            self.queue.add(pieces);
+        }
+        Ok(())
+    }
+
+    /// Waits until these experts of a tensor are there.
+    pub(super) fn needed(&self, name: &str, experts: &[i32]) -> Result<()> {
+        let blind = || Error::Paging {
+            reason: format!("experts of `{name}` are used that no router was seen to choose"),
+        };
+        let tensor = &self.layout.tensors[*self.tensors.get(name).ok_or_else(blind)?];
+        let (_, first) = self.layout.layer(tensor.layer).ok_or_else(blind)?;
+        let experts = distinct(experts, tensor.experts)?;
+        let state = lock(&self.state);
+        if experts.iter().any(|expert| !state.cache.is_pinned(first + expert)) {
+            return Err(blind());
+        }
+        drop(state);
+        let slices: Vec<usize> = experts.iter().map(|&expert| tensor.slice(expert)).collect();
+        self.wait_for(&slices)
+    }
+
+    fn wait_for(&self, slices: &[usize]) -> Result<()> {
+        let started = Instant::now();
+        let is_there = self.queue.wait_for(slices);
+        lock(&self.state).stats.stall_seconds += started.elapsed().as_secs_f64();
+        if is_there { Ok(()) } else { Err(Error::Paging { reason: "a read failed".into() }) }
+    }
+}
+
+/// The experts among `all`, each once.
+fn distinct(experts: &[i32], all: usize) -> Result<BTreeSet<usize>> {
+    let known = |&expert: &i32| usize::try_from(expert).ok().filter(|&expert| expert < all);
+    let strange = || Error::Paging { reason: "a router chose an expert that is not there".into() };
+    experts.iter().map(|expert| known(expert).ok_or_else(strange)).collect()
+}

@@ -48,7 +48,7 @@ pub enum LoadMode {
 }
 
 impl LoadMode {
-    const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Auto,
         Self::Mapped,
         Self::Read,

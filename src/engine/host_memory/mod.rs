@@ -65,7 +65,8 @@ fn any_pins(devices: &[ffi::ggml_backend_dev_t]) -> Result<bool> {
 /// What this system allows now.
 fn limits() -> Limits {
     let text = |path: &str| std::fs::read_to_string(path).ok();
-    let status = text("/proc/self/status").unwrap_or_default();
+    // Of this thread, which is the one that locks: each has rights of its own.
+    let status = text("/proc/thread-self/status").unwrap_or_default();
     Limits {
         available_bytes: paging::available_bytes(),
         lockable_bytes: preflight::lockable(area::lock_limit(), &status),
@@ -176,4 +177,106 @@ pub(super) fn check_pinned(cpu: &DeviceMemory) -> Result<()> {
         return Err(error(LoadMode::Pinned, fault));
     }
     Ok(())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::MoeModel;
+
+    const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
+
+    fn locked() -> Result<MoeModel> {
+        MoeModel::builder(MODEL).load_mode(LoadMode::Locked).threads(1).context_tokens(256).load()
+    }
+
+    /// Gives up the right to lock without limit, and lowers the limit.
+    fn forbid_locking(bytes: u64) {
+        #[repr(C)]
+        struct Header {
+            version: u32,
+            process: i32,
+        }
+        /// Two words each of what is effective, permitted and inherited.
+        type Rights = [[u32; 3]; 2];
+        const VERSION_3: u32 = 0x2008_0522;
+        const IPC_LOCK: u32 = 1 << 14;
+        let mut header = Header { version: VERSION_3, process: 0 };
+        let mut rights: Rights = [[0; 3]; 2];
+        let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+        // SAFETY: header and rights have the layout of version 3 of the call, the limit its own; they
+        // live during the calls.
+        unsafe {
+            let (header, rights) = (&raw mut header, &raw mut rights);
+            assert_eq!(libc::syscall(libc::SYS_capget, header, rights), 0);
+            (*rights)[0][0] &= !IPC_LOCK;
+            assert_eq!(libc::syscall(libc::SYS_capset, header, rights), 0);
+            assert_eq!(libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit), 0);
+        }
+    }
+
+    /// In a process of its own, whose rights and limit are lowered.
+    #[test]
+    fn a_low_limit_of_locked_memory_is_told_before_loading() {
+        const CHILD: &str = "MOE_OFFLOAD_TEST_MAY_NOT_LOCK";
+        if std::env::var_os(CHILD).is_some() {
+            forbid_locking(64 << 10);
+            let error = locked().map(|_| ()).unwrap_err();
+            let Error::HostMemory { mode: "locked", fault } = &error else { panic!("{error}") };
+            let HostMemoryFault::LockLimit { needed_bytes, allowed_bytes: 65536 } = fault else {
+                panic!("{error}")
+            };
+            assert!(*needed_bytes > 3 << 20, "{error}");
+            let text = error.to_string();
+            assert!(text.contains("64.00 KiB") && text.contains("ulimit -l"), "{text}");
+            // What is not told beforehand is still an error, and leaves nothing behind.
+            let wanted = Wanted { lock: true, ..Wanted::default() };
+            let fault = area::take(1 << 20, &wanted).unwrap_err();
+            assert!(matches!(fault, HostMemoryFault::LockRefused { bytes: 1_048_576, .. }));
+            println!("told");
+            return;
+        }
+        let this = concat!(module_path!(), "::a_low_limit_of_locked_memory_is_told_before_loading");
+        let this = this.split_once("::").unwrap().1;
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        let output = command.args([this, "--exact", "--nocapture"]).env(CHILD, "1").output();
+        let output = output.unwrap();
+        let (said, errors) = (String::from_utf8_lossy(&output.stdout), &output.stderr);
+        assert!(
+            output.status.success() && said.contains("told"),
+            "{said}{}",
+            String::from_utf8_lossy(errors)
+        );
+    }
+
+    #[test]
+    fn memory_that_is_refused_while_loading_is_its_own_error() {
+        let mut held = Held::new(LoadMode::Huge).unwrap();
+        let memory = held.for_engine();
+        // SAFETY: as the engine calls it, with the `Held` that the structure was made of.
+        let base = unsafe { memory.take.unwrap()(1 << 60, memory.user) };
+        assert!(base.is_null());
+        let error = held.failure().unwrap();
+        assert!(
+            matches!(&error, Error::HostMemory { mode: "huge", fault: HostMemoryFault::Refused { bytes, .. } } if *bytes == 1 << 60),
+            "{error}"
+        );
+        assert!(held.failure().is_none());
+    }
+
+    #[test]
+    fn weights_that_the_engine_put_elsewhere_are_an_error() {
+        let held = Held { asked_bytes: 60, ..Held::new(LoadMode::Locked).unwrap() };
+        let mut cpu = DeviceMemory::empty(CPU);
+        cpu.weights_bytes = 100;
+        let error = held.account(&mut cpu).unwrap_err();
+        let expected = HostMemoryFault::Elsewhere { all_bytes: 100, elsewhere_bytes: 40 };
+        assert!(matches!(&error, Error::HostMemory { fault, .. } if *fault == expected), "{error}");
+        let error = check_pinned(&cpu).unwrap_err();
+        assert!(error.to_string().contains("100 B"), "{error}");
+        cpu.weights_bytes = 60;
+        held.account(&mut cpu).unwrap();
+    }
 }

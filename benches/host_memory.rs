@@ -51,6 +51,7 @@ fn main() {
             for mode in turn {
                 let (figures, said) = run(&format!("{model}\n{mode}\n{threads}\n{tokens}"));
                 assert_eq!(*text.get_or_insert_with(|| said.clone()), said, "another text");
+                eprintln!("{mode}, {threads} thread(s): {figures:?}");
                 found.entry(mode).or_default().push(figures);
             }
         }
@@ -58,31 +59,40 @@ fn main() {
     }
 }
 
-/// Medians, and how the decode rate compares with that of the first mode in the same round.
+/// Medians, the range of load times, and how the decode rate compares with that of the first mode in the
+/// same round.
 fn print(threads: &str, modes: &[&str], found: &BTreeMap<&str, Vec<BTreeMap<String, f64>>>) {
     println!("threads: {threads}");
     println!(
-        "             prefill t/s  decode t/s   load s  huge GB  locked GB  decode against {}",
+        "mode         prefill t/s  decode t/s        load s  huge GB  locked GB  decode against {}",
         modes[0]
     );
     for mode in modes {
         let rows = &found[mode];
-        let [prefill, decode, load, huge, locked] =
-            FIGURES.map(|name| median(rows.iter().map(|row| row[name]).collect()));
-        let pairs =
-            rows.iter().zip(&found[modes[0]]).map(|(row, first)| row["decode"] / first["decode"]);
-        let pairs: Vec<String> = pairs.map(|ratio| format!("{ratio:.3}")).collect();
+        let [prefill, decode, load, huge, locked] = FIGURES.map(|name| {
+            let mut values: Vec<f64> = rows.iter().map(|row| row[name]).collect();
+            values.sort_by(f64::total_cmp);
+            values
+        });
+        let ratio = |(row, first): (&BTreeMap<_, f64>, &BTreeMap<_, f64>)| {
+            format!("{:.3}", row["decode"] / first["decode"])
+        };
+        let pairs: Vec<String> = rows.iter().zip(&found[modes[0]]).map(ratio).collect();
         println!(
-            "{mode:12} {prefill:11.2} {decode:11.2} {load:8.2} {:8.2} {:10.2}  {}",
-            huge / 1e9,
-            locked / 1e9,
+            "{mode:12} {:11.2} {:11.2} {:5.1} to {:4.1} {:8.2} {:10.2}  {}",
+            median(&prefill),
+            median(&decode),
+            load[0],
+            load[load.len() - 1],
+            median(&huge) / 1e9,
+            median(&locked) / 1e9,
             pairs.join(" ")
         );
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
+/// Of sorted values.
+fn median(values: &[f64]) -> f64 {
     let middle = values.len() / 2;
     if values.len() % 2 == 1 {
         values[middle]

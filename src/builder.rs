@@ -140,6 +140,24 @@ impl MoeModelBuilder {
     }
 
     /// How weights in CPU memory come from the file, and how that memory is held.
+    ///
+    /// ```
+    /// use moe_offload::{Error, LoadMode, MoeModel};
+    ///
+    /// let load =
+    ///     |mode| MoeModel::builder("examples/demo-model/demo-moe.gguf").load_mode(mode).load();
+    /// // Huge pages where there are any.
+    /// let model = match load(LoadMode::Huge) {
+    ///     Err(Error::HostMemory { fault, .. }) => {
+    ///         eprintln!("{fault}");
+    ///         load(LoadMode::Read)?
+    ///     }
+    ///     loaded => loaded?,
+    /// };
+    /// let cpu = model.memory().last().and_then(|cpu| cpu.host).expect("the CPU comes last");
+    /// println!("{} bytes of weights are in huge pages", cpu.huge_bytes);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn load_mode(mut self, mode: LoadMode) -> Self {
         self.load.mode = mode;
         self

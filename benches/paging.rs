@@ -12,6 +12,7 @@ mod disk;
 mod system;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use self::child::Figures;
 use self::system::{Group, ReadAhead};
@@ -21,6 +22,7 @@ const HELP: &str = "paging MODEL [OPTION...]
   --budget BYTES     memory that our loads may use (0.92 of the limit)
   --tokens N         tokens that count (16), after as many as --warm-up (8)
   --threads N        threads that compute (1)
+  --disk N           first the disk alone, N times a second (0)
   --pairs N          measurements of each (2)
   --read-ahead LIST  KiB of read-ahead, by comma (8192,128)
   --curve LIST       then ours alone at these percents of the experts' bytes
@@ -73,6 +75,10 @@ fn main() {
         assert_eq!(*text.get_or_insert_with(|| figures.text.clone()), figures.text, "another text");
     };
     println!("{}, limit {:.2} GB, our budget {:.2} GB", options.model, limit / 1e9, budget / 1e9);
+    for _ in 0..options.number("disk", 0.0) as u32 {
+        let speed = disk::bytes_per_second(&options.model, Duration::from_secs(1));
+        println!("the disk alone: {:.2} GB/s", speed / 1e9);
+    }
     println!("{}", Figures::HEADING);
     for kib in options.list("read-ahead", "8192,128") {
         read_ahead.set(kib as u64);

@@ -174,15 +174,19 @@ struct seen {
     int32_t                                  chosen = -1;      // the layer whose router chose last
 };
 
-bool multiplies_paged(const ggml_tensor * tensor) {
-    const ggml_tensor * weights = tensor->op == GGML_OP_MUL_MAT_ID ? tensor->src[0] : nullptr;
+bool has_pages(const ggml_tensor * weights) {
     return weights != nullptr && weights->buffer != nullptr && is_paged(ggml_backend_buffer_get_type(weights->buffer));
+}
+
+// Whether a node says which parts of its first source it reads, and that one is paged.
+bool selects_paged(const ggml_tensor * tensor) {
+    return (tensor->op == GGML_OP_MUL_MAT_ID || tensor->op == GGML_OP_GET_ROWS) && has_pages(tensor->src[0]);
 }
 
 // Whether a node reads paged weights.
 bool uses_paged(const ggml_tensor * tensor) {
     for (const ggml_tensor * source : tensor->src) {
-        if (source != nullptr && source->buffer != nullptr && is_paged(ggml_backend_buffer_get_type(source->buffer))) {
+        if (has_pages(source)) {
             return true;
         }
     }
@@ -248,26 +252,33 @@ void expect_next(moe_pager * pager, int32_t layer) {
 
 // Whether the engine computes up to this node and then stops.
 bool ask_first(moe_pager * pager, const ggml_tensor * tensor) {
+    if ((tensor->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
+        return false; // of a branch that is not taken, with whatever for input
+    }
     auto & asked = static_cast<seen *>(pager->seen)->asked;
     note_router(*static_cast<seen *>(pager->seen), tensor);
-    const bool multiplies = multiplies_paged(tensor);
-    if (!multiplies && uses_paged(tensor)) {
-        pager->blind = true; // in a way that does not say which experts
+    const bool selects = selects_paged(tensor);
+    if (!selects && uses_paged(tensor)) {
+        pager->blind = true; // in a way that does not say which parts
     }
-    if (multiplies) {
-        static_cast<seen *>(pager->seen)->chosen = -1; // it is used: another choice is a new one
-        const ggml_tensor * choice = tensor->src[2];
+    if (selects) {
+        const bool looks_up = tensor->op == GGML_OP_GET_ROWS;
+        const ggml_tensor * choice = tensor->src[looks_up ? 1 : 2];
         const bool is_open = std::find(asked.begin(), asked.end(), choice) != asked.end();
         if (is_open) {
             pager->blind = true; // it is not computed yet
         } else {
-            const std::vector<int32_t> experts = rows_of(choice);
-            if (!pager->needed(tensor->src[0]->name, experts.data(), experts.size(), pager->user)) {
+            const std::vector<int32_t> parts = rows_of(choice);
+            const auto get = looks_up ? pager->rows : pager->needed;
+            if (!get(tensor->src[0]->name, parts.data(), parts.size(), pager->user)) {
                 pager->failed = true;
             }
         }
+        if (!looks_up) {
+            static_cast<seen *>(pager->seen)->chosen = -1; // it is used: another choice is a new one
+        }
     }
-    if (multiplies || layer_of(tensor) >= 0) {
+    if (selects || layer_of(tensor) >= 0) {
         asked.clear();
         return true;
     }

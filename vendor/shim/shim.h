@@ -197,11 +197,13 @@ typedef struct moe_pager {
     void (*expected)(int32_t layer, const int32_t * experts, size_t count, void * user);
     // Is about to multiply with these experts of a tensor. Returns when they are there; false stops.
     bool (*needed)(const char * tensor, const int32_t * experts, size_t count, void * user);
+    // Is about to look up these rows of a tensor. Returns when they are there; false stops.
+    bool (*rows)(const char * tensor, const int32_t * rows, size_t count, void * user);
     void * user;
     moe_expert_watch * watch; // is told too, if not NULL
     void * seen;              // what was seen of the engine's graph; ours
     bool   blind;             // set if a router's choice was not known in time
-    bool   failed;            // set if `chosen` or `needed` said false; nothing computed since is of use
+    bool   failed;            // set if one of the above said false; nothing computed since is of use
 } moe_pager;
 
 moe_status moe_pager_begin(moe_pager * pager, moe_message * message);

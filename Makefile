@@ -33,7 +33,7 @@ bench: setup
 benchmarks: setup
 	scripts/benchmarks.sh
 
-# Experts on disk against the mapped file, in a control group with a memory limit; as root. 20 minutes.
+# Experts on disk against the mapped file, in a control group with a memory limit; as root. 25 minutes.
 paging-benchmark: setup
 	scripts/paging-benchmark
 

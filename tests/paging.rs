@@ -97,6 +97,53 @@ fn with_everything_in_memory_no_router_is_watched() {
 }
 
 #[test]
+fn the_token_embedding_is_read_row_by_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = made(folder.path(), "gpt-oss-20b", 2);
+    let both = "regex:token_embd=disk;all-experts=disk";
+    let mut model = with_cache(&path, both, least_cache(&path, both)).load().unwrap();
+    let plan = model.plan().clone();
+    let disk = plan.disk().unwrap();
+    let embedding = plan.tensors().iter().find(|placed| placed.tensor.name == "token_embd.weight");
+    assert_eq!(embedding.unwrap().device, DISK);
+    assert_eq!(embedding.unwrap().tensor.bytes, disk.embedding_bytes);
+    assert!(plan.to_string().contains("of token embedding"), "{plan}");
+    let expected = text(&mut builder(&path, "none").load().unwrap());
+    assert_eq!(text(&mut model), expected);
+    let stats = model.paging().unwrap();
+    assert!(stats.read_bytes > stats.missed_bytes, "rows are read besides: {stats:?}");
+    // Alone, with all experts in memory.
+    let mut model = builder(&path, "regex:token_embd=disk").load().unwrap();
+    assert_eq!(text(&mut model), expected);
+    let stats = model.paging().unwrap();
+    assert!(stats.read_bytes > 0 && stats.read_bytes < 64 * 8192, "{stats:?}");
+    // This one's is used as output as well.
+    let path = made(folder.path(), "granite-3.1-3b-a800m", 1);
+    let tied = builder(&path, "regex:token_embd=disk").load().map(|_| ());
+    assert!(matches!(tied, Err(Error::NothingToPage { .. })), "{tied:?}");
+}
+
+#[test]
+fn fit_leaves_a_large_token_embedding_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let options = SynthOptions::default().layers(2);
+    let model = synth::family("gpt-oss-20b").unwrap().build(&options).unwrap();
+    model.save_without_weights(&path, 1).unwrap();
+    let gguf = GgufFile::open(&path).unwrap();
+    let plan = |policy: &str| {
+        let context = moe_offload::ContextOptions::with_context_tokens(256);
+        policy.parse::<OffloadPolicy>().unwrap().plan(&gguf, &[], &context).unwrap()
+    };
+    let plan = plan("fit:ram:1GiB");
+    let disk = plan.disk().unwrap();
+    assert_eq!(disk.embedding_bytes, 201_088 * 2880 / 32 * 34);
+    let held = plan.device("cpu").unwrap().total_bytes;
+    assert_eq!(disk.cache_bytes.unwrap() + held + (16 << 20), 1 << 30);
+    plan.check(&gguf).unwrap();
+}
+
+#[test]
 fn threads_read_what_io_uring_reads() {
     let least = least_cache(&demo(), "all-experts=disk");
     let read = |io_uring: bool| {

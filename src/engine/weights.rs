@@ -73,9 +73,10 @@ impl Weights {
     ) -> Result<Self> {
         let path = gguf.path();
         let layout = Layout::of(plan, gguf)?;
-        let pager = match layout.is_empty() {
-            true => None,
-            false => Some(Pager::new(gguf, layout, &settings.paging)?),
+        let pager = if layout.is_empty() {
+            None
+        } else {
+            Some(Pager::new(gguf, layout, &settings.paging)?)
         };
         let lock = rpc.lock();
         let mut devices = device::handles(names)?;

@@ -14,5 +14,5 @@ pub(crate) use self::guess::Guesses;
 pub(crate) use self::layout::{Layout, PAGE_BYTES, PagedTensor, page_ceil, page_floor};
 pub use self::options::PagingOptions;
 pub(crate) use self::pressure::{Pressure, available_bytes};
-pub(crate) use self::rows::{ROWS_BYTES, Rows};
+pub(crate) use self::rows::Rows;
 pub use self::stats::PagingStats;

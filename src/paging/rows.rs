@@ -3,10 +3,8 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use super::layout::{PAGE_BYTES, PagedTensor, page_ceil, page_floor};
-
-/// Bytes of rows to keep. Texts use few different tokens, and a row is a page or two.
-pub(crate) const ROWS_BYTES: u64 = 16 << 20;
+use super::layout::{PAGE_BYTES, PagedTensor};
+use crate::plan::ROWS_BYTES;
 
 /// The pages of a table of which single rows are read.
 #[derive(Clone, Debug, Default)]
@@ -31,18 +29,17 @@ impl Rows {
         for &row in rows {
             let row = usize::try_from(row).ok().filter(|&row| row < table.experts)? as u64;
             let start = table.file_offset + row * row_bytes;
-            let pages = page_floor(start)..page_ceil(start + row_bytes);
-            wanted.extend(pages.step_by(PAGE_BYTES as usize));
+            let pages = start / PAGE_BYTES..(start + row_bytes).div_ceil(PAGE_BYTES);
+            wanted.extend(pages.map(|page| page * PAGE_BYTES));
         }
-        let mut missing = wanted.difference(&self.resident).count() as u64;
+        let missing = wanted.difference(&self.resident).count() as u64;
         let clears = (self.resident.len() as u64 + missing) * PAGE_BYTES > ROWS_BYTES
             && !self.resident.is_empty()
             && missing > 0;
         if clears {
             self.resident.clear();
-            missing = wanted.len() as u64;
         }
-        let mut ranges: Vec<Range<u64>> = Vec::with_capacity(missing.min(1024) as usize);
+        let mut ranges: Vec<Range<u64>> = Vec::new();
         for page in wanted {
             if !self.resident.insert(page) {
                 continue;
@@ -60,6 +57,7 @@ impl Rows {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::layout::page_floor;
     use super::*;
 
     fn table(file_offset: u64, row_bytes: u64, rows: usize) -> PagedTensor {

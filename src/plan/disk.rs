@@ -6,8 +6,10 @@ use super::homes::{Decided, is_pageable};
 use super::{CPU, DISK, DevicePlan, Plan};
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
-use crate::paging::ROWS_BYTES;
 
+/// Bytes of a token embedding on disk that are kept. Texts use few different tokens, and a row is a page
+/// or two.
+pub(crate) const ROWS_BYTES: u64 = 16 << 20;
 /// A smaller token embedding is not worth the trouble.
 const EMBEDDING_BYTES: u64 = 2 * ROWS_BYTES;
 

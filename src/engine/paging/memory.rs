@@ -118,3 +118,42 @@ impl Drop for Reserved {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fill(range: &Range<usize>, byte: u8) {
+        // SAFETY: of a mapping that the test alone knows.
+        unsafe { ptr::write_bytes(range.start as *mut u8, byte, range.len()) };
+    }
+
+    fn is_all(range: &Range<usize>, byte: u8) -> bool {
+        // SAFETY: as above; nobody writes meanwhile.
+        let bytes = unsafe { std::slice::from_raw_parts(range.start as *const u8, range.len()) };
+        bytes.iter().all(|&other| other == byte)
+    }
+
+    #[test]
+    fn moved_pages_keep_their_bytes_and_leave_zeros() {
+        let page = usize::try_from(PAGE_BYTES).unwrap();
+        let reserved = Reserved::new(64 * page).unwrap();
+        let pages = |first: usize, count: usize| {
+            let start = reserved.base() + first * page;
+            start..start + count * page
+        };
+        let (from, to) = (pages(3, 5), pages(40, 5));
+        fill(&from, 7);
+        fill(&to, 1);
+        assert!(Reserved::move_pages(&from, to.start));
+        assert!(is_all(&to, 7));
+        assert!(is_all(&from, 0));
+        // And on, from what is now a mapping of its own.
+        let next = pages(10, 5);
+        assert!(Reserved::move_pages(&to, next.start));
+        assert!(is_all(&next, 7));
+        reserved.release(&next);
+        assert!(is_all(&next, 0));
+        assert!(!may_move(usize::MAX));
+    }
+}

@@ -124,12 +124,12 @@ impl Weights {
         // this thread.
         let loaded = guarded(|message| unsafe {
             let (params, model) = (&raw const params, &raw mut model);
-            match (&stream, &pager) {
-                (Some(stream), Some(pager)) => {
-                    let (stream, paged) = (stream.for_engine(), pager.buffer_type());
-                    ffi::moe_model_load_stream(&raw const stream, paged, params, model, message)
+            match &stream {
+                Some(stream) => {
+                    let stream = stream.for_engine();
+                    ffi::moe_model_load_stream(&raw const stream, params, model, message)
                 }
-                _ => ffi::moe_model_load(c_path.as_ptr(), params, model, message),
+                None => ffi::moe_model_load(c_path.as_ptr(), params, model, message),
             }
         });
         drop(reading);

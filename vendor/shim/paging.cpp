@@ -7,7 +7,6 @@
 #include "ggml-backend.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -26,9 +25,6 @@ constexpr size_t PAGE = 4096;
 struct paged_type {
     ggml_backend_buffer_type type;
     moe_paged_memory         memory;
-    // While a stream is loaded, the engine must not take the addresses for memory that it can read into:
-    // then it hands the bytes to set_tensor, and no page is touched.
-    std::atomic<bool>        is_host{ true };
 };
 
 struct paged_buffer {
@@ -103,15 +99,9 @@ size_t get_alloc_size(ggml_backend_buffer_type_t, const ggml_tensor * tensor) {
     return GGML_PAD(ggml_nbytes(tensor), PAGE) + 2 * PAGE;
 }
 
-bool is_host(ggml_backend_buffer_type_t type) {
-    return static_cast<paged_type *>(type->context)->is_host;
+bool is_host(ggml_backend_buffer_type_t) {
+    return true;
 }
-
-struct paged_load {
-    paged_type & type;
-    explicit paged_load(paged_type & type) : type(type) { type.is_host = false; }
-    ~paged_load() { type.is_host = true; }
-};
 
 #ifdef __GLIBC__
 struct cookie {
@@ -315,11 +305,10 @@ moe_status moe_paged_free(ggml_backend_buffer_type_t buffer_type, moe_message * 
     });
 }
 
-moe_status moe_model_load_stream(const moe_stream * stream, ggml_backend_buffer_type_t paged, const llama_model_params * params, llama_model ** model, moe_message * message) {
+moe_status moe_model_load_stream(const moe_stream * stream, const llama_model_params * params, llama_model ** model, moe_message * message) {
     return guarded(message, [&] {
         *model = nullptr;
 #ifdef __GLIBC__
-        paged_load loading(*static_cast<paged_type *>(paged->context));
         cookie here = { *stream, 0 };
         cookie_io_functions_t functions = {};
         functions.read = read_cookie;
@@ -328,13 +317,12 @@ moe_status moe_model_load_stream(const moe_stream * stream, ggml_backend_buffer_
         if (file == nullptr) {
             return fail(message, "the system has no memory for a stream");
         }
-        // Its bytes are copied once more, so that they should stay in the processor's cache.
+        // The bytes of what is paged are copied from there, so that it should stay in the processor's cache.
         std::setvbuf(file.get(), nullptr, _IOFBF, 256 << 10);
         *model = llama_model_load_from_file_ptr(file.get(), *params);
         return *model == nullptr ? fail(message, "") : MOE_OK;
 #else
         (void) stream;
-        (void) paged;
         (void) params;
         set_message(message, "this system has no streams of one's own");
         return MOE_MISSING;

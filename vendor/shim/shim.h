@@ -185,8 +185,8 @@ typedef struct moe_stream {
     void *   user;
 } moe_stream;
 
-// As moe_model_load; `paged` is what the overrides name. MOE_MISSING where the system has no such streams.
-moe_status moe_model_load_stream(const moe_stream * stream, ggml_backend_buffer_type_t paged, const struct llama_model_params * params, struct llama_model ** model, moe_message * message);
+// As moe_model_load; what is paged has whatever was in the buffer. MOE_MISSING where the system has no such streams.
+moe_status moe_model_load_stream(const moe_stream * stream, const struct llama_model_params * params, struct llama_model ** model, moe_message * message);
 
 // Who is told what the routers chose, before it is used; on the thread that computes.
 typedef struct moe_pager {

@@ -130,11 +130,11 @@ impl Pager {
 
     /// The model's only file, without the paged tensors; `None` for one in several, which the engine
     /// finds by their names.
-    pub(super) fn stream(&self, gguf: &GgufFile) -> Result<Option<ModelStream>> {
+    pub(super) fn stream(&self, gguf: &GgufFile) -> Result<Option<ModelStream<'_>>> {
         let [only] = gguf.shards() else { return Ok(None) };
         let skipped = |tensor: &PagedTensor| tensor.file_offset..tensor.file_offset + tensor.bytes;
         let skipped = self.layout.on_disk().map(skipped).collect();
-        ModelStream::open(&only.path, skipped).map(Some)
+        ModelStream::open(&only.path, skipped, &self.places).map(Some)
     }
 
     /// After the load: reads what is always in memory, and as many experts as the budget holds.
@@ -156,6 +156,7 @@ impl Pager {
             return Err(Error::PagingBudget { budget_bytes, needed_bytes });
         }
         let cache_bytes = budget_bytes - border_bytes;
+        lock(&self.places).clear()?;
         for tensor in &self.layout.tensors {
             for range in tensor.borders() {
                 let pieces = self.pieces(tensor, &range, None)?;

@@ -13,6 +13,11 @@ chat: setup
 test: setup
 	cargo test --no-default-features
 	cargo test --release --features async,bench
+	@if scripts/can-limit-memory; then \
+		cargo test --release --features async,bench --test paging -- --ignored; \
+	else \
+		echo "not run: a test that needs root and memory control groups (tests/paging.rs)"; \
+	fi
 	tests/scratch-crate.sh
 
 setup:

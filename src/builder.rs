@@ -139,7 +139,25 @@ impl MoeModelBuilder {
         self
     }
 
-    /// How weights in CPU memory come from the file.
+    /// How weights in CPU memory come from the file, and how that memory is held.
+    ///
+    /// ```
+    /// use moe_offload::{Error, LoadMode, MoeModel};
+    ///
+    /// let load =
+    ///     |mode| MoeModel::builder("examples/demo-model/demo-moe.gguf").load_mode(mode).load();
+    /// // Huge pages where there are any.
+    /// let model = match load(LoadMode::Huge) {
+    ///     Err(Error::HostMemory { fault, .. }) => {
+    ///         eprintln!("{fault}");
+    ///         load(LoadMode::Read)?
+    ///     }
+    ///     loaded => loaded?,
+    /// };
+    /// let cpu = model.memory().last().and_then(|cpu| cpu.host).expect("the CPU comes last");
+    /// println!("{} bytes of weights are in huge pages", cpu.huge_bytes);
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn load_mode(mut self, mode: LoadMode) -> Self {
         self.load.mode = mode;
         self
@@ -185,7 +203,9 @@ impl MoeModelBuilder {
     /// As [`load`](Self::load).
     pub fn make_plan(&self) -> Result<Plan> {
         let gguf = self.open_file()?;
-        self.plan_for(&gguf, &self.devices()?)
+        let mut plan = self.plan_for(&gguf, &self.devices()?)?;
+        self.expect_mode(&mut plan);
+        Ok(plan)
     }
 
     /// The same with the bytes of context and compute buffers exact: the engine goes through
@@ -196,7 +216,9 @@ impl MoeModelBuilder {
     /// As [`load`](Self::load).
     pub fn forecast(&self) -> Result<Plan> {
         let gguf = self.open_file()?;
-        self.exact_plan(&gguf, &self.devices()?)
+        let mut plan = self.exact_plan(&gguf, &self.devices()?)?;
+        self.expect_mode(&mut plan);
+        Ok(plan)
     }
 
     /// Plans, sees that it fits, loads, and checks that every tensor is where the plan puts it.
@@ -204,7 +226,8 @@ impl MoeModelBuilder {
     /// # Errors
     /// Whatever is wrong with the file, the policy or an option; [`Error::UnknownDevice`] and
     /// [`Error::PlannedDeviceMissing`] for devices that are not there; [`Error::DoesNotFit`] if one
-    /// has not enough free memory; [`Error::LoadFailed`] with the engine's reason;
+    /// has not enough free memory; [`Error::HostMemory`] if CPU memory cannot be held as
+    /// [`load_mode`](Self::load_mode) says; [`Error::LoadFailed`] with the engine's reason;
     /// [`Error::PlanBroken`] if the engine placed a tensor elsewhere; [`Error::FileChanged`];
     /// [`Error::RpcLost`]; [`Error::Cancelled`]. Nothing
     /// stays allocated after an error.
@@ -212,7 +235,8 @@ impl MoeModelBuilder {
         let started = Instant::now();
         let gguf = self.open_file()?;
         let devices = self.devices()?;
-        let plan = self.exact_plan(&gguf, &devices)?;
+        let mut plan = self.exact_plan(&gguf, &devices)?;
+        self.expect_mode(&mut plan);
         let mut reservation = Reservation::new(&plan, &devices)?;
         let settings = std::mem::take(&mut self.load);
         let before = engine::devices_with(&self.rpc_servers)?;
@@ -221,6 +245,7 @@ impl MoeModelBuilder {
         check_placement(&weights, &plan)?;
         reservation.loaded();
         let mut memory = context.memory()?;
+        weights.check_held(&mut memory)?;
         check_limits(&plan, &memory)?;
         let after = engine::devices_with(&self.rpc_servers)?;
         for row in &mut memory {
@@ -277,6 +302,13 @@ impl MoeModelBuilder {
         };
         let devices = reservation::with_available(devices.to_vec());
         plan::solve(&self.policy_for(&devices), gguf, &devices, &self.context, &mut compute)
+    }
+
+    /// A plan made without the engine takes the file for mapped.
+    fn expect_mode(&self, plan: &mut Plan) {
+        if self.load.mode.reads() {
+            plan.expect_reading();
+        }
     }
 
     /// The policy with servers by their devices' names.

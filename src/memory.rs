@@ -31,7 +31,7 @@ pub struct DeviceMemory {
     pub free_fell_bytes: Option<u64>,
 }
 
-/// How CPU memory is held: all three together are the CPU's weights, context and compute bytes.
+/// How CPU memory is held: the first three together are the CPU's weights, context and compute bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct HostMemory {
@@ -42,6 +42,18 @@ pub struct HostMemory {
     pub anonymous_bytes: u64,
     /// Allocated where a device can read it directly, and never swapped.
     pub pinned_bytes: u64,
+    /// Of the anonymous bytes: weights in huge pages, as the system tells after loading in a mode that
+    /// asks for them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub huge_bytes: u64,
+    /// Of the anonymous bytes: weights that are never swapped, as the system tells.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub locked_bytes: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 impl HostMemory {
@@ -50,6 +62,8 @@ impl HostMemory {
         self.mapped_bytes += other.mapped_bytes;
         self.anonymous_bytes += other.anonymous_bytes;
         self.pinned_bytes += other.pinned_bytes;
+        self.huge_bytes += other.huge_bytes;
+        self.locked_bytes += other.locked_bytes;
     }
 }
 

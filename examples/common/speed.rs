@@ -13,8 +13,10 @@ pub(crate) struct SpeedArguments {
     micro_batch: Option<u32>,
     #[arg(
         long,
+        visible_alias = "host-memory",
         value_name = "MODE",
-        help = "auto, mapped or read: how weights come from the file"
+        help = "How weights in CPU memory are held: auto, mapped (from the file), read (or anonymous), huge \
+                (pages), locked (never swapped), interleaved (over NUMA nodes) or pinned (by a device)"
     )]
     load_mode: Option<LoadMode>,
     #[arg(long, help = "Compute nothing on a device of what is in CPU memory")]

@@ -1,4 +1,4 @@
-//! How weights in CPU memory come from the file.
+//! How weights in CPU memory come from the file and are held.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,12 +8,18 @@ use serde::{Deserialize, Serialize};
 use super::ffi;
 use crate::error::{Error, Result};
 
-/// How the weights in CPU memory come from the file.
+/// How the weights in CPU memory come from the file, and how that memory is held. What each is good for,
+/// measured, is in `docs/host-memory.md`.
+///
+/// What a mode needs is looked at before anything is loaded, and what is missing is
+/// [`Error::HostMemory`]. Experts that the plan leaves on disk are held by the pager: with them only the
+/// first three modes are possible.
 ///
 /// ```
 /// use moe_offload::LoadMode;
 /// assert_eq!("read".parse::<LoadMode>()?, LoadMode::Read);
-/// assert_eq!(LoadMode::Auto.to_string(), "auto");
+/// assert_eq!("anonymous".parse::<LoadMode>()?, LoadMode::Read);
+/// assert_eq!(LoadMode::Huge.to_string(), "huge");
 /// # Ok::<(), moe_offload::Error>(())
 /// ```
 #[derive(
@@ -27,28 +33,66 @@ pub enum LoadMode {
     Auto,
     /// Always mapped.
     Mapped,
-    /// Read into memory: loads slower, allows repacked and pinned weights, which read prompts
-    /// faster.
+    /// Read into anonymous memory: loads slower, allows repacked and pinned weights, which read prompts
+    /// faster. Pinned where a device offers it. As text also `anonymous`.
     Read,
+    /// Read into huge pages (Linux): fewer address translations.
+    Huge,
+    /// Read into memory that is never swapped out (Linux), with huge pages where there are any.
+    Locked,
+    /// Read into memory spread evenly over the machine's NUMA nodes (Linux), so that threads on all of
+    /// them share the bandwidth; with huge pages where there are any.
+    Interleaved,
+    /// Read into memory that a device reads directly; an error where no device does.
+    Pinned,
 }
 
 impl LoadMode {
+    pub(super) const ALL: [Self; 7] = [
+        Self::Auto,
+        Self::Mapped,
+        Self::Read,
+        Self::Huge,
+        Self::Locked,
+        Self::Interleaved,
+        Self::Pinned,
+    ];
+
     pub(super) fn for_engine(self) -> ffi::llama_load_mode {
         match self {
             Self::Auto => ffi::LLAMA_LOAD_MODE_AUTO,
             Self::Mapped => ffi::LLAMA_LOAD_MODE_MMAP,
-            Self::Read => ffi::LLAMA_LOAD_MODE_NONE,
+            _ => ffi::LLAMA_LOAD_MODE_NONE,
+        }
+    }
+
+    /// Whether the file is read, never mapped.
+    pub(crate) fn reads(self) -> bool {
+        !matches!(self, Self::Auto | Self::Mapped)
+    }
+
+    /// Whether the memory is ours, not the engine's.
+    pub(super) fn is_held(self) -> bool {
+        matches!(self, Self::Huge | Self::Locked | Self::Interleaved)
+    }
+
+    /// As text.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Mapped => "mapped",
+            Self::Read => "read",
+            Self::Huge => "huge",
+            Self::Locked => "locked",
+            Self::Interleaved => "interleaved",
+            Self::Pinned => "pinned",
         }
     }
 }
 
 impl fmt::Display for LoadMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Mapped => "mapped",
-            Self::Read => "read",
-        })
+        f.write_str(self.name())
     }
 }
 
@@ -56,13 +100,28 @@ impl FromStr for LoadMode {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let modes = [Self::Auto, Self::Mapped, Self::Read];
-        modes.into_iter().find(|mode| mode.to_string() == text).ok_or_else(|| {
-            Error::InvalidOption {
-                option: "load_mode",
-                value: text.to_owned(),
-                expected: "auto, mapped or read",
-            }
+        let named = Self::ALL.into_iter().find(|mode| mode.name() == text);
+        named.or((text == "anonymous").then_some(Self::Read)).ok_or_else(|| Error::InvalidOption {
+            option: "load_mode",
+            value: text.to_owned(),
+            expected: "auto, mapped, read (or anonymous), huge, locked, interleaved or pinned",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_mode_survives_as_text_and_as_data() {
+        for mode in LoadMode::ALL {
+            assert_eq!(mode.to_string().parse::<LoadMode>().unwrap(), mode);
+            let json = serde_json::to_string(&mode).unwrap();
+            assert_eq!(json, format!("\"{mode}\""));
+            assert_eq!(serde_json::from_str::<LoadMode>(&json).unwrap(), mode);
+        }
+        let error = "hugh".parse::<LoadMode>().unwrap_err().to_string();
+        assert!(error.contains("hugh") && error.contains("huge"), "{error}");
     }
 }

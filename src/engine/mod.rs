@@ -15,6 +15,7 @@ mod dry_run;
 #[cfg(feature = "bench")]
 mod experts;
 mod ffi;
+mod host_memory;
 mod load_mode;
 mod locks;
 #[cfg(feature = "bench")]

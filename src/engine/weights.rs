@@ -6,6 +6,7 @@ use std::ptr::{self, NonNull};
 
 use super::call::{guarded, path_string};
 use super::dry_run::DryRun;
+use super::host_memory::{self, Held};
 use super::load_mode::LoadMode;
 use super::overrides::OverrideArray;
 use super::paging::Pager;
@@ -14,9 +15,9 @@ use super::{Token, backend, device, ffi, locks};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
-use crate::memory::HostMemory;
+use crate::memory::{DeviceMemory, HostMemory};
 use crate::paging::{Layout, PagingOptions};
-use crate::plan::{DISK, Plan};
+use crate::plan::{CPU, DISK, Plan};
 
 /// How to load weights.
 #[derive(Default)]
@@ -40,6 +41,9 @@ pub(crate) struct Weights {
     will_map: bool,
     /// What reads experts on disk.
     pager: Option<Pager>,
+    mode: LoadMode,
+    /// The memory of weights that the CPU has, where it is ours.
+    held: Option<Held>,
     _overrides: OverrideArray,
     _devices: Vec<ffi::ggml_backend_dev_t>,
     _tensor_split: Vec<f32>,
@@ -72,15 +76,20 @@ impl Weights {
         settings: LoadSettings,
     ) -> Result<Self> {
         let path = gguf.path();
+        let lock = rpc.lock();
+        let mut devices = device::handles(names)?;
+        devices.push(ptr::null_mut());
+        let mut held = None;
+        if settings.dry_run.is_none() {
+            host_memory::preflight(settings.mode, plan, &devices)?;
+            held = Held::new(settings.mode);
+        }
         let layout = Layout::of(plan, gguf)?;
         let pager = if layout.is_empty() {
             None
         } else {
             Some(Pager::new(gguf, layout, &settings.paging)?)
         };
-        let lock = rpc.lock();
-        let mut devices = device::handles(names)?;
-        devices.push(ptr::null_mut());
         let overrides = OverrideArray::new(&plan.overrides(), |name| match &pager {
             Some(pager) if name == DISK => Ok(pager.buffer_type()),
             _ => device::buffer_type(name),
@@ -94,6 +103,10 @@ impl Weights {
         params.tensor_split = tensor_split.as_ptr();
         params.n_gpu_layers = i32::try_from(plan.device_layers()).unwrap_or(i32::MAX);
         params.load_mode = settings.mode.for_engine();
+        if settings.mode.is_held() {
+            params.no_host = true; // a device's own memory would come first
+            params.lazy_mode = ffi::LLAMA_LAZY_MODE_OFF; // which would map a part
+        }
         // A dry run maps nothing, but counts for a load that does.
         let will_map =
             settings.dry_run.is_some() && pager.is_none() && maps(settings.mode, &devices)?;
@@ -119,26 +132,32 @@ impl Weights {
         let c_path = path_string(path)?;
         let mut model = ptr::null_mut();
         let reading = locks::read_registry();
+        let memory = held.as_mut().map(Held::for_engine);
         // SAFETY: path, params and what they point to live during the call; overrides, devices and
-        // split are then kept as long as the model. `progress` is used only during the call, on
-        // this thread.
+        // split are then kept as long as the model. `progress` and `held` are used only during the
+        // call, on this thread.
         let loaded = guarded(|message| unsafe {
             let (params, model) = (&raw const params, &raw mut model);
-            match &stream {
-                Some(stream) => {
+            match (&stream, &memory) {
+                (Some(stream), _) => {
                     let stream = stream.for_engine();
                     ffi::moe_model_load_stream(&raw const stream, params, model, message)
                 }
-                None => ffi::moe_model_load(c_path.as_ptr(), params, model, message),
+                (None, Some(memory)) => {
+                    let memory = ptr::from_ref(memory);
+                    ffi::moe_model_load_held(c_path.as_ptr(), memory, params, model, message)
+                }
+                (None, None) => ffi::moe_model_load(c_path.as_ptr(), params, model, message),
             }
         });
         drop(reading);
         drop(lock);
         progress.outcome()?;
         loaded.map_err(|failure| {
-            let paging = pager.as_ref().and_then(Pager::load_failure);
+            let ours = pager.as_ref().and_then(Pager::load_failure);
+            let ours = ours.or_else(|| held.as_mut().and_then(Held::failure));
             let (path, reason) = (path.to_owned(), failure.reason);
-            paging.unwrap_or(Error::LoadFailed { path, reason })
+            ours.unwrap_or(Error::LoadFailed { path, reason })
         })?;
         let model = NonNull::new(model)
             .ok_or_else(|| Error::LoadFailed { path: path.to_owned(), reason: String::new() })?;
@@ -147,6 +166,8 @@ impl Weights {
             rpc,
             will_map,
             pager,
+            mode: settings.mode,
+            held,
             _overrides: overrides,
             _devices: devices,
             _tensor_split: tensor_split,
@@ -181,6 +202,19 @@ impl Weights {
             _ => host.anonymous_bytes += allocated,
         }
         Some(host)
+    }
+
+    /// Completes the measured memory by how the CPU's weights are held.
+    ///
+    /// # Errors
+    /// [`Error::HostMemory`] if they are held otherwise than asked for.
+    pub(crate) fn check_held(&self, memory: &mut [DeviceMemory]) -> Result<()> {
+        let Some(cpu) = memory.iter_mut().find(|row| row.name == CPU) else { return Ok(()) };
+        match &self.held {
+            Some(held) => held.account(cpu),
+            None if self.mode == LoadMode::Pinned => host_memory::check_pinned(cpu),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn as_ptr(&self) -> *mut ffi::llama_model {
@@ -372,7 +406,7 @@ fn maps(mode: LoadMode, devices: &[ffi::ggml_backend_dev_t]) -> Result<bool> {
     match mode {
         LoadMode::Auto => all_map(),
         LoadMode::Mapped => Ok(true),
-        LoadMode::Read => Ok(false),
+        _ => Ok(false),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The one error type of the crate.
 
 mod faults;
+mod host_memory;
 
 use std::path::PathBuf;
 
@@ -9,6 +10,7 @@ use thiserror::Error as ThisError;
 pub use self::faults::{
     FlagFault, GgufFault, ModelFault, PolicyFault, SessionFault, TemplateFault,
 };
+pub use self::host_memory::HostMemoryFault;
 
 use crate::plan::human_bytes;
 
@@ -409,6 +411,14 @@ pub enum Error {
         what: &'static str,
         /// What is wrong.
         reason: String,
+    },
+    /// Weights cannot be held in CPU memory as asked for.
+    #[error("weights cannot be held as `{mode}`: {fault}")]
+    HostMemory {
+        /// The load mode.
+        mode: &'static str,
+        /// Why.
+        fault: HostMemoryFault,
     },
     /// Experts cannot be read from disk as they are needed.
     #[error("experts cannot be paged from disk: {reason}")]

@@ -195,7 +195,7 @@ impl Board<'_> {
             plan.host = device.is_none().then(|| HostMemory {
                 mapped_bytes: plan.weights_bytes,
                 anonymous_bytes: plan.context_bytes.unwrap_or(0),
-                pinned_bytes: 0,
+                ..HostMemory::default()
             });
         }
         plans

@@ -154,8 +154,8 @@ impl DevicePlan {
         self.settle();
     }
 
-    /// A file of which experts are paged is not mapped.
-    fn read_instead_of_mapped(&mut self) {
+    /// What a file that is not mapped, such as one of which experts are paged, means for memory.
+    pub(super) fn read_instead_of_mapped(&mut self) {
         if let Some(host) = &mut self.host {
             host.anonymous_bytes += std::mem::take(&mut host.mapped_bytes);
         }

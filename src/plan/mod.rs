@@ -271,6 +271,12 @@ impl Plan {
         }
     }
 
+    /// Says that the weights in CPU memory are read, not mapped; a dry run has its own account.
+    #[cfg(feature = "llama")]
+    pub(crate) fn expect_reading(&mut self) {
+        self.devices.iter_mut().for_each(DevicePlan::read_instead_of_mapped);
+    }
+
     /// Takes over what was measured for a similar plan: the compute bytes, and the context's where
     /// no formula knows them.
     fn assume(&mut self, measured: &[DeviceMemory]) {

@@ -43,6 +43,9 @@ template <typename Body> moe_status guarded(moe_message * message, Body body) no
 // Whether a buffer type is one of moe_paged_new.
 bool is_paged(ggml_backend_buffer_type_t buffer_type);
 
+// Lets moe_model_load_held say where CPU memory is. Once, before anything is allocated.
+void hold_cpu_memory();
+
 } // namespace moe
 
 using namespace moe;

@@ -127,6 +127,7 @@ moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_messag
             set_message(message, "there is no CPU backend");
             return MOE_MISSING;
         }
+        hold_cpu_memory();
         llama_backend_init();
         return MOE_OK;
     });

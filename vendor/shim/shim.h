@@ -68,6 +68,9 @@ moe_status moe_device_memory(ggml_backend_dev_t device, moe_device_memory_info *
 // Whether files are mapped for a model that uses this device and leaves it to the engine.
 moe_status moe_device_maps(ggml_backend_dev_t device, bool * maps, moe_message * message);
 
+// Whether a device has memory of the host that it reads directly.
+moe_status moe_device_pins(ggml_backend_dev_t device, bool * pins, moe_message * message);
+
 // Connects to an RPC server, or sees whether it still answers. Its devices are not registered yet.
 moe_status moe_rpc_connect(const char * endpoint, ggml_backend_reg_t * server, moe_message * message);
 
@@ -86,6 +89,18 @@ moe_status moe_buffer_type(ggml_backend_dev_t device, ggml_backend_buffer_type_t
 // overrides, tensor split) must outlive it.
 moe_status moe_model_load(const char * path, const struct llama_model_params * params, struct llama_model ** model, moe_message * message);
 moe_status moe_model_free(struct llama_model * model, moe_message * message);
+
+// Where a model's weights in CPU memory are to be, repacked ones too.
+typedef struct moe_host_memory {
+    // Zeroed memory, aligned to a page, or NULL. Called by the loading thread alone; nothing may unwind.
+    void * (*take)(size_t bytes, void * user);
+    // Of `take`, by any thread at any time: one function for the whole process.
+    void   (*release)(void * base, size_t bytes);
+    void *   user;
+} moe_host_memory;
+
+// As moe_model_load, with this memory; `held` is used only during the call.
+moe_status moe_model_load_held(const char * path, const moe_host_memory * held, const struct llama_model_params * params, struct llama_model ** model, moe_message * message);
 
 // Calls `visit` for every tensor the engine holds, copies included; `device` is "cpu" for host memory, "disk" for
 // what is paged.

@@ -380,7 +380,7 @@ fn host_bytes(plan: &Plan) -> u64 {
 /// Why not to load so: the weights would be read into more memory than there is. Where the system does
 /// not tell how much that is, it is tried.
 fn too_much_to_read(candidate: &Candidate, host_bytes: u64) -> Option<String> {
-    if candidate.load_mode != LoadMode::Read {
+    if !candidate.load_mode.reads() {
         return None;
     }
     let available = available_bytes()?;

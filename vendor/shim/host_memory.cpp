@@ -1,0 +1,71 @@
+// Memory of our own for what the engine allocates on the CPU, in place of malloc's.
+//
+// A buffer type of our own would lose the kernels that the engine has for weights in another layout: these are
+// chosen by the type's identity. But all of the engine's types for CPU memory take it from the plain one, so
+// that one is given another allocator. It does nothing unless the thread is in moe_model_load_held.
+#include "guard.h"
+#include "shim.h"
+
+#include "ggml-backend-impl.h"
+#include "ggml-backend.h"
+
+#include <atomic>
+
+namespace {
+
+using allocate = ggml_backend_buffer_t (*)(ggml_backend_buffer_type_t, size_t);
+
+allocate engines_own = nullptr; // set once, before anything is allocated
+
+// Of the load that this thread is in.
+thread_local const moe_host_memory * memory = nullptr;
+
+// The same for all loads; called when a buffer is freed, by any thread.
+std::atomic<void (*)(void *, size_t)> release{ nullptr };
+
+struct held_load {
+    explicit held_load(const moe_host_memory * of_load) { memory = of_load; }
+    ~held_load() { memory = nullptr; }
+};
+
+void free_buffer(ggml_backend_buffer_t buffer) {
+    release.load()(buffer->context, buffer->size);
+}
+
+ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t bytes) {
+    if (memory == nullptr) {
+        return engines_own(type, bytes);
+    }
+    void * base = memory->take(bytes, memory->user);
+    if (base == nullptr) {
+        return nullptr;
+    }
+    // All that a buffer of this type does, but for freeing it.
+    ggml_backend_buffer_t buffer = ggml_backend_cpu_buffer_from_ptr(base, bytes);
+    buffer->buft = type;
+    buffer->iface.free_buffer = free_buffer;
+    return buffer;
+}
+
+} // namespace
+
+void moe::hold_cpu_memory() {
+    ggml_backend_buffer_type_t type = ggml_backend_cpu_buffer_type();
+    if (type->iface.alloc_buffer != alloc_buffer) {
+        engines_own = type->iface.alloc_buffer;
+        type->iface.alloc_buffer = alloc_buffer;
+    }
+}
+
+moe_status moe_model_load_held(const char * path, const moe_host_memory * held, const llama_model_params * params, llama_model ** model, moe_message * message) {
+    release = held->release;
+    held_load loading(held);
+    return moe_model_load(path, params, model, message);
+}
+
+moe_status moe_device_pins(ggml_backend_dev_t device, bool * pins, moe_message * message) {
+    return guarded(message, [&] {
+        *pins = ggml_backend_dev_host_buffer_type(device) != nullptr;
+        return MOE_OK;
+    });
+}

@@ -13,6 +13,11 @@ chat: setup
 test: setup
 	cargo test --no-default-features
 	cargo test --release --features async,bench
+	@if scripts/can-limit-memory; then \
+		cargo test --release --features async,bench --test paging -- --ignored; \
+	else \
+		echo "not run: a test that needs root and memory control groups (tests/paging.rs)"; \
+	fi
 	tests/scratch-crate.sh
 
 setup:
@@ -33,7 +38,7 @@ bench: setup
 benchmarks: setup
 	scripts/benchmarks.sh
 
-# Experts on disk against the mapped file, in a control group with a memory limit; as root. 20 minutes.
+# Experts on disk against the mapped file, in a control group with a memory limit; as root. 25 minutes.
 paging-benchmark: setup
 	scripts/paging-benchmark
 

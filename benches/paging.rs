@@ -8,24 +8,31 @@
 mod child;
 #[path = "paging/disk.rs"]
 mod disk;
+#[path = "paging/report.rs"]
+mod report;
 #[path = "paging/system.rs"]
 mod system;
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
 
 use self::child::Figures;
+use self::report::{Point, Report, Row};
 use self::system::{Group, ReadAhead};
 
 const HELP: &str = "paging MODEL [OPTION...]
   --ram BYTES        memory limit of the group (5e9)
-  --budget BYTES     memory that our loads may use (0.92 of the limit)
+  --budget SHARE     share of a limit that our loads may use (0.952)
   --tokens N         tokens that count (16), after as many as --warm-up (8)
-  --threads N        threads that compute (1)
-  --pairs N          measurements of each (2)
-  --read-ahead LIST  KiB of read-ahead, by comma (8192,128)
-  --curve LIST       then ours alone at these percents of the experts' bytes
+  --disk N           first the disk alone, N times a second (0)
+  --threads LIST     threads that compute (1,2); where the engine takes minutes, and after that, the first
+  --pairs N          measurements of each (2); one where the engine takes minutes
+  --read-ahead LIST  KiB of read-ahead, by comma (128,8192)
+  --curve LIST       then both at limits of these percents of the file, with 128 KiB
   --half-lives LIST  then ours alone with these half-lives in tokens (0: least recently used)
-  --whole            then both without a limit, everything in memory";
+  --whole            then both without a limit, everything in memory
+  --out FOLDER       writes paging.md and paging.svg there";
 
 pub struct Options {
     pub model: String,
@@ -64,52 +71,156 @@ fn main() {
         println!("{HELP}");
         return;
     };
-    let limit = options.number("ram", 5e9);
-    let budget = options.number("budget", limit * 0.92);
-    let pairs = options.number("pairs", 2.0) as usize;
-    let read_ahead = ReadAhead::of(&options.model);
-    let mut text: Option<String> = None;
-    let mut same = |figures: &Figures| {
-        assert_eq!(*text.get_or_insert_with(|| figures.text.clone()), figures.text, "another text");
+    let mut all = Measuring {
+        limit: options.number("ram", 5e9),
+        budget: options.number("budget", 0.952),
+        threads: options.list("threads", "1,2").into_iter().map(|n| n as u32).collect(),
+        pairs: options.number("pairs", 2.0) as usize,
+        read_ahead: ReadAhead::of(&options.model),
+        text: None,
+        report: Report::default(),
+        options,
     };
-    println!("{}, limit {:.2} GB, our budget {:.2} GB", options.model, limit / 1e9, budget / 1e9);
+    println!("{}, limit {:.2} GB", all.options.model, all.limit / 1e9);
+    for _ in 0..all.options.number("disk", 0.0) as u32 {
+        let speed = disk::bytes_per_second(&all.options.model, Duration::from_secs(1));
+        println!("the disk alone: {:.2} GB/s", speed / 1e9);
+    }
     println!("{}", Figures::HEADING);
-    for kib in options.list("read-ahead", "8192,128") {
-        read_ahead.set(kib as u64);
+    all.pairs();
+    all.curve();
+    all.half_lives();
+    all.whole();
+    all.read_ahead.restore();
+    all.write();
+}
+
+/// Everything that is measured in one run of the program.
+struct Measuring {
+    options: Options,
+    limit: f64,
+    budget: f64,
+    threads: Vec<u32>,
+    pairs: usize,
+    read_ahead: ReadAhead,
+    /// What every run must say.
+    text: Option<String>,
+    report: Report,
+}
+
+impl Measuring {
+    fn run(
+        &mut self,
+        name: &str,
+        what: &str,
+        threads: u32,
+        group: Option<&Group>,
+        half_life: f64,
+    ) -> Figures {
+        let figures = child::run(&self.options, what, threads, group, half_life);
+        let text = self.text.get_or_insert_with(|| figures.text.clone());
+        assert_eq!(*text, figures.text, "another text");
+        println!("{}", figures.row(name, threads));
+        figures
+    }
+
+    /// Both in turns in a group of this limit, noted as rows.
+    fn pair(&mut self, name: &str, limit: f64, threads: u32) -> (Figures, Figures) {
         let group = Group::new(limit as u64);
-        for _ in 0..pairs {
-            for (name, what) in
-                [("engine", "engine".to_owned()), ("ours", format!("fit:ram:{budget}"))]
-            {
-                let figures = child::run(&options, &what, Some(&group), 16.0);
-                same(&figures);
-                println!("{}", figures.row(&format!("{name}, {kib} KiB")));
+        let ours = format!("fit:ram:{}", limit * self.budget);
+        let half_life = moe_offload::PagingOptions::default().half_life_tokens;
+        let engine = self.run(&format!("engine, {name}"), "engine", threads, Some(&group), 0.0);
+        let ours = self.run(&format!("ours, {name}"), &ours, threads, Some(&group), half_life);
+        (engine, ours)
+    }
+
+    fn note(&mut self, name: String, threads: u32, figures: Figures) {
+        self.report.rows.push(Row { name, threads, figures });
+    }
+
+    fn pairs(&mut self) {
+        for kib in self.options.list("read-ahead", "128,8192") {
+            self.read_ahead.set(kib as u64);
+            let (asked, least) = match kib as u64 {
+                8192 => ("at least 4 times the mapped file at 8 MiB of read-ahead", 4.0),
+                128 => ("at least 1.6 times the mapped file at 128 KiB of read-ahead", 1.6),
+                _ => ("more than the mapped file at another read-ahead", 1.0),
+            };
+            // With much read-ahead the engine takes minutes.
+            let threads = if kib > 1024.0 { vec![self.threads[0]] } else { self.threads.clone() };
+            let pairs = if kib > 1024.0 { 1 } else { self.pairs };
+            let mut rates = Vec::new();
+            for threads in threads {
+                for _ in 0..pairs {
+                    let (engine, ours) = self.pair(&format!("{kib} KiB"), self.limit, threads);
+                    rates.push((engine.get("rate"), ours.get("rate")));
+                    self.note(format!("engine, mapped, read-ahead {kib} KiB"), threads, engine);
+                    self.note(format!("paged, read-ahead {kib} KiB"), threads, ours);
+                }
             }
+            self.report.claim_ratio(asked, least, &rates);
+        }
+        if !self.report.rows.is_empty() {
+            self.report.claim_paging(self.limit * self.budget / 1e9);
         }
     }
-    read_ahead.restore();
-    let experts = child::expert_bytes(&options.model);
-    for percent in options.list("curve", "") {
-        let cache = (experts * percent / 100.0) as u64;
-        let figures = child::run(&options, &format!("cache:{cache}"), None, 16.0);
-        same(&figures);
-        println!("{}", figures.row(&format!("{percent} % of experts")));
-    }
-    for half_life in options.list("half-lives", "") {
-        let group = Group::new(limit as u64);
-        let figures = child::run(&options, &format!("fit:ram:{budget}"), Some(&group), half_life);
-        same(&figures);
-        println!("{}", figures.row(&format!("half-life {half_life}")));
-    }
-    if options.values.contains_key("whole") {
-        for _ in 0..pairs {
-            for (name, what) in
-                [("engine, all read", "engine-read"), ("ours, all read", "cache:1e12")]
-            {
-                let figures = child::run(&options, what, None, 16.0);
-                same(&figures);
-                println!("{}", figures.row(name));
-            }
+
+    fn curve(&mut self) {
+        let file = std::fs::metadata(&self.options.model).expect("a model").len() as f64;
+        self.read_ahead.set(128);
+        for percent in self.options.list("curve", "") {
+            let limit = file * percent / 100.0;
+            let threads = self.threads[0];
+            let (engine, ours) = self.pair(&format!("{percent} %"), limit, threads);
+            self.report.curve.push(Point { percent, limit_gb: limit / 1e9, engine, ours });
         }
+    }
+
+    fn half_lives(&mut self) {
+        for half_life in self.options.list("half-lives", "") {
+            let group = Group::new(self.limit as u64);
+            let what = format!("fit:ram:{}", self.limit * self.budget);
+            let (name, threads) = (format!("paged, half-life {half_life} tokens"), self.threads[0]);
+            let figures = self.run(&name, &what, threads, Some(&group), half_life);
+            self.note(name, threads, figures);
+        }
+    }
+
+    fn whole(&mut self) {
+        if !self.options.values.contains_key("whole") {
+            return;
+        }
+        let (mut rates, threads) = (Vec::new(), self.threads[0]);
+        for _ in 0..self.pairs {
+            let engine = self.run("engine, all read", "engine-read", threads, None, 0.0);
+            let ours = self.run("ours, all read", "cache:1e12", threads, None, 16.0);
+            rates.push((engine.get("rate"), ours.get("rate")));
+            self.note("engine, everything in memory".to_owned(), threads, engine);
+            self.note("paged, everything in memory".to_owned(), threads, ours);
+        }
+        let asked = "within 3 % of the plain load with everything in memory";
+        self.report.claim_same(asked, 0.03, &rates);
+    }
+
+    fn write(&self) {
+        let setting = format!(
+            "By `make paging-benchmark`: {}, {}; a memory control group of {:.2} GB, of which ours may use \
+             {:.2} GB, {} tokens after {} to warm up, empty caches, the engine and ours in turns, each in a \
+             process of its own. What it shows, and what was asked:\n",
+            self.options.model,
+            system::machine(),
+            self.limit / 1e9,
+            self.limit * self.budget / 1e9,
+            self.options.number("tokens", 16.0),
+            self.options.number("warm-up", 8.0),
+        );
+        let text = self.report.markdown(&setting, "benchmarks/paging.svg");
+        println!("\n{text}");
+        let Some(folder) = self.options.values.get("out").map(Path::new) else { return };
+        std::fs::create_dir_all(folder).expect("a folder");
+        if !self.report.curve.is_empty() {
+            self.report.draw(&folder.join("paging.svg")).expect("a picture");
+        }
+        std::fs::write(folder.join("paging.md"), text).expect("writable");
     }
 }

@@ -101,6 +101,8 @@ TEXT
             printf '\n'
         done
     fi
+    # By scripts/paging-benchmark, in a run of its own.
+    if [ "$kind" = full ] && [ -f "$out/paging.md" ]; then cat "$out/paging.md"; fi
 } >"$out.md.part"
 mv "$out.md.part" "$out.md"
 echo "written: $out.md and $out/"

@@ -17,7 +17,7 @@ use moe_offload::{
     OffloadPolicy, PagingOptions, Plan, Sampling,
 };
 use support::model_files::demo;
-use support::process::Server;
+use support::process::{Server, example};
 
 const PROMPT: &str = "The quick brown fox jumps";
 
@@ -94,6 +94,53 @@ fn with_everything_in_memory_no_router_is_watched() {
     let stats = model.paging().unwrap();
     assert_eq!((stats.needed_slices, stats.read_bytes), (0, 0), "{stats:?}");
     assert!(stats.resident_bytes > 0);
+}
+
+#[test]
+fn the_token_embedding_is_read_row_by_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = made(folder.path(), "gpt-oss-20b", 2);
+    let both = "regex:token_embd=disk;all-experts=disk";
+    let mut model = with_cache(&path, both, least_cache(&path, both)).load().unwrap();
+    let plan = model.plan().clone();
+    let disk = plan.disk().unwrap();
+    let embedding = plan.tensors().iter().find(|placed| placed.tensor.name == "token_embd.weight");
+    assert_eq!(embedding.unwrap().device, DISK);
+    assert_eq!(embedding.unwrap().tensor.bytes, disk.embedding_bytes);
+    assert!(plan.to_string().contains("of token embedding"), "{plan}");
+    let expected = text(&mut builder(&path, "none").load().unwrap());
+    assert_eq!(text(&mut model), expected);
+    let stats = model.paging().unwrap();
+    assert!(stats.read_bytes > stats.missed_bytes, "rows are read besides: {stats:?}");
+    // Alone, with all experts in memory.
+    let mut model = builder(&path, "regex:token_embd=disk").load().unwrap();
+    assert_eq!(text(&mut model), expected);
+    let stats = model.paging().unwrap();
+    assert!(stats.read_bytes > 0 && stats.read_bytes < 64 * 8192, "{stats:?}");
+    // This one's is used as output as well.
+    let path = made(folder.path(), "granite-3.1-3b-a800m", 1);
+    let tied = builder(&path, "regex:token_embd=disk").load().map(|_| ());
+    assert!(matches!(tied, Err(Error::NothingToPage { .. })), "{tied:?}");
+}
+
+#[test]
+fn fit_leaves_a_large_token_embedding_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let options = SynthOptions::default().layers(2);
+    let model = synth::family("gpt-oss-20b").unwrap().build(&options).unwrap();
+    model.save_without_weights(&path, 1).unwrap();
+    let gguf = GgufFile::open(&path).unwrap();
+    let plan = |policy: &str| {
+        let context = moe_offload::ContextOptions::with_context_tokens(256);
+        policy.parse::<OffloadPolicy>().unwrap().plan(&gguf, &[], &context).unwrap()
+    };
+    let plan = plan("fit:ram:1GiB");
+    let disk = plan.disk().unwrap();
+    assert_eq!(disk.embedding_bytes, 201_088 * 2880 / 32 * 34);
+    let held = plan.device("cpu").unwrap().total_bytes;
+    assert_eq!(disk.cache_bytes.unwrap() + held + (16 << 20), 1 << 30);
+    plan.check(&gguf).unwrap();
 }
 
 #[test]
@@ -216,4 +263,103 @@ fn fit_leaves_on_disk_what_memory_does_not_hold() {
     assert_eq!(text(&mut model), text(&mut builder(&demo(), "none").load().unwrap()));
     assert!(model.paging().unwrap().missed_slices > 0);
     assert!(less.to_string().contains("disk: "), "{less}");
+}
+
+/// What `chat` says and counts of paging, started by a shell that does `first` before.
+fn chat(first: &str, model: &Path, arguments: &[&str]) -> std::process::Child {
+    use std::process::{Command, Stdio};
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("{first}exec \"$@\"")).arg("sh").arg(example("chat"));
+    command.arg("--model").arg(model);
+    command.args(["--temperature", "0", "--threads", "1", "--stats", "json"]);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn said(child: std::process::Child) -> (String, serde_json::Value) {
+    let output = child.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let (text, stats) = said.trim_end().rsplit_once('\n').unwrap();
+    (text.to_owned(), serde_json::from_str(stats).unwrap())
+}
+
+#[test]
+fn several_processes_page_the_same_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    std::fs::copy(demo(), &path).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o444)).unwrap();
+    let ask = |policy| {
+        let arguments = ["--policy", policy, "--expert-cache", "2MB", "--prompt"];
+        let question = "What is an expert?";
+        chat("", &path, &[&arguments[..], &[question, "--max-tokens", "48"]].concat())
+    };
+    let (expected, _) = said(ask("none"));
+    let all: Vec<_> = (0..4).map(|_| ask("all-experts=disk")).collect();
+    for child in all {
+        let (text, stats) = said(child);
+        assert_eq!(text, expected);
+        assert!(stats["paging"]["missed_slices"].as_u64().unwrap() > 0, "{stats}");
+    }
+}
+
+/// A memory control group that is removed at the end.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(bytes: u64) -> Self {
+        let old = Path::new("/sys/fs/cgroup/memory");
+        let (root, limit) = if old.exists() {
+            (old, "memory.limit_in_bytes")
+        } else {
+            (Path::new("/sys/fs/cgroup"), "memory.max")
+        };
+        let folder = root.join(format!("moe-offload-test-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join(limit), bytes.to_string()).unwrap();
+        Self(folder)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+#[ignore = "needs root and a memory control group; `make test` runs it where there are both"]
+fn memory_that_gets_short_makes_the_budget_smaller() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let options = SynthOptions::default().layers(4);
+    let model = synth::family("granite-3.1-3b-a800m").unwrap().build(&options).unwrap();
+    model.save(&path, 1, |_| {}).unwrap();
+    let gguf = GgufFile::open(&path).unwrap();
+    let experts = moe_offload::ExpertMap::new(&gguf).unwrap().expert_bytes();
+    let wanted = experts * 9 / 10;
+    let cache = wanted.to_string();
+    let arguments = ["--policy", "all-experts=disk", "--expert-cache", &cache, "--context", "512"];
+    let arguments = [&arguments[..], &["--prompt", "Hello", "--max-tokens", "200"]].concat();
+    let (expected, free) = said(chat("", &path, &arguments));
+    assert_eq!(free["paging"]["shrunk"], 0, "{free}");
+    // Room for all that is wanted, but not for what should stay free.
+    let rest = gguf.tensor_bytes() - experts + (160 << 20);
+    let group = Group::new(wanted + rest);
+    let join = format!("echo $$ > {}/cgroup.procs && ", group.0.display());
+    let (text, short) = said(chat(&join, &path, &arguments));
+    assert_eq!(text, expected);
+    let budget = |stats: &serde_json::Value| stats["paging"]["budget_bytes"].as_u64().unwrap();
+    assert!(short["paging"]["shrunk"].as_u64().unwrap() > 0, "{short}");
+    assert!(budget(&short) < budget(&free), "{short}");
+    let resident = short["paging"]["resident_bytes"].as_u64().unwrap();
+    assert!(resident <= budget(&short), "{short}");
 }

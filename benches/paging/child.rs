@@ -6,9 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use llama_cpp_sys_2 as llama;
-use moe_offload::{
-    GenerateOptions, GgufFile, LoadMode, MoeModel, OffloadPolicy, PagingOptions, Sampling,
-};
+use moe_offload::{GenerateOptions, LoadMode, MoeModel, OffloadPolicy, PagingOptions, Sampling};
 
 use crate::Options;
 use crate::disk;
@@ -26,44 +24,57 @@ pub struct Figures {
 }
 
 impl Figures {
-    pub const HEADING: &str = "                      tokens/s  GB read/token  missed  hit rate   peak GB   load s  \
-         disk GB/s  of the disk's";
+    pub const HEADING: &str = "                          threads  tokens/s  GB read/token  missed  hit rate   peak GB   load s  \
+         disk GB/s  of the disk";
 
-    fn get(&self, name: &str) -> f64 {
+    pub fn get(&self, name: &str) -> f64 {
         self.values.get(name).copied().unwrap_or(f64::NAN)
     }
 
-    pub fn row(&self, name: &str) -> String {
-        let or = |value: f64, text: String| if value.is_nan() { "-".to_owned() } else { text };
-        let (missed, hits) = (self.get("missed_gb"), self.get("hit_rate"));
-        // What the disk allows if computing took no time.
-        let share = self.get("rate") * missed / self.get("disk_gb");
+    pub fn percent(&self, name: &str) -> String {
+        let value = self.get(name) * 100.0;
+        if value.is_nan() { String::new() } else { format!("{value:.1} %") }
+    }
+
+    /// What the text took of what the disk gave while it was read: the share of time that reads were under
+    /// way, less what was read in vain.
+    pub fn share_of_disk(&self) -> f64 {
+        self.get("rate") * self.get("missed_gb") / self.get("reading_gb")
+    }
+
+    pub fn row(&self, name: &str, threads: u32) -> String {
+        let or = |name: &str| match self.get(name) {
+            value if value.is_nan() => "-".to_owned(),
+            value => format!("{value:.3}"),
+        };
         format!(
-            "{name:20} {:9.2} {:14.3} {:>7} {:>9} {:9.2} {:8.1} {:10.2} {:>14}",
+            "{name:25} {threads:7} {:9.2} {:14.3} {:>7} {:>9} {:9.2} {:8.1} {:10.2} {:>11}",
             self.get("rate"),
             self.get("read_gb"),
-            or(missed, format!("{missed:.3}")),
-            or(hits, format!("{:.1} %", hits * 100.0)),
+            or("missed_gb"),
+            self.percent("hit_rate"),
             self.get("peak_gb"),
             self.get("load_s"),
             self.get("disk_gb"),
-            or(share, format!("{:.0} %", share * 100.0)),
+            match self.share_of_disk() {
+                share if share.is_nan() => "-".to_owned(),
+                share => format!("{:.0} %", share * 100.0),
+            },
         )
     }
 }
 
-/// Bytes of all experts of a model.
-pub fn expert_bytes(path: &str) -> f64 {
-    let gguf = GgufFile::open(path).expect("a model");
-    moe_offload::ExpertMap::new(&gguf).expect("known").expert_bytes() as f64
-}
-
 /// Runs this program again for one measurement.
-pub fn run(options: &Options, what: &str, group: Option<&Group>, half_life: f64) -> Figures {
+pub fn run(
+    options: &Options,
+    what: &str,
+    threads: u32,
+    group: Option<&Group>,
+    half_life: f64,
+) -> Figures {
     system::drop_caches();
-    let numbers = ["tokens", "warm-up", "threads"];
-    let [tokens, warm_up, threads] =
-        std::array::from_fn(|i| options.number(numbers[i], [16.0, 8.0, 1.0][i]));
+    let [tokens, warm_up] =
+        [("tokens", 16.0), ("warm-up", 8.0)].map(|(name, default)| options.number(name, default));
     let group = group.map_or(String::new(), |group| group.members().display().to_string());
     let task =
         format!("{}\n{what}\n{tokens}\n{warm_up}\n{threads}\n{half_life}\n{group}", options.model);
@@ -176,12 +187,16 @@ impl Task<'_> {
             let slices = (after.missed_slices - before.missed_slices) as f64;
             let needed = (after.needed_slices - before.needed_slices) as f64;
             println!("missed_gb={}\nhit_rate={}", missed / counted / 1e9, 1.0 - slices / needed);
-            println!("stall_s={}", after.stall_seconds - before.stall_seconds);
+            let reading = after.reading_seconds - before.reading_seconds;
+            println!("stall_share={}", (after.stall_seconds - before.stall_seconds) / seconds);
+            println!(
+                "reading_gb={}",
+                (after.read_bytes - before.read_bytes) as f64 / reading / 1e9
+            );
             eprintln!(
-                "  ({}: {:.2} s of {seconds:.2} s waiting, {:.2} s reading; {} slices by a guess, {} in vain)",
+                "  ({}: of {seconds:.2} s {:.2} s waiting, {reading:.2} s reading; {} slices by a guess, {} in vain)",
                 after.reader,
                 after.stall_seconds - before.stall_seconds,
-                after.reading_seconds - before.reading_seconds,
                 after.ahead_slices - before.ahead_slices,
                 after.wasted_slices - before.wasted_slices,
             );

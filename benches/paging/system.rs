@@ -81,3 +81,11 @@ pub fn read_bytes() -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix("read_bytes: ")).expect("known");
     line.parse().expect("a number")
 }
+
+/// Cores and processor of this machine.
+pub fn machine() -> String {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
+    format!("{cores} cores of {}", model.map_or("an unknown processor", |(_, name)| name.trim()))
+}

@@ -85,9 +85,10 @@ impl Weights {
             held = Held::new(settings.mode);
         }
         let layout = Layout::of(plan, gguf)?;
-        let pager = match layout.tensors[..] {
-            [] => None,
-            _ => Some(Pager::new(gguf, layout, &settings.paging)?),
+        let pager = if layout.is_empty() {
+            None
+        } else {
+            Some(Pager::new(gguf, layout, &settings.paging)?)
         };
         let overrides = OverrideArray::new(&plan.overrides(), |name| match &pager {
             Some(pager) if name == DISK => Ok(pager.buffer_type()),
@@ -137,16 +138,16 @@ impl Weights {
         // call, on this thread.
         let loaded = guarded(|message| unsafe {
             let (params, model) = (&raw const params, &raw mut model);
-            match (&stream, &pager, &memory) {
-                (Some(stream), Some(pager), _) => {
-                    let (stream, paged) = (stream.for_engine(), pager.buffer_type());
-                    ffi::moe_model_load_stream(&raw const stream, paged, params, model, message)
+            match (&stream, &memory) {
+                (Some(stream), _) => {
+                    let stream = stream.for_engine();
+                    ffi::moe_model_load_stream(&raw const stream, params, model, message)
                 }
-                (_, _, Some(memory)) => {
+                (None, Some(memory)) => {
                     let memory = ptr::from_ref(memory);
                     ffi::moe_model_load_held(c_path.as_ptr(), memory, params, model, message)
                 }
-                _ => ffi::moe_model_load(c_path.as_ptr(), params, model, message),
+                (None, None) => ffi::moe_model_load(c_path.as_ptr(), params, model, message),
             }
         });
         drop(reading);

@@ -257,6 +257,10 @@ mod tests {
                     prop_assert!(resident.insert(next));
                     prop_assert!(cache.resident_bytes() <= budget);
                 }
+                if ahead.is_some() && next % 3 == 0 {
+                    cache.forget(next);
+                    prop_assert!(resident.remove(&next));
+                }
                 let wanted: Vec<usize> = experts.iter().map(|expert| step % 4 * 8 + expert).collect();
                 let taken = cache.take(&wanted, streams).unwrap();
                 for i in &taken.released {

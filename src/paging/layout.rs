@@ -25,6 +25,7 @@ pub(crate) struct PagedTensor {
     pub(crate) shard: usize,
     pub(crate) file_offset: u64,
     pub(crate) bytes: u64,
+    /// How many experts, or rows of the token embedding.
     pub(crate) experts: usize,
     /// In which order a layer needs its tensors.
     order: u8,
@@ -33,6 +34,12 @@ pub(crate) struct PagedTensor {
 }
 
 impl PagedTensor {
+    /// One outside of layers, of which rows are read.
+    pub(super) fn new(name: &str, file_offset: u64, bytes: u64, rows: usize) -> Self {
+        let (name, layer, shard, order, first_slice) = (name.to_owned(), 0, 0, 0, 0);
+        Self { name, layer, shard, file_offset, bytes, experts: rows, order, first_slice }
+    }
+
     pub(crate) fn slice_bytes(&self) -> u64 {
         self.bytes / self.experts as u64
     }
@@ -76,6 +83,8 @@ pub(crate) struct Layout {
     /// For each layer with paged tensors, which they are, and its first group.
     layers: BTreeMap<u32, (Range<usize>, usize)>,
     pub(crate) slices: usize,
+    /// The token embedding, which counts as one more slice, the last.
+    pub(crate) table: Option<PagedTensor>,
 }
 
 impl Layout {
@@ -112,7 +121,15 @@ impl Layout {
             });
             range.end = i + 1;
         }
-        let layout = Self { tensors, layers, slices };
+        let table = std::iter::zip(plan.tensors(), gguf.tensors())
+            .find(|(placed, _)| placed.device == DISK && placed.tensor.layer.is_none())
+            .and_then(|(_, info)| {
+                let rows = usize::try_from(*info.shape.get(1)?).ok()?;
+                let table = PagedTensor::new(&info.name, info.file_offset, info.bytes, rows);
+                Some(PagedTensor { shard: info.shard, first_slice: slices, ..table })
+            });
+        slices += usize::from(table.is_some());
+        let layout = Self { tensors, layers, slices, table };
         let has_strays = |tensor: &PagedTensor| {
             let first = layout.layers.get(&tensor.layer).map(|(tensors, _)| tensors.start);
             let experts = first.map(|i| layout.tensors[i].experts);
@@ -125,6 +142,16 @@ impl Layout {
             return Err(Error::Paging { reason });
         }
         Ok(layout)
+    }
+
+    /// Whether nothing is on disk.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tensors.is_empty() && self.table.is_none()
+    }
+
+    /// All tensors on disk.
+    pub(crate) fn on_disk(&self) -> impl Iterator<Item = &PagedTensor> {
+        self.tensors.iter().chain(&self.table)
     }
 
     /// The tensors of a layer, which all have as many experts, and the number of its first group: an
@@ -217,10 +244,7 @@ mod tests {
             file_offset in 0_u64..100_000, slice in 1_u64..50_000, experts in 1_usize..40,
         ) {
             let bytes = slice * experts as u64;
-            let tensor = PagedTensor {
-                name: String::new(), layer: 0, shard: 0, file_offset, bytes, experts,
-                order: 0, first_slice: 0,
-            };
+            let tensor = PagedTensor::new("", file_offset, bytes, experts);
             let mut ranges: Vec<_> = (0..experts).map(|expert| tensor.inside(expert)).collect();
             for (expert, inside) in ranges.iter().enumerate().filter(|(_, inside)| !inside.is_empty()) {
                 let start = file_offset + expert as u64 * slice;

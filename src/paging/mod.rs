@@ -6,11 +6,13 @@ mod guess;
 mod layout;
 mod options;
 mod pressure;
+mod rows;
 mod stats;
 
 pub(crate) use self::cache::Cache;
 pub(crate) use self::guess::Guesses;
-pub(crate) use self::layout::{Layout, PAGE_BYTES, PagedTensor};
+pub(crate) use self::layout::{Layout, PAGE_BYTES, PagedTensor, page_ceil, page_floor};
 pub use self::options::PagingOptions;
 pub(crate) use self::pressure::{Pressure, available_bytes};
+pub(crate) use self::rows::Rows;
 pub use self::stats::PagingStats;

@@ -16,8 +16,8 @@ pub struct PagingOptions {
     /// After so many tokens a use of an expert counts half when it is decided which ones stay. 0 keeps
     /// the most recently used ones, a large number those used most often.
     pub half_life_tokens: f64,
-    /// Reads experts of the next layer before its router has chosen, where guesses at them come true in
-    /// nine of ten cases.
+    /// Reads experts of the next layer before its router has chosen, where guesses at them mostly come
+    /// true. What was not read yet when it chooses others is not read.
     pub read_ahead: bool,
     /// Reads by `io_uring` where the system allows it, else by threads.
     pub io_uring: bool,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::board::own_device;
 use super::homes::is_pageable;
-use super::{CPU, DISK, NOT_LOADED, Plan};
+use super::{CPU, DISK, DiskPlan, NOT_LOADED, Plan};
 use crate::error::{Error, Result};
 use crate::experts::{ExpertMap, TensorKind};
 use crate::gguf::GgufFile;
@@ -75,7 +75,8 @@ impl Plan {
             return Err(invalid("it leaves on disk what it cannot"));
         }
         let on_disk: u64 = on_disk.map(|placed| placed.tensor.bytes).sum();
-        if on_disk != self.disk.as_ref().map_or(0, |disk| disk.weights_bytes) {
+        let all = |disk: &DiskPlan| disk.weights_bytes.checked_add(disk.embedding_bytes);
+        if Some(on_disk) != self.disk.as_ref().map_or(Some(0), all) {
             return Err(invalid("its bytes on disk are not the sum of its tensors"));
         }
         for copy in &self.copies {

@@ -5,14 +5,23 @@ use serde::{Deserialize, Serialize};
 use super::homes::{Decided, is_pageable};
 use super::{CPU, DISK, DevicePlan, Plan};
 use crate::error::{Error, Result};
-use crate::experts::ExpertMap;
+use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
+
+/// Bytes of a token embedding on disk that are kept. Texts use few different tokens, and a row is a page
+/// or two.
+pub(crate) const ROWS_BYTES: u64 = 16 << 20;
+/// A smaller token embedding is not worth the trouble.
+const EMBEDDING_BYTES: u64 = 2 * ROWS_BYTES;
 
 /// What a plan leaves on disk, and how much of it is held in CPU memory at a time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DiskPlan {
-    /// Bytes of the weights on disk: all of them experts.
+    /// Bytes of the experts on disk.
     pub weights_bytes: u64,
+    /// Bytes of the token embedding if it is on disk, of which a token reads one row.
+    #[serde(default)]
+    pub embedding_bytes: u64,
     /// Bytes of them in CPU memory, chosen by use; `None` if that is decided when the model is loaded,
     /// by the memory that is free then.
     pub cache_bytes: Option<u64>,
@@ -57,7 +66,7 @@ impl DiskPlan {
 }
 
 impl Plan {
-    /// Moves the experts that `fit` left to the CPU to disk, if they and the rest do not fit `ram_bytes`,
+    /// Moves the experts that `fit` left to the CPU, and the token embedding, to disk, if they and the rest do not fit `ram_bytes`,
     /// and notes how much is on disk.
     pub(super) fn settle_disk(
         &mut self,
@@ -68,17 +77,27 @@ impl Plan {
         let held = |plan: &Self| plan.device(CPU).map_or(0, |cpu| cpu.total_bytes);
         if ram_bytes.is_some_and(|ram| held(self) > ram) {
             for (placed, decided) in std::iter::zip(&mut self.tensors, decided) {
-                if decided.by_fit && placed.device == CPU && is_pageable(&placed.tensor, experts) {
+                let tensor = &placed.tensor;
+                let goes = match tensor.kind {
+                    TensorKind::Input => !decided.by_rule && tensor.bytes >= EMBEDDING_BYTES,
+                    _ => decided.by_fit,
+                };
+                if goes && placed.device == CPU && is_pageable(tensor, experts) {
                     DISK.clone_into(&mut placed.device);
                     if let Some(cpu) = self.devices.iter_mut().find(|device| device.name == CPU) {
-                        cpu.forget_expert(placed.tensor.bytes);
+                        cpu.forget(tensor);
                     }
                 }
             }
         }
         let on_disk = self.tensors.iter().filter(|placed| placed.device == DISK);
-        let weights_bytes: u64 = on_disk.map(|placed| placed.tensor.bytes).sum();
-        if weights_bytes == 0 {
+        let (mut weights_bytes, mut embedding_bytes) = (0, 0);
+        for placed in on_disk {
+            let is_expert = placed.tensor.kind.is_expert();
+            *if is_expert { &mut weights_bytes } else { &mut embedding_bytes } +=
+                placed.tensor.bytes;
+        }
+        if weights_bytes + embedding_bytes == 0 {
             return match ram_bytes.filter(|&ram| held(self) > ram) {
                 None => Ok(()),
                 Some(ram) => Err(too_little(held(self), ram)),
@@ -90,7 +109,8 @@ impl Plan {
         let (active, all) =
             (self.model.active_experts.unwrap_or(1), experts.experts().unwrap_or(1));
         let token_bytes = weights_bytes / all.max(1) * active.min(all);
-        self.disk = Some(DiskPlan { weights_bytes, cache_bytes: None, token_bytes });
+        self.disk =
+            Some(DiskPlan { weights_bytes, embedding_bytes, cache_bytes: None, token_bytes });
         self.size_cache(ram_bytes)
     }
 
@@ -100,6 +120,8 @@ impl Plan {
         let (Some(disk), Some(ram)) = (&mut self.disk, ram_bytes) else { return Ok(()) };
         // At least what a token uses of one layer.
         let layers = u64::from(self.model.expert_layers).max(1);
+        let rows = disk.embedding_bytes.min(ROWS_BYTES);
+        let held = held.saturating_add(rows);
         let needed = held.saturating_add(disk.token_bytes / layers);
         if needed > ram {
             return Err(too_little(needed, ram));
@@ -116,9 +138,10 @@ fn too_little(needed_bytes: u64, free_bytes: u64) -> Error {
 }
 
 impl DevicePlan {
-    fn forget_expert(&mut self, bytes: u64) {
+    fn forget(&mut self, tensor: &ClassifiedTensor) {
+        let bytes = tensor.bytes;
         self.weights_bytes -= bytes;
-        self.expert_bytes -= bytes;
+        self.expert_bytes -= if tensor.kind.is_expert() { bytes } else { 0 };
         if let Some(host) = &mut self.host {
             let mut left = bytes;
             for held in [&mut host.mapped_bytes, &mut host.anonymous_bytes, &mut host.pinned_bytes]

@@ -1,6 +1,7 @@
 //! What decides over each tensor's place: a rule, or the engine's own habits.
 
 use super::RuleMatch;
+use super::board::is_tied_embedding;
 use super::rules::{Destination, Rule};
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
@@ -94,8 +95,9 @@ pub(super) fn decide_all(
     }
 }
 
-/// Whether single experts of the tensor can be read: weights that are large enough for it, whose router
-/// chooses right before they are used.
+/// Whether parts of the tensor can be read when they are needed: single experts, of weights that are large
+/// enough for it, whose router chooses right before they are used; or rows of a token embedding that is
+/// not multiplied with as well.
 pub(super) fn is_pageable(tensor: &ClassifiedTensor, experts: &ExpertMap) -> bool {
     const SMALLEST_SLICE_BYTES: u64 = 16 << 10;
     let is_weights = matches!(
@@ -105,6 +107,9 @@ pub(super) fn is_pageable(tensor: &ClassifiedTensor, experts: &ExpertMap) -> boo
             | TensorKind::ExpertDown
             | TensorKind::ExpertGateUp
     );
+    if tensor.name == "token_embd.weight" {
+        return !is_tied_embedding(experts, tensor);
+    }
     let count = experts.experts().unwrap_or(0);
     let is_whole = tensor.name.ends_with("_exps.weight");
     is_weights && is_whole && count > 0 && tensor.bytes / count >= SMALLEST_SLICE_BYTES

@@ -96,7 +96,12 @@ impl Plan {
             Some(bytes) => write!(f, "{} of them in CPU memory at a time", human_bytes(bytes))?,
             None => write!(f, "as many of them in CPU memory as fit when it is loaded")?,
         }
-        writeln!(f, "; a token uses {}", human_bytes(disk.token_bytes))
+        write!(f, "; a token uses {}", human_bytes(disk.token_bytes))?;
+        if disk.embedding_bytes > 0 {
+            let bytes = human_bytes(disk.embedding_bytes);
+            write!(f, "; {bytes} of token embedding, read row by row")?;
+        }
+        writeln!(f)
     }
 
     fn fmt_host(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

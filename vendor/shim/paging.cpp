@@ -7,7 +7,6 @@
 #include "ggml-backend.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -26,9 +25,6 @@ constexpr size_t PAGE = 4096;
 struct paged_type {
     ggml_backend_buffer_type type;
     moe_paged_memory         memory;
-    // While a stream is loaded, the engine must not take the addresses for memory that it can read into:
-    // then it hands the bytes to set_tensor, and no page is touched.
-    std::atomic<bool>        is_host{ true };
 };
 
 struct paged_buffer {
@@ -103,15 +99,9 @@ size_t get_alloc_size(ggml_backend_buffer_type_t, const ggml_tensor * tensor) {
     return GGML_PAD(ggml_nbytes(tensor), PAGE) + 2 * PAGE;
 }
 
-bool is_host(ggml_backend_buffer_type_t type) {
-    return static_cast<paged_type *>(type->context)->is_host;
+bool is_host(ggml_backend_buffer_type_t) {
+    return true;
 }
-
-struct paged_load {
-    paged_type & type;
-    explicit paged_load(paged_type & type) : type(type) { type.is_host = false; }
-    ~paged_load() { type.is_host = true; }
-};
 
 #ifdef __GLIBC__
 struct cookie {
@@ -174,15 +164,19 @@ struct seen {
     int32_t                                  chosen = -1;      // the layer whose router chose last
 };
 
-bool multiplies_paged(const ggml_tensor * tensor) {
-    const ggml_tensor * weights = tensor->op == GGML_OP_MUL_MAT_ID ? tensor->src[0] : nullptr;
+bool has_pages(const ggml_tensor * weights) {
     return weights != nullptr && weights->buffer != nullptr && is_paged(ggml_backend_buffer_get_type(weights->buffer));
+}
+
+// Whether a node says which parts of its first source it reads, and that one is paged.
+bool selects_paged(const ggml_tensor * tensor) {
+    return (tensor->op == GGML_OP_MUL_MAT_ID || tensor->op == GGML_OP_GET_ROWS) && has_pages(tensor->src[0]);
 }
 
 // Whether a node reads paged weights.
 bool uses_paged(const ggml_tensor * tensor) {
     for (const ggml_tensor * source : tensor->src) {
-        if (source != nullptr && source->buffer != nullptr && is_paged(ggml_backend_buffer_get_type(source->buffer))) {
+        if (has_pages(source)) {
             return true;
         }
     }
@@ -248,26 +242,33 @@ void expect_next(moe_pager * pager, int32_t layer) {
 
 // Whether the engine computes up to this node and then stops.
 bool ask_first(moe_pager * pager, const ggml_tensor * tensor) {
+    if ((tensor->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
+        return false; // of a branch that is not taken, with whatever for input
+    }
     auto & asked = static_cast<seen *>(pager->seen)->asked;
     note_router(*static_cast<seen *>(pager->seen), tensor);
-    const bool multiplies = multiplies_paged(tensor);
-    if (!multiplies && uses_paged(tensor)) {
-        pager->blind = true; // in a way that does not say which experts
+    const bool selects = selects_paged(tensor);
+    if (!selects && uses_paged(tensor)) {
+        pager->blind = true; // in a way that does not say which parts
     }
-    if (multiplies) {
-        static_cast<seen *>(pager->seen)->chosen = -1; // it is used: another choice is a new one
-        const ggml_tensor * choice = tensor->src[2];
+    if (selects) {
+        const bool looks_up = tensor->op == GGML_OP_GET_ROWS;
+        const ggml_tensor * choice = tensor->src[looks_up ? 1 : 2];
         const bool is_open = std::find(asked.begin(), asked.end(), choice) != asked.end();
         if (is_open) {
             pager->blind = true; // it is not computed yet
         } else {
-            const std::vector<int32_t> experts = rows_of(choice);
-            if (!pager->needed(tensor->src[0]->name, experts.data(), experts.size(), pager->user)) {
+            const std::vector<int32_t> parts = rows_of(choice);
+            const auto get = looks_up ? pager->rows : pager->needed;
+            if (!get(tensor->src[0]->name, parts.data(), parts.size(), pager->user)) {
                 pager->failed = true;
             }
         }
+        if (!looks_up) {
+            static_cast<seen *>(pager->seen)->chosen = -1; // it is used: another choice is a new one
+        }
     }
-    if (multiplies || layer_of(tensor) >= 0) {
+    if (selects || layer_of(tensor) >= 0) {
         asked.clear();
         return true;
     }
@@ -304,11 +305,10 @@ moe_status moe_paged_free(ggml_backend_buffer_type_t buffer_type, moe_message * 
     });
 }
 
-moe_status moe_model_load_stream(const moe_stream * stream, ggml_backend_buffer_type_t paged, const llama_model_params * params, llama_model ** model, moe_message * message) {
+moe_status moe_model_load_stream(const moe_stream * stream, const llama_model_params * params, llama_model ** model, moe_message * message) {
     return guarded(message, [&] {
         *model = nullptr;
 #ifdef __GLIBC__
-        paged_load loading(*static_cast<paged_type *>(paged->context));
         cookie here = { *stream, 0 };
         cookie_io_functions_t functions = {};
         functions.read = read_cookie;
@@ -317,13 +317,12 @@ moe_status moe_model_load_stream(const moe_stream * stream, ggml_backend_buffer_
         if (file == nullptr) {
             return fail(message, "the system has no memory for a stream");
         }
-        // Its bytes are copied once more, so that they should stay in the processor's cache.
+        // The bytes of what is paged are copied from there, so that it should stay in the processor's cache.
         std::setvbuf(file.get(), nullptr, _IOFBF, 256 << 10);
         *model = llama_model_load_from_file_ptr(file.get(), *params);
         return *model == nullptr ? fail(message, "") : MOE_OK;
 #else
         (void) stream;
-        (void) paged;
         (void) params;
         set_message(message, "this system has no streams of one's own");
         return MOE_MISSING;

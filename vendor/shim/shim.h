@@ -200,8 +200,8 @@ typedef struct moe_stream {
     void *   user;
 } moe_stream;
 
-// As moe_model_load; `paged` is what the overrides name. MOE_MISSING where the system has no such streams.
-moe_status moe_model_load_stream(const moe_stream * stream, ggml_backend_buffer_type_t paged, const struct llama_model_params * params, struct llama_model ** model, moe_message * message);
+// As moe_model_load; what is paged has whatever was in the buffer. MOE_MISSING where the system has no such streams.
+moe_status moe_model_load_stream(const moe_stream * stream, const struct llama_model_params * params, struct llama_model ** model, moe_message * message);
 
 // Who is told what the routers chose, before it is used; on the thread that computes.
 typedef struct moe_pager {
@@ -212,11 +212,13 @@ typedef struct moe_pager {
     void (*expected)(int32_t layer, const int32_t * experts, size_t count, void * user);
     // Is about to multiply with these experts of a tensor. Returns when they are there; false stops.
     bool (*needed)(const char * tensor, const int32_t * experts, size_t count, void * user);
+    // Is about to look up these rows of a tensor. Returns when they are there; false stops.
+    bool (*rows)(const char * tensor, const int32_t * rows, size_t count, void * user);
     void * user;
     moe_expert_watch * watch; // is told too, if not NULL
     void * seen;              // what was seen of the engine's graph; ours
     bool   blind;             // set if a router's choice was not known in time
-    bool   failed;            // set if `chosen` or `needed` said false; nothing computed since is of use
+    bool   failed;            // set if one of the above said false; nothing computed since is of use
 } moe_pager;
 
 moe_status moe_pager_begin(moe_pager * pager, moe_message * message);

@@ -130,6 +130,22 @@ impl Pager {
         self.wait_for(&slices)
     }
 
+    /// Reads these rows of the token embedding.
+    pub(super) fn rows_needed(&self, name: &str, rows: &[i32]) -> Result<()> {
+        let strange = || Error::Paging { reason: format!("`{name}` is used in an unknown way") };
+        let table = self.layout.table.as_ref().filter(|table| table.name == name);
+        let table = table.ok_or_else(strange)?;
+        let taken = lock(&self.state).rows.take(table, rows).ok_or_else(strange)?;
+        if taken.clears {
+            self.clear_table(table)?;
+        }
+        let slice = table.slice(0);
+        for range in &taken.missing {
+            self.queue.add(self.pieces(table, range, Some(slice))?);
+        }
+        self.wait_for(&[slice])
+    }
+
     fn wait_for(&self, slices: &[usize]) -> Result<()> {
         let started = Instant::now();
         let is_there = self.queue.wait_for(slices);

@@ -29,7 +29,9 @@ use super::call::guarded;
 use super::ffi;
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
-use crate::paging::{Cache, Guesses, Layout, PagedTensor, PagingOptions, PagingStats, Pressure};
+use crate::paging::{
+    Cache, Guesses, Layout, PagedTensor, PagingOptions, PagingStats, Pressure, Rows,
+};
 
 /// The paged experts of one model. Freed after the model; the readers end first.
 pub(crate) struct Pager {
@@ -57,6 +59,7 @@ struct State {
     /// Whether everything is in memory, so that no router need be watched.
     is_whole: bool,
     guesses: Guesses,
+    rows: Rows,
     /// The groups that were read on a guess for the layer that chooses next.
     ahead: Vec<usize>,
 }
@@ -86,7 +89,7 @@ impl Pager {
         let named = |(i, tensor): (usize, &PagedTensor)| (tensor.name.clone(), i);
         let tensors = layout.tensors.iter().enumerate().map(named).collect();
         let offset = |tensor: &PagedTensor| (tensor.name.clone(), tensor.file_offset);
-        let places = Box::new(Places::new(layout.tensors.iter().map(offset).collect()));
+        let places = Box::new(Places::new(layout.on_disk().map(offset).collect()));
         let memory = places::for_engine(&places);
         let mut buffer_type = ptr::null_mut();
         // SAFETY: `memory` is copied; what it points to is boxed and kept until the type is freed.
@@ -102,6 +105,7 @@ impl Pager {
             stats: PagingStats::default(),
             is_whole: false,
             guesses: Guesses::default(),
+            rows: Rows::default(),
             ahead: Vec::new(),
         };
         Ok(Self {
@@ -126,11 +130,11 @@ impl Pager {
 
     /// The model's only file, without the paged tensors; `None` for one in several, which the engine
     /// finds by their names.
-    pub(super) fn stream(&self, gguf: &GgufFile) -> Result<Option<ModelStream>> {
+    pub(super) fn stream(&self, gguf: &GgufFile) -> Result<Option<ModelStream<'_>>> {
         let [only] = gguf.shards() else { return Ok(None) };
         let skipped = |tensor: &PagedTensor| tensor.file_offset..tensor.file_offset + tensor.bytes;
-        let skipped = self.layout.tensors.iter().map(skipped).collect();
-        ModelStream::open(&only.path, skipped).map(Some)
+        let skipped = self.layout.on_disk().map(skipped).collect();
+        ModelStream::open(&only.path, skipped, &self.places).map(Some)
     }
 
     /// After the load: reads what is always in memory, and as many experts as the budget holds.
@@ -152,6 +156,7 @@ impl Pager {
             return Err(Error::PagingBudget { budget_bytes, needed_bytes });
         }
         let cache_bytes = budget_bytes - border_bytes;
+        lock(&self.places).clear()?;
         for tensor in &self.layout.tensors {
             for range in tensor.borders() {
                 let pieces = self.pieces(tensor, &range, None)?;
@@ -162,7 +167,7 @@ impl Pager {
         state.stats.reader = kind;
         state.pressure = Pressure::new(cache_bytes);
         state.cache.set_budget(cache_bytes);
-        state.is_whole = state.cache.holds_all();
+        state.is_whole = state.cache.holds_all() && self.layout.table.is_none();
         let all = 0..state.cache.len();
         let filled = state.cache.fill(all);
         drop(state);

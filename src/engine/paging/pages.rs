@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::reader::{PIECE_BYTES, Piece};
 use super::{Pager, lock};
 use crate::error::{Error, Result};
-use crate::paging::PagedTensor;
+use crate::paging::{PagedTensor, page_ceil, page_floor};
 
 impl Pager {
     /// The reads of a range of a tensor's file.
@@ -87,6 +87,15 @@ impl Pager {
             }
         }
         places.release(&rest);
+    }
+
+    /// Gives back all that was read of the token embedding.
+    pub(super) fn clear_table(&self, table: &PagedTensor) -> Result<()> {
+        let offset = table.file_offset;
+        let (first, end) = (page_floor(offset), page_ceil(offset + table.bytes));
+        let start = address(self.base(table)?, offset, first);
+        lock(&self.places).release(&(start..start + usize::try_from(end - first).unwrap_or(0)));
+        Ok(())
     }
 
     /// The tensors of a group's layer, and which expert it is.

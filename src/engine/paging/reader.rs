@@ -315,3 +315,33 @@ fn outcome(piece: &Piece, result: i32) -> Result<(), Error> {
     let into = unsafe { std::slice::from_raw_parts_mut(piece.address as *mut u8, piece.bytes) };
     file.read(piece.offset, into)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_begun_is_withdrawn_and_earlier_layers_come_first() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, &[5; 4096]).unwrap();
+        let file = Arc::new(PagedFile::open(file.path()).unwrap());
+        let piece = |slice: usize| Piece {
+            file: Arc::clone(&file),
+            offset: 0,
+            address: 0,
+            bytes: 0,
+            slice: Some(slice),
+        };
+        let queue = Queue::new(10);
+        queue.add([7, 7, 8].map(piece));
+        queue.add([2, 3].map(piece));
+        let begun = queue.next().unwrap();
+        assert_eq!(begun.slice, Some(2), "needed before the guesses");
+        assert_eq!(queue.withdraw(&[2, 7, 9]), 1, "only what waits");
+        assert!(queue.wait_for(&[7, 9]), "nothing of them is to come");
+        queue.finish(&begun, Ok(()));
+        assert!(queue.wait_for(&[2]));
+        let rest: Vec<_> = std::iter::from_fn(|| queue.more()).map(|piece| piece.slice).collect();
+        assert_eq!(rest, [Some(3), Some(8)]);
+    }
+}

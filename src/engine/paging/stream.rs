@@ -5,25 +5,33 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Mutex;
 
 use super::super::ffi;
+use super::lock;
+use super::places::Places;
 use crate::error::{Error, Result};
 
 /// One file, without the bytes of paged tensors.
-pub(in super::super) struct ModelStream {
+pub(in super::super) struct ModelStream<'a> {
     file: File,
     bytes: u64,
     /// What is not read, in order.
     skipped: Vec<Range<u64>>,
+    places: &'a Mutex<Places>,
 }
 
-impl ModelStream {
-    pub(super) fn open(path: &Path, mut skipped: Vec<Range<u64>>) -> Result<Self> {
+impl<'a> ModelStream<'a> {
+    pub(super) fn open(
+        path: &Path,
+        mut skipped: Vec<Range<u64>>,
+        places: &'a Mutex<Places>,
+    ) -> Result<Self> {
         let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
         let file = File::open(path).map_err(io("open"))?;
         let bytes = file.metadata().map_err(io("inspect"))?.len();
         skipped.sort_by_key(|range| range.start);
-        Ok(Self { file, bytes, skipped })
+        Ok(Self { file, bytes, skipped, places })
     }
 
     /// For the engine; `self` must outlive its use.
@@ -37,6 +45,9 @@ impl ModelStream {
         let next = self.skipped.partition_point(|range| range.end <= offset);
         let most = match self.skipped.get(next) {
             Some(range) if range.start <= offset => {
+                if range.start == offset {
+                    lock(self.places).forget();
+                }
                 let left = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
                 return Ok(left.min(into.len()));
             }
@@ -57,7 +68,10 @@ unsafe extern "C" fn read(
     // SAFETY: `user` is the stream, which the loading thread keeps and nobody changes; the buffer is
     // the engine's, of this size, and only written here.
     let (stream, into) = unsafe {
-        (&*user.cast::<ModelStream>(), std::slice::from_raw_parts_mut(buffer.cast::<u8>(), count))
+        (
+            &*user.cast::<ModelStream<'_>>(),
+            std::slice::from_raw_parts_mut(buffer.cast::<u8>(), count),
+        )
     };
     loop {
         match stream.read_at(offset, into) {

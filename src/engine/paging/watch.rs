@@ -33,6 +33,7 @@ impl PagerWatch {
             chosen: Some(chosen),
             expected: pager.read_ahead.then_some(expected as _),
             needed: Some(needed),
+            rows: Some(rows),
             user,
             watch,
             seen: ptr::null_mut(),
@@ -111,4 +112,17 @@ unsafe extern "C" fn needed(
         (&*user.cast::<Pager>(), slice::from_raw_parts(experts, count), CStr::from_ptr(tensor))
     };
     on(pager, || pager.needed(&name.to_string_lossy(), experts))
+}
+
+unsafe extern "C" fn rows(
+    tensor: *const c_char,
+    rows: *const i32,
+    count: usize,
+    user: *mut c_void,
+) -> bool {
+    // SAFETY: as in `chosen`; the name is the engine's NUL-terminated text.
+    let (pager, rows, name) = unsafe {
+        (&*user.cast::<Pager>(), slice::from_raw_parts(rows, count), CStr::from_ptr(tensor))
+    };
+    on(pager, || pager.rows_needed(&name.to_string_lossy(), rows))
 }

@@ -13,7 +13,7 @@ use moe_offload::memory::HostMemory;
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, GenerateOptions, LoadMode, MoeModel, MoeModelBuilder, Sampling};
 use support::model_files::demo;
-use support::process::Server;
+use support::process::{Server, run};
 
 fn builder(path: &Path, mode: LoadMode) -> MoeModelBuilder {
     MoeModel::builder(path).load_mode(mode).threads(1).context_tokens(256)
@@ -173,4 +173,22 @@ fn a_model_larger_than_free_memory_is_not_read() {
         };
         assert!(needed_bytes > 2 << 40 && available_bytes < needed_bytes);
     }
+}
+
+#[test]
+fn chat_takes_the_mode_and_tells_what_is_missing() {
+    let model = demo();
+    let chat = |mode: &str| {
+        let model = model.to_str().unwrap();
+        let sampling = ["--temperature", "0", "--max-tokens", "8", "--prompt", "Hello"];
+        let arguments = [&["--model", model, "--host-memory", mode][..], &sampling].concat();
+        run("chat", &arguments)
+    };
+    let said = |mode: &str| String::from_utf8(chat(mode).stdout).unwrap();
+    assert!(!said("anonymous").is_empty());
+    assert_eq!(said("anonymous"), said("read"));
+    let refused = chat("pinned");
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success(), "{errors}");
+    assert!(errors.contains("`pinned`") && errors.contains("use `read`"), "{errors}");
 }

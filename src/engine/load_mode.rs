@@ -35,6 +35,7 @@ pub enum LoadMode {
     Mapped,
     /// Read into anonymous memory: loads slower, allows repacked and pinned weights, which read prompts
     /// faster. Pinned where a device offers it. As text also `anonymous`.
+    #[serde(alias = "anonymous")]
     Read,
     /// Read into huge pages (Linux): fewer address translations.
     Huge,
@@ -121,6 +122,8 @@ mod tests {
             assert_eq!(json, format!("\"{mode}\""));
             assert_eq!(serde_json::from_str::<LoadMode>(&json).unwrap(), mode);
         }
+        let also: LoadMode = serde_json::from_str("\"anonymous\"").unwrap();
+        assert_eq!(also, "anonymous".parse().unwrap());
         let error = "hugh".parse::<LoadMode>().unwrap_err().to_string();
         assert!(error.contains("hugh") && error.contains("huge"), "{error}");
     }

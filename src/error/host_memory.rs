@@ -47,9 +47,9 @@ pub enum HostMemoryFault {
         /// What the system's setting says; `None` if there is none.
         setting: Option<String>,
     },
-    /// There are not several NUMA nodes to spread memory over.
+    /// There are not several NUMA nodes whose memory this process may use.
     #[error(
-        "this machine has {nodes} NUMA node(s) with memory that the system tells of, and spreading needs 2; use `huge` or `read`"
+        "this process may use the memory of {nodes} NUMA node(s) that the system tells of, and spreading needs 2; allow it more (`cpuset.mems` of its control group) if the machine has more, or use `huge` or `read`"
     )]
     OneNode {
         /// How many there are.

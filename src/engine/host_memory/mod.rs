@@ -75,9 +75,11 @@ fn limits() -> Limits {
     }
 }
 
+/// NUMA nodes that have memory which this process may use.
 fn nodes() -> Vec<u32> {
-    let list = std::fs::read_to_string("/sys/devices/system/node/has_memory").unwrap_or_default();
-    preflight::numbers(&list)
+    let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let status = text("/proc/thread-self/status");
+    preflight::usable_nodes(&text("/sys/devices/system/node/has_memory"), &status)
 }
 
 /// The memory of one model's weights. The engine frees it with the model.

@@ -12,7 +12,7 @@ pub(super) struct Limits {
     pub(super) lockable_bytes: Option<u64>,
     /// The setting of huge pages, such as `always [madvise] never`; `None` where there are none.
     pub(super) huge_pages: Option<String>,
-    /// NUMA nodes that have memory.
+    /// NUMA nodes that have memory which this process may use.
     pub(super) nodes: Vec<u32>,
 }
 
@@ -72,8 +72,19 @@ pub(super) fn lockable(limit: Option<u64>, status: &str) -> Option<u64> {
     limit.map(|limit| limit.saturating_sub(locked.saturating_mul(1024)))
 }
 
+/// The nodes with memory that `/proc/self/status` allows. A container may be held to one node of many, and
+/// the system spreads over that one without a word.
+pub(super) fn usable_nodes(with_memory: &str, status: &str) -> Vec<u32> {
+    let mut nodes = numbers(with_memory);
+    if let Some(list) = status.lines().find_map(|line| line.strip_prefix("Mems_allowed_list:")) {
+        let allowed = numbers(list);
+        nodes.retain(|node| allowed.contains(node));
+    }
+    nodes
+}
+
 /// The numbers in a list such as `0-3,8`; none of one that is not understood.
-pub(super) fn numbers(list: &str) -> Vec<u32> {
+fn numbers(list: &str) -> Vec<u32> {
     /// More than any system has.
     const MOST: u32 = 1 << 16;
     let parts = list.trim().split(',').filter(|part| !part.is_empty());
@@ -160,6 +171,15 @@ mod tests {
         assert_eq!(lockable(Some(1 << 20), &status("0000000000004000")), None);
         assert_eq!(lockable(Some(1 << 20), &status("000001ffffffbfff")), Some(512 << 10));
         assert_eq!(lockable(Some(7), ""), Some(7));
+    }
+
+    #[test]
+    fn nodes_that_a_container_may_not_use_do_not_count() {
+        let status = |list: &str| format!("Mems_allowed:\tf\nMems_allowed_list:\t{list}\nx:\t1\n");
+        assert_eq!(usable_nodes("0-3\n", &status("0-3")), [0, 1, 2, 3]);
+        assert_eq!(usable_nodes("0-3\n", &status("2")), [2]);
+        assert_eq!(usable_nodes("0,2\n", &status("0-1")), [0]);
+        assert_eq!(usable_nodes("0-1\n", ""), [0, 1]);
     }
 
     #[test]

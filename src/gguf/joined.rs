@@ -51,7 +51,9 @@ fn join(version: u32, pairs: &[&[u8]], tensors: &[TensorInfo], alignment: u32) -
     header.extend(version.to_le_bytes());
     header.extend((tensors.len() as u64).to_le_bytes());
     header.extend((pairs.len() as u64 + 1).to_le_bytes());
-    pairs.iter().for_each(|pair| header.extend_from_slice(pair));
+    for pair in pairs {
+        header.extend_from_slice(pair);
+    }
     text(&mut header, "general.alignment");
     header.extend(4_u32.to_le_bytes()); // an unsigned 32-bit number
     header.extend(alignment.to_le_bytes());
@@ -62,7 +64,9 @@ fn join(version: u32, pairs: &[&[u8]], tensors: &[TensorInfo], alignment: u32) -
         text(&mut header, &tensor.name);
         let dimensions = u32::try_from(tensor.shape.len()).unwrap_or(u32::MAX);
         header.extend(dimensions.to_le_bytes());
-        tensor.shape.iter().for_each(|dimension| header.extend(dimension.to_le_bytes()));
+        for dimension in &tensor.shape {
+            header.extend(dimension.to_le_bytes());
+        }
         header.extend(tensor.ggml_type.id().to_le_bytes());
         header.extend(end.to_le_bytes());
         places.push(end..end + tensor.bytes);

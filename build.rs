@@ -197,6 +197,7 @@ mod shim {
             .clang_args(include_dirs.iter().map(|dir| format!("-I{}", dir.display())))
             .allowlist_function("moe_.*")
             .allowlist_type("moe_.*")
+            .allowlist_var("MOE_.*")
             // The engine's own types come from llama-cpp-sys-2.
             .allowlist_recursively(false)
             .prepend_enum_name(false)

@@ -8,6 +8,8 @@ mod support;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use moe_offload::gguf::GgmlType;
 use moe_offload::plan::DISK;
@@ -197,7 +199,14 @@ fn a_split_model_is_paged_from_all_its_files() {
     assert!(GgufFile::open(&path).unwrap().shards().len() > 1);
     let expected = text(&mut builder(&path, "none").load().unwrap());
     let least = least_cache(&path, "all-experts=disk");
-    assert_eq!(text(&mut with_cache(&path, "all-experts=disk", least).load().unwrap()), expected);
+    let mapped = Arc::new(AtomicBool::new(false));
+    let (seen, name) = (Arc::clone(&mapped), "mixtral-8x7b-0000");
+    let load = with_cache(&path, "all-experts=disk", least).on_progress(move |_| {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        seen.fetch_or(maps.contains(name), Ordering::Relaxed);
+    });
+    assert_eq!(text(&mut load.load().unwrap()), expected);
+    assert!(!mapped.load(Ordering::Relaxed), "read as one stream");
 }
 
 #[test]

@@ -22,7 +22,7 @@ impl Pager {
         match *self {}
     }
 
-    pub(super) fn stream(&self, _: &GgufFile) -> Result<Option<ModelStream>> {
+    pub(super) fn stream(&self, _: &GgufFile) -> Result<ModelStream> {
         match *self {}
     }
 

@@ -115,17 +115,13 @@ impl Weights {
             params.kv_overrides = dry_run.as_ptr();
             params.load_mode = LoadMode::Read.for_engine();
         }
-        // Else the file is mapped, and the whole of it read at once.
         let stream = match &pager {
-            Some(pager) if settings.dry_run.is_none() => pager.stream(gguf)?,
+            Some(pager) if settings.dry_run.is_none() => Some(pager.stream(gguf)?),
             _ => None,
         };
         if stream.is_some() {
             params.load_mode = LoadMode::Read.for_engine();
             params.lazy_mode = ffi::LLAMA_LAZY_MODE_OFF; // which would map the stream
-        } else if pager.is_some() && settings.dry_run.is_none() {
-            // Read, experts would be read into their places.
-            params.load_mode = LoadMode::Mapped.for_engine();
         }
         params.progress_callback = Some(on_progress);
         params.progress_callback_user_data = (&raw mut progress).cast();

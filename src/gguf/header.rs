@@ -46,14 +46,7 @@ pub(super) struct Header {
 
 impl Header {
     pub(super) fn read<R: Read>(cursor: &mut Cursor<'_, R>) -> Result<Self> {
-        let version = read_version(cursor)?;
-        let tensor_count = counted(cursor, "the tensor count", MAX_TENSORS, |count, max| {
-            GgufFault::TooManyTensors { count, max }
-        })?;
-        let pair_count =
-            counted(cursor, "the metadata count", MAX_METADATA_PAIRS, |count, max| {
-                GgufFault::TooMuchMetadata { count, max }
-            })?;
+        let (version, tensor_count, pair_count) = read_counts(cursor)?;
         let mut metadata = BTreeMap::new();
         for _ in 0..pair_count {
             let (key, value) = read_pair(cursor)?;
@@ -72,6 +65,33 @@ impl Header {
         place_tensors(cursor, &mut tensors, data_start, alignment)?;
         Ok(Self { version, alignment, metadata, tensors, bytes })
     }
+}
+
+/// Version, tensors and metadata pairs.
+fn read_counts<R: Read>(cursor: &mut Cursor<'_, R>) -> Result<(u32, u64, u64)> {
+    let version = read_version(cursor)?;
+    let tensors = counted(cursor, "the tensor count", MAX_TENSORS, |count, max| {
+        GgufFault::TooManyTensors { count, max }
+    })?;
+    let pairs = counted(cursor, "the metadata count", MAX_METADATA_PAIRS, |count, max| {
+        GgufFault::TooMuchMetadata { count, max }
+    })?;
+    Ok((version, tensors, pairs))
+}
+
+/// Where in a header each metadata pair lies.
+#[cfg(all(feature = "llama", target_os = "linux"))]
+pub(super) fn pair_ranges<R: Read>(
+    cursor: &mut Cursor<'_, R>,
+) -> Result<Vec<(String, std::ops::Range<usize>)>> {
+    let (_, _, count) = read_counts(cursor)?;
+    let offset = |cursor: &Cursor<'_, R>| usize::try_from(cursor.offset()).unwrap_or(usize::MAX);
+    let pair = |_| {
+        let start = offset(cursor);
+        let (key, _) = read_pair(cursor)?;
+        Ok((key, start..offset(cursor)))
+    };
+    (0..count).map(pair).collect()
 }
 
 fn read_version<R: Read>(cursor: &mut Cursor<'_, R>) -> Result<u32> {

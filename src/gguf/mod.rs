@@ -21,6 +21,8 @@
 
 mod cursor;
 mod header;
+#[cfg(all(feature = "llama", target_os = "linux"))]
+mod joined;
 mod shards;
 mod types;
 mod value;
@@ -38,6 +40,8 @@ pub use self::header::{
     MAX_DIMENSIONS, MAX_HEADER_BYTES, MAX_KEY_BYTES, MAX_METADATA_PAIRS, MAX_NAME_BYTES,
     MAX_TENSORS,
 };
+#[cfg(all(feature = "llama", target_os = "linux"))]
+pub(crate) use self::joined::JoinedFile;
 use self::shards::ShardName;
 pub use self::types::GgmlType;
 pub use self::value::{Array, Value};

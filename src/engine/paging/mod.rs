@@ -128,13 +128,10 @@ impl Pager {
         self.buffer_type
     }
 
-    /// The model's only file, without the paged tensors; `None` for one in several, which the engine
-    /// finds by their names.
-    pub(super) fn stream(&self, gguf: &GgufFile) -> Result<Option<ModelStream<'_>>> {
-        let [only] = gguf.shards() else { return Ok(None) };
-        let skipped = |tensor: &PagedTensor| tensor.file_offset..tensor.file_offset + tensor.bytes;
-        let skipped = self.layout.on_disk().map(skipped).collect();
-        ModelStream::open(&only.path, skipped, &self.places).map(Some)
+    /// The model in one file, without the paged tensors.
+    pub(super) fn stream(&self, gguf: &GgufFile) -> Result<ModelStream<'_>> {
+        let paged = self.layout.on_disk().map(|tensor| tensor.name.as_str()).collect();
+        ModelStream::open(gguf, &paged, &self.places)
     }
 
     /// After the load: reads what is always in memory, and as many experts as the budget holds.

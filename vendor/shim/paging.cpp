@@ -107,12 +107,10 @@ bool is_host(ggml_backend_buffer_type_t) {
 struct cookie {
     moe_stream stream;
     uint64_t   at;
-    bool       passes; // a seek went to a tensor that need not be read, and nothing happened since
 };
 
 ssize_t read_cookie(void * user, char * buffer, size_t count) {
     auto * here = static_cast<cookie *>(user);
-    here->passes = false;
     count = size_t(std::min<uint64_t>(count, here->stream.bytes - std::min(here->at, here->stream.bytes)));
     const int64_t got = count == 0 ? 0 : here->stream.read(here->at, buffer, count, here->stream.user);
     here->at += got > 0 ? uint64_t(got) : 0;
@@ -121,18 +119,12 @@ ssize_t read_cookie(void * user, char * buffer, size_t count) {
 
 int seek_cookie(void * user, off64_t * offset, int whence) {
     auto * here = static_cast<cookie *>(user);
-    if (whence == SEEK_CUR && *offset == 0 && here->passes) {
-        // Before it reads, the engine asks where it is and reads no further than the end, that is, nothing.
-        *offset = off64_t(here->stream.bytes);
-        return 0;
-    }
     const int64_t from = whence == SEEK_SET ? 0 : int64_t(whence == SEEK_CUR ? here->at : here->stream.bytes);
     if (from + *offset < 0) {
         return -1;
     }
     here->at = uint64_t(from + *offset);
     *offset  = off64_t(here->at);
-    here->passes = whence == SEEK_SET && here->stream.skips(here->at, here->stream.user);
     return 0;
 }
 #endif
@@ -317,7 +309,7 @@ moe_status moe_model_load_stream(const moe_stream * stream, const llama_model_pa
     return guarded(message, [&] {
         *model = nullptr;
 #ifdef __GLIBC__
-        cookie here = { *stream, 0, false };
+        cookie here = { *stream, 0 };
         cookie_io_functions_t functions = {};
         functions.read = read_cookie;
         functions.seek = seek_cookie;
@@ -325,6 +317,7 @@ moe_status moe_model_load_stream(const moe_stream * stream, const llama_model_pa
         if (file == nullptr) {
             return fail(message, "the system has no memory for a stream");
         }
+        // The bytes of what is paged are copied from there, so that it should stay in the processor's cache.
         std::setvbuf(file.get(), nullptr, _IOFBF, MOE_STREAM_BUFFER);
         *model = llama_model_load_from_file_ptr(file.get(), *params);
         return *model == nullptr ? fail(message, "") : MOE_OK;

@@ -193,13 +193,11 @@ moe_status moe_paged_new(const moe_paged_memory * memory, ggml_backend_buffer_ty
 moe_status moe_paged_free(ggml_backend_buffer_type_t buffer_type, moe_message * message);
 
 // A model file as a stream, so that what is paged need not be read. `read` returns how many bytes it took
-// care of, negative on failure; it may leave the buffer as it is. `skips` says whether a tensor that need not
-// be read starts at an offset, which must be a multiple of the buffer.
+// care of, negative on failure; it may leave the buffer as it is.
 #define MOE_STREAM_BUFFER 262144
 typedef struct moe_stream {
     uint64_t bytes;
     int64_t (*read)(uint64_t offset, char * buffer, size_t count, void * user);
-    bool (*skips)(uint64_t offset, void * user);
     void *   user;
 } moe_stream;
 

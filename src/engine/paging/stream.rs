@@ -13,8 +13,8 @@ use super::places::Places;
 use crate::error::{Error, Result};
 use crate::gguf::{GgufFile, JoinedFile};
 
-/// Where each tensor starts: at a multiple of the stream's buffer, so that the C library seeks to just
-/// there. The places exist in the header only.
+/// Where each tensor starts: at a multiple of the stream's buffer, so that what is copied is not more than the
+/// tensor. The places exist in the header only.
 const ALIGNMENT: u32 = ffi::MOE_STREAM_BUFFER;
 
 /// All files of a model as one, without the bytes of paged tensors.
@@ -58,17 +58,12 @@ impl<'a> ModelStream<'a> {
     /// For the engine; `self` must outlive its use.
     pub(in super::super) fn for_engine(&self) -> ffi::moe_stream {
         let user = std::ptr::from_ref(self).cast_mut().cast();
-        ffi::moe_stream { bytes: self.joined.bytes, read: Some(read), skips: Some(skips), user }
+        ffi::moe_stream { bytes: self.joined.bytes, read: Some(read), user }
     }
 
     /// The first tensor that ends after `offset`.
     fn next(&self, offset: u64) -> Option<&Part> {
         self.parts.get(self.parts.partition_point(|part| part.at.end <= offset))
-    }
-
-    /// Whether a tensor that is passed over starts just here.
-    fn skips(&self, offset: u64) -> bool {
-        self.next(offset).is_some_and(|part| part.at.start == offset && part.from.is_none())
     }
 
     /// Takes care of the next bytes: how many, at least one unless the file ends.
@@ -99,11 +94,6 @@ impl<'a> ModelStream<'a> {
             }
         }
     }
-}
-
-unsafe extern "C" fn skips(offset: u64, user: *mut c_void) -> bool {
-    // SAFETY: `user` is the stream, which the loading thread keeps and nobody changes.
-    unsafe { &*user.cast::<ModelStream<'_>>() }.skips(offset)
 }
 
 unsafe extern "C" fn read(

@@ -28,6 +28,8 @@ pub(crate) struct SpeedArguments {
         help = "CPU memory for experts that the policy leaves on disk, such as 8GiB"
     )]
     expert_cache: Option<u64>,
+    #[arg(long, help = "Compare each read of an expert on disk with the first one")]
+    verify_experts: bool,
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
@@ -45,9 +47,11 @@ impl SpeedArguments {
         if let Some(mode) = self.load_mode {
             builder = builder.load_mode(mode);
         }
-        if let Some(bytes) = self.expert_cache {
-            builder = builder.paging(PagingOptions::default().cache_bytes(bytes));
-        }
+        let paging = PagingOptions::default().verify(self.verify_experts);
+        builder = builder.paging(match self.expert_cache {
+            Some(bytes) => paging.cache_bytes(bytes),
+            None => paging,
+        });
         builder.operation_offload(!self.no_operation_offload)
     }
 }

@@ -276,6 +276,19 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// A part of a file was read again and was another one, though nobody wrote to the file.
+    #[error(
+        "`{}` gave other bytes than before, in {bytes} from offset {offset}, though nobody wrote to it; the disk or the memory may be failing: compare the file with its source, then load again",
+        path.display()
+    )]
+    WrongBytes {
+        /// The file.
+        path: PathBuf,
+        /// Where the part begins.
+        offset: u64,
+        /// How many bytes it has.
+        bytes: u64,
+    },
     /// A stored plan contradicts the file or itself.
     #[error("this plan cannot be kept: {what}; plan again")]
     InvalidPlan {

@@ -21,11 +21,21 @@ pub struct PagingOptions {
     pub read_ahead: bool,
     /// Reads by `io_uring` where the system allows it, else by threads.
     pub io_uring: bool,
+    /// Compares each read with the first of the same part of the file, by a checksum of 32 bits: bytes that
+    /// are other ones, though nobody wrote to the file, are an error ([`Error::WrongBytes`](crate::Error::WrongBytes)).
+    /// What was already wrong at its first read is not found.
+    pub verify: bool,
 }
 
 impl Default for PagingOptions {
     fn default() -> Self {
-        Self { cache_bytes: None, half_life_tokens: 64.0, read_ahead: true, io_uring: true }
+        Self {
+            cache_bytes: None,
+            half_life_tokens: 64.0,
+            read_ahead: true,
+            io_uring: true,
+            verify: false,
+        }
     }
 }
 
@@ -52,5 +62,11 @@ impl PagingOptions {
     #[must_use]
     pub fn io_uring(self, io_uring: bool) -> Self {
         Self { io_uring, ..self }
+    }
+
+    /// Whether to compare each read with the first.
+    #[must_use]
+    pub fn verify(self, verify: bool) -> Self {
+        Self { verify, ..self }
     }
 }

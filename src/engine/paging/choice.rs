@@ -141,7 +141,7 @@ impl Pager {
         }
         let slice = table.slice(0);
         for range in &taken.missing {
-            self.queue.add(self.pieces(table, range, Some(slice))?);
+            self.queue.add(self.rows(table, range, slice)?);
         }
         self.wait_for(&[slice])
     }

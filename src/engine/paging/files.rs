@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::checksums::Checksums;
 use crate::error::{Error, Result};
 
 /// A file that is read directly, past the system's cache, and must not change.
@@ -14,6 +15,8 @@ pub(super) struct PagedFile {
     path: PathBuf,
     is_direct: bool,
     state: State,
+    /// What was read, if later reads are to be compared with it.
+    checksums: Option<Checksums>,
 }
 
 /// What is compared to see whether a file was changed.
@@ -35,7 +38,7 @@ impl State {
 }
 
 impl PagedFile {
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(super) fn open(path: &Path, verify: bool) -> Result<Self> {
         let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
         let open = |flags| OpenOptions::new().read(true).custom_flags(flags).open(path);
         // Some file systems, such as those in memory, have no direct reads.
@@ -44,7 +47,8 @@ impl PagedFile {
             Err(_) => (open(0).map_err(io("open"))?, false),
         };
         let state = State::of(&file.metadata().map_err(io("inspect"))?);
-        Ok(Self { file, path: path.to_owned(), is_direct, state })
+        let checksums = verify.then(Checksums::default);
+        Ok(Self { file, path: path.to_owned(), is_direct, state, checksums })
     }
 
     pub(super) fn is_direct(&self) -> bool {
@@ -72,7 +76,21 @@ impl PagedFile {
                 Err(source) => return Err(self.failed(source)),
             }
         }
-        self.check_unchanged()
+        self.check(offset, into)
+    }
+
+    /// Whether what was read into these pages can be trusted.
+    pub(super) fn check(&self, offset: u64, pages: &[u8]) -> Result<()> {
+        self.check_unchanged()?;
+        let bytes = &pages[..self.wanted(offset, pages.len())];
+        match &self.checksums {
+            Some(checksums) if !checksums.agree(offset, bytes) => Err(Error::WrongBytes {
+                path: self.path.clone(),
+                offset,
+                bytes: bytes.len() as u64,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// How much of `bytes` from `offset` on the file has.
@@ -81,7 +99,7 @@ impl PagedFile {
     }
 
     /// Whether the file still is what it was when it was opened.
-    pub(super) fn check_unchanged(&self) -> Result<()> {
+    fn check_unchanged(&self) -> Result<()> {
         let now = State::of(&self.file.metadata().map_err(|source| self.failed(source))?);
         if now == self.state { Ok(()) } else { Err(self.changed()) }
     }

@@ -6,6 +6,7 @@
 //! the engine multiplies with one of them, it waits for that one's slices, so that the last are read while
 //! the first are computed with. See docs/paging.md.
 
+mod checksums;
 mod choice;
 mod files;
 mod memory;
@@ -48,6 +49,8 @@ pub(crate) struct Pager {
     turn: Mutex<()>,
     io_uring: bool,
     read_ahead: bool,
+    /// Whether each read is compared with the first.
+    verify: bool,
     /// Whether pages go from one expert to another without the system clearing them.
     moves_pages: AtomicBool,
 }
@@ -84,8 +87,8 @@ impl Pager {
     /// For a model that is to be loaded; nothing is read yet.
     pub(super) fn new(gguf: &GgufFile, layout: Layout, options: &PagingOptions) -> Result<Self> {
         memory::check_page_size()?;
-        let files = gguf.shards().iter().map(|shard| PagedFile::open(&shard.path).map(Arc::new));
-        let files = files.collect::<Result<_>>()?;
+        let open = |path| PagedFile::open(path, options.verify).map(Arc::new);
+        let files = gguf.shards().iter().map(|shard| open(&shard.path)).collect::<Result<_>>()?;
         let named = |(i, tensor): (usize, &PagedTensor)| (tensor.name.clone(), i);
         let tensors = layout.tensors.iter().enumerate().map(named).collect();
         let offset = |tensor: &PagedTensor| (tensor.name.clone(), tensor.file_offset);
@@ -120,6 +123,7 @@ impl Pager {
             turn: Mutex::new(()),
             io_uring: options.io_uring,
             read_ahead: options.read_ahead,
+            verify: options.verify,
             moves_pages: AtomicBool::new(may_move),
         })
     }

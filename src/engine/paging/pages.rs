@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::reader::{PIECE_BYTES, Piece};
 use super::{Pager, lock};
 use crate::error::{Error, Result};
-use crate::paging::{PagedTensor, page_ceil, page_floor};
+use crate::paging::{PAGE_BYTES, PagedTensor, page_ceil, page_floor};
 
 impl Pager {
     /// The reads of a range of a tensor's file.
@@ -31,6 +31,24 @@ impl Pager {
                 slice,
             });
             at += bytes;
+        }
+        Ok(pieces)
+    }
+
+    /// The reads of rows of a table. Those that are compared are a page each, as others come together each time.
+    pub(super) fn rows(
+        &self,
+        table: &PagedTensor,
+        range: &Range<u64>,
+        slice: usize,
+    ) -> Result<Vec<Piece>> {
+        if !self.verify {
+            return self.pieces(table, range, Some(slice));
+        }
+        let (mut pieces, mut page) = (Vec::new(), range.start);
+        while page < range.end {
+            pieces.extend(self.pieces(table, &(page..page + PAGE_BYTES), Some(slice))?);
+            page += PAGE_BYTES;
         }
         Ok(pieces)
     }

@@ -308,11 +308,11 @@ fn outcome(piece: &Piece, result: i32) -> Result<(), Error> {
         Err(_) if [-libc::EINTR, -libc::EAGAIN].contains(&result) => 0,
         Err(_) => return Err(file.failed(std::io::Error::from_raw_os_error(-result))),
     };
-    if done >= file.wanted(piece.offset, piece.bytes) {
-        return file.check_unchanged();
-    }
     // SAFETY: as in `read_by_thread`.
     let into = unsafe { std::slice::from_raw_parts_mut(piece.address as *mut u8, piece.bytes) };
+    if done >= file.wanted(piece.offset, piece.bytes) {
+        return file.check(piece.offset, into);
+    }
     file.read(piece.offset, into)
 }
 
@@ -324,7 +324,7 @@ mod tests {
     fn what_was_not_begun_is_withdrawn_and_earlier_layers_come_first() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         std::io::Write::write_all(&mut file, &[5; 4096]).unwrap();
-        let file = Arc::new(PagedFile::open(file.path()).unwrap());
+        let file = Arc::new(PagedFile::open(file.path(), false).unwrap());
         let piece = |slice: usize| Piece {
             file: Arc::clone(&file),
             offset: 0,

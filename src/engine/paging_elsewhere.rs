@@ -66,6 +66,10 @@ impl ModelStream {
     pub(super) fn for_engine(&self) -> ffi::moe_stream {
         match *self {}
     }
+
+    pub(super) fn failure(&self) -> Option<Error> {
+        match *self {}
+    }
 }
 
 /// Of which there is none.

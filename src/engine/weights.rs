@@ -9,7 +9,7 @@ use super::dry_run::DryRun;
 use super::host_memory::{self, Held};
 use super::load_mode::LoadMode;
 use super::overrides::OverrideArray;
-use super::paging::Pager;
+use super::paging::{ModelStream, Pager};
 use super::rpc::RpcServers;
 use super::{Token, backend, device, ffi, locks};
 use crate::cancel::CancelHandle;
@@ -150,7 +150,8 @@ impl Weights {
         drop(lock);
         progress.outcome()?;
         loaded.map_err(|failure| {
-            let ours = pager.as_ref().and_then(Pager::load_failure);
+            let ours = stream.as_ref().and_then(ModelStream::failure);
+            let ours = ours.or_else(|| pager.as_ref().and_then(Pager::load_failure));
             let ours = ours.or_else(|| held.as_mut().and_then(Held::failure));
             let (path, reason) = (path.to_owned(), failure.reason);
             ours.unwrap_or(Error::LoadFailed { path, reason })

@@ -117,8 +117,15 @@ ssize_t read_cookie(void * user, char * buffer, size_t count) {
     return ssize_t(got);
 }
 
+// The engine asks where it is before it reads, and reads no further than the end. In what is not to be read it
+// is told that it is there: the C library would copy each byte of nothing.
 int seek_cookie(void * user, off64_t * offset, int whence) {
     auto * here = static_cast<cookie *>(user);
+    const bool asks = whence == SEEK_CUR && *offset == 0;
+    if (asks && here->at < here->stream.bytes && !here->stream.has_bytes(here->at, here->stream.user)) {
+        *offset = off64_t(here->stream.bytes);
+        return 0;
+    }
     const int64_t from = whence == SEEK_SET ? 0 : int64_t(whence == SEEK_CUR ? here->at : here->stream.bytes);
     if (from + *offset < 0) {
         return -1;
@@ -313,12 +320,13 @@ moe_status moe_model_load_stream(const moe_stream * stream, const llama_model_pa
         cookie_io_functions_t functions = {};
         functions.read = read_cookie;
         functions.seek = seek_cookie;
+        std::vector<char> buffer(MOE_STREAM_BUFFER); // outlives the file
         std::unique_ptr<FILE, int (*)(FILE *)> file(fopencookie(&here, "rb", functions), std::fclose);
         if (file == nullptr) {
             return fail(message, "the system has no memory for a stream");
         }
-        // The bytes of what is paged are copied from there, so that it should stay in the processor's cache.
-        std::setvbuf(file.get(), nullptr, _IOFBF, MOE_STREAM_BUFFER);
+        // The C library ignores the size if the buffer is not given too.
+        std::setvbuf(file.get(), buffer.data(), _IOFBF, buffer.size());
         *model = llama_model_load_from_file_ptr(file.get(), *params);
         return *model == nullptr ? fail(message, "") : MOE_OK;
 #else

@@ -192,16 +192,17 @@ typedef struct moe_paged_memory {
 moe_status moe_paged_new(const moe_paged_memory * memory, ggml_backend_buffer_type_t * buffer_type, moe_message * message);
 moe_status moe_paged_free(ggml_backend_buffer_type_t buffer_type, moe_message * message);
 
-// A model file as a stream, so that what is paged need not be read. `read` returns how many bytes it took
-// care of, negative on failure; it may leave the buffer as it is.
+// A model as a stream, so that what is paged need not be read. `read` returns how many bytes it read, negative on
+// failure. `has_bytes` is false in a tensor that is not to be read; all tensors begin at multiples of the buffer.
 #define MOE_STREAM_BUFFER 262144
 typedef struct moe_stream {
     uint64_t bytes;
     int64_t (*read)(uint64_t offset, char * buffer, size_t count, void * user);
+    bool    (*has_bytes)(uint64_t offset, void * user);
     void *   user;
 } moe_stream;
 
-// As moe_model_load; what is paged has whatever was in the buffer. MOE_MISSING where the system has no such streams.
+// As moe_model_load. MOE_MISSING where the system has no such streams.
 moe_status moe_model_load_stream(const moe_stream * stream, const struct llama_model_params * params, struct llama_model ** model, moe_message * message);
 
 // Who is told what the routers chose, before it is used; on the thread that computes.

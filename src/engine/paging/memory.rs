@@ -1,8 +1,6 @@
 //! Addresses for paged tensors, whose pages come and go.
 
-use std::fs::File;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
 
 use crate::error::{Error, Result};
@@ -16,70 +14,35 @@ pub(super) struct Reserved {
 }
 
 impl Reserved {
-    /// Reserves addresses for a model that is to be loaded: what is written to them is lost.
-    ///
-    /// The engine copies as many bytes as its tensors have, none of which mean anything. All addresses share a
-    /// little memory until [`clear`](Self::clear), so that this takes none.
-    ///
     /// # Errors
     /// [`Error::Paging`] if the system has not so many addresses left.
     pub(super) fn new(bytes: usize) -> Result<Self> {
-        let failed = |source: std::io::Error| Error::Paging {
-            reason: format!("no room for {bytes} bytes of addresses: {source}"),
-        };
         // SAFETY: a new mapping at an address of the system's choice; nobody else knows it.
-        let base = unsafe { map(ptr::null_mut(), bytes, ANYWHERE, -1) }.map_err(failed)?;
-        let reserved = Self { base, bytes };
-        reserved.share().map_err(failed)?;
-        Ok(reserved)
-    }
-
-    /// Makes all addresses lead to the same few pages.
-    fn share(&self) -> std::io::Result<()> {
-        // Each stretch is a mapping of its own, of which there may be some ten thousands.
-        let stretch = (self.bytes / 4096).max(4 << 20).next_multiple_of(1 << 20);
-        // SAFETY: a plain call with a text that ends; the descriptor is nobody else's.
-        let file = unsafe {
-            let descriptor = libc::memfd_create(c"moe-offload".as_ptr(), libc::MFD_CLOEXEC);
-            if descriptor < 0 {
-                return Err(std::io::Error::last_os_error());
-            }
-            File::from_raw_fd(descriptor)
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
         };
-        file.set_len(stretch as u64)?;
-        for start in (0..self.bytes).step_by(stretch) {
-            let bytes = stretch.min(self.bytes - start);
-            let at = (self.base + start) as *mut libc::c_void;
-            // SAFETY: a part of the mapping made in `new`, which nobody uses yet.
-            unsafe { map(at, bytes, libc::MAP_SHARED | libc::MAP_FIXED, file.as_raw_fd()) }?;
+        if base == libc::MAP_FAILED {
+            let source = std::io::Error::last_os_error();
+            let reason = format!("no room for {bytes} bytes of addresses: {source}");
+            return Err(Error::Paging { reason });
         }
-        Ok(())
-    }
-
-    /// From now on each address has its own memory, which is taken when it is written.
-    ///
-    /// # Errors
-    /// [`Error::Paging`] if the system does not allow it.
-    pub(super) fn clear(&self) -> Result<()> {
-        let at = self.base as *mut libc::c_void;
-        // SAFETY: the whole mapping made in `new`; the engine has loaded and does not compute yet, and nothing
-        // is read into it.
-        let cleared = unsafe { map(at, self.bytes, ANYWHERE | libc::MAP_FIXED, -1) };
-        cleared.map_err(|source| Error::Paging { reason: format!("no addresses: {source}") })?;
         // A huge page would bring its neighbours into memory. Where there are none, this fails.
         // SAFETY: the whole of the mapping just made.
         unsafe {
-            libc::madvise(at, self.bytes, libc::MADV_NOHUGEPAGE);
+            libc::madvise(base, bytes, libc::MADV_NOHUGEPAGE);
         }
-        Ok(())
+        Ok(Self { base: base as usize, bytes })
     }
 
     pub(super) fn base(&self) -> usize {
         self.base
-    }
-
-    pub(super) fn all(&self) -> Range<usize> {
-        self.base..self.base + self.bytes
     }
 
     pub(super) fn contains(&self, range: &Range<usize>) -> bool {
@@ -121,21 +84,6 @@ impl Reserved {
         };
         moved != libc::MAP_FAILED
     }
-}
-
-const ANYWHERE: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-
-/// # Safety
-/// With `MAP_FIXED`, nobody may use what is mapped there.
-unsafe fn map(
-    at: *mut libc::c_void,
-    bytes: usize,
-    flags: libc::c_int,
-    file: libc::c_int,
-) -> std::io::Result<usize> {
-    // SAFETY: promised by the caller.
-    let base = unsafe { libc::mmap(at, bytes, libc::PROT_READ | libc::PROT_WRITE, flags, file, 0) };
-    if base == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(base as usize) }
 }
 
 /// Whether pages of so many slices may be moved: each move may leave a mapping of its own, and the system
@@ -184,28 +132,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_while_loading_is_lost_and_takes_no_memory() {
-        let resident = || {
-            let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-            text.split(' ').nth(1).unwrap().parse::<usize>().unwrap()
-        };
-        let reserved = Reserved::new(200 << 20).unwrap();
-        let all = reserved.base()..reserved.base() + (200 << 20);
-        fill(&all, 9);
-        reserved.clear().unwrap();
-        let before = resident();
-        assert!(is_all(&(all.start..all.start + 8192), 0));
-        fill(&(all.end - (64 << 20)..all.end), 9);
-        // Other tests come and go, but the pages that are written now are taken.
-        assert!(resident() > before + 8 * 1024, "{before} {}", resident());
-        assert!(is_all(&(all.start..all.start + 8192), 0), "each address has its own memory");
-    }
-
-    #[test]
     fn moved_pages_keep_their_bytes_and_leave_zeros() {
         let page = usize::try_from(PAGE_BYTES).unwrap();
         let reserved = Reserved::new(64 * page).unwrap();
-        reserved.clear().unwrap();
         let pages = |first: usize, count: usize| {
             let start = reserved.base() + first * page;
             start..start + count * page

@@ -133,9 +133,9 @@ impl Pager {
     }
 
     /// The model in one file, without the paged tensors.
-    pub(super) fn stream(&self, gguf: &GgufFile) -> Result<ModelStream<'_>> {
+    pub(super) fn stream<'a>(&self, gguf: &'a GgufFile) -> Result<ModelStream<'a>> {
         let paged = self.layout.on_disk().map(|tensor| tensor.name.as_str()).collect();
-        ModelStream::open(gguf, &paged, &self.places)
+        ModelStream::open(gguf, &paged)
     }
 
     /// After the load: reads what is always in memory, and as many experts as the budget holds.
@@ -157,7 +157,6 @@ impl Pager {
             return Err(Error::PagingBudget { budget_bytes, needed_bytes });
         }
         let cache_bytes = budget_bytes - border_bytes;
-        lock(&self.places).clear()?;
         for tensor in &self.layout.tensors {
             for range in tensor.borders() {
                 let pieces = self.pieces(tensor, &range, None)?;

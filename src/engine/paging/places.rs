@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use super::super::ffi;
 use super::lock;
 use super::memory::Reserved;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::paging::PAGE_BYTES;
 
 /// Where the engine's tensors are.
@@ -29,18 +29,6 @@ impl Places {
 
     fn of(&self, range: &Range<usize>) -> Option<&Reserved> {
         self.reserved.iter().find(|all| all.contains(range))
-    }
-
-    /// What was written while loading counts as memory of the process, though it all is the same.
-    pub(super) fn forget(&self) {
-        for reserved in &self.reserved {
-            reserved.release(&reserved.all());
-        }
-    }
-
-    /// The model is loaded: from now on its addresses have memory of their own.
-    pub(super) fn clear(&self) -> Result<()> {
-        self.reserved.iter().try_for_each(Reserved::clear)
     }
 
     /// Gives the memory of pages back that nobody uses.

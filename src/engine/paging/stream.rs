@@ -1,64 +1,77 @@
-//! A model as the engine reads it when experts stay on disk: one file, whose paged bytes are passed over.
+//! A model as the engine reads it when experts stay on disk: one file, in which they have room but no bytes.
+//!
+//! The engine reads through a buffer of the C library, which copies each byte. So at a paged tensor the stream
+//! does not hand out nothing, but says that it stands at its end, and the engine, which never reads
+//! beyond the end of a file, reads no bytes at all. Should an engine of another version read them all the same,
+//! it is an error.
 
 use std::collections::HashSet;
 use std::ffi::{c_char, c_void};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 
 use super::super::ffi;
 use super::lock;
-use super::places::Places;
 use crate::error::{Error, Result};
-use crate::gguf::{GgufFile, JoinedFile};
+use crate::gguf::{GgufFile, JoinedFile, Shard};
 
-/// Where each tensor starts: at a multiple of the stream's buffer, so that what is copied is not more than the
-/// tensor. The places exist in the header only.
+/// Where each tensor starts: at a multiple of the stream's buffer, as the C library only goes to such places
+/// when it seeks. They exist in the header only.
 const ALIGNMENT: u32 = ffi::MOE_STREAM_BUFFER;
 
 /// All files of a model as one, without the bytes of paged tensors.
 pub(in super::super) struct ModelStream<'a> {
+    shards: &'a [Shard],
     files: Vec<File>,
     joined: JoinedFile,
     /// What is behind the header, in order.
     parts: Vec<Part>,
-    places: &'a Mutex<Places>,
+    /// What went wrong first, of which the engine only says that something did.
+    failure: Mutex<Option<Error>>,
 }
 
 /// A tensor.
 #[derive(Debug)]
 struct Part {
     at: Range<u64>,
-    /// File and offset; `None` for what is passed over.
+    /// File and offset; `None` for what is not to be read.
     from: Option<(usize, u64)>,
 }
 
 impl<'a> ModelStream<'a> {
-    pub(super) fn open(
-        gguf: &GgufFile,
-        paged: &HashSet<&str>,
-        places: &'a Mutex<Places>,
-    ) -> Result<Self> {
+    pub(super) fn open(gguf: &'a GgufFile, paged: &HashSet<&str>) -> Result<Self> {
         let joined = gguf.joined(ALIGNMENT)?;
         let open = |path: &std::path::Path| {
             let failed = |source| Error::Io { action: "open", path: path.to_owned(), source };
             File::open(path).map_err(failed)
         };
-        let files = gguf.shards().iter().map(|shard| open(&shard.path)).collect::<Result<_>>()?;
+        let shards = gguf.shards();
+        let files = shards.iter().map(|shard| open(&shard.path)).collect::<Result<_>>()?;
         let parts = gguf.tensors().iter().zip(&joined.tensors).map(|(tensor, at)| {
             let is_read = !paged.contains(tensor.name.as_str());
             Part { at: at.clone(), from: is_read.then_some((tensor.shard, tensor.file_offset)) }
         });
         // One without bytes is nowhere.
         let parts = parts.filter(|part| !part.at.is_empty()).collect();
-        Ok(Self { files, joined, parts, places })
+        Ok(Self { shards, files, joined, parts, failure: Mutex::new(None) })
     }
 
     /// For the engine; `self` must outlive its use.
     pub(in super::super) fn for_engine(&self) -> ffi::moe_stream {
-        let user = std::ptr::from_ref(self).cast_mut().cast();
-        ffi::moe_stream { bytes: self.joined.bytes, read: Some(read), user }
+        ffi::moe_stream {
+            bytes: self.joined.bytes,
+            read: Some(read),
+            has_bytes: Some(has_bytes),
+            user: std::ptr::from_ref(self).cast_mut().cast(),
+        }
+    }
+
+    /// What went wrong with reading.
+    pub(in super::super) fn failure(&self) -> Option<Error> {
+        lock(&self.failure).take()
     }
 
     /// The first tensor that ends after `offset`.
@@ -66,8 +79,13 @@ impl<'a> ModelStream<'a> {
         self.parts.get(self.parts.partition_point(|part| part.at.end <= offset))
     }
 
-    /// Takes care of the next bytes: how many, at least one unless the file ends.
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> std::io::Result<usize> {
+    /// Whether there is anything to read here.
+    fn has_bytes(&self, offset: u64) -> bool {
+        self.next(offset).is_none_or(|part| part.at.start > offset || part.from.is_some())
+    }
+
+    /// Reads the next bytes: how many, at least one unless the file ends.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<usize> {
         let header = usize::try_from(offset).ok().and_then(|at| self.joined.header.get(at..));
         if let Some(rest) = header.filter(|rest| !rest.is_empty()) {
             let count = rest.len().min(into.len());
@@ -78,14 +96,12 @@ impl<'a> ModelStream<'a> {
         match self.next(offset) {
             Some(part) if part.at.start <= offset => {
                 let count = up_to(part.at.end);
-                let Some((file, start)) = part.from else {
-                    if part.at.start == offset {
-                        lock(self.places).forget();
-                    }
-                    return Ok(count);
+                let Some((shard, start)) = part.from else {
+                    let reason = "this engine reads them while it loads; please report it";
+                    return Err(Error::Paging { reason: reason.to_owned() });
                 };
                 let start = start + (offset - part.at.start);
-                self.files[file].read_at(&mut into[..count], start)
+                self.read_shard(shard, start, &mut into[..count])
             }
             next => {
                 let count = up_to(next.map_or(self.joined.bytes, |part| part.at.start));
@@ -94,6 +110,24 @@ impl<'a> ModelStream<'a> {
             }
         }
     }
+
+    fn read_shard(&self, shard: usize, offset: u64, into: &mut [u8]) -> Result<usize> {
+        let path = || self.shards[shard].path.clone();
+        loop {
+            match self.files[shard].read_at(into, offset) {
+                // Its header said that there is more.
+                Ok(0) => return Err(Error::FileChanged { path: path() }),
+                Ok(count) => return Ok(count),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(source) => return Err(Error::Io { action: "read", path: path(), source }),
+            }
+        }
+    }
+}
+
+unsafe extern "C" fn has_bytes(offset: u64, user: *mut c_void) -> bool {
+    // SAFETY: `user` is the stream, which the loading thread keeps and nobody changes.
+    unsafe { &*user.cast::<ModelStream<'_>>() }.has_bytes(offset)
 }
 
 unsafe extern "C" fn read(
@@ -110,11 +144,59 @@ unsafe extern "C" fn read(
             std::slice::from_raw_parts_mut(buffer.cast::<u8>(), count),
         )
     };
-    loop {
-        match stream.read_at(offset, into) {
-            Ok(count) => return i64::try_from(count).unwrap_or(-1),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return -1,
+    match stream.read_at(offset, into) {
+        Ok(count) => i64::try_from(count).unwrap_or(-1),
+        Err(error) => {
+            lock(&stream.failure).get_or_insert(error);
+            -1
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synth::{self, SynthOptions};
+
+    fn model(folder: &std::path::Path) -> GgufFile {
+        let path = folder.join("model.gguf");
+        let made = synth::family("mixtral-8x7b").unwrap().build(&SynthOptions::tiny()).unwrap();
+        made.save(&path, 1, |_| {}).unwrap();
+        GgufFile::open(&path).unwrap()
+    }
+
+    fn read_all(stream: &ModelStream<'_>) -> Result<u64> {
+        let (mut offset, mut block) = (0, vec![0; ALIGNMENT as usize]);
+        loop {
+            match stream.read_at(offset, &mut block)? {
+                0 => return Ok(offset),
+                count => offset += count as u64,
+            }
+        }
+    }
+
+    #[test]
+    fn failures_say_what_happened() {
+        let folder = tempfile::tempdir().unwrap();
+        let gguf = model(folder.path());
+        let stream = ModelStream::open(&gguf, &HashSet::new()).unwrap();
+        assert_eq!(read_all(&stream).unwrap(), stream.joined.bytes);
+
+        let name = "blk.0.ffn_up_exps.weight";
+        let paged = ModelStream::open(&gguf, &HashSet::from([name])).unwrap();
+        let number = gguf.tensors().iter().position(|tensor| tensor.name == name).unwrap();
+        let at = paged.joined.tensors[number].clone();
+        assert!(paged.has_bytes(at.start - 1) && paged.has_bytes(at.end));
+        assert!(!paged.has_bytes(at.start) && !paged.has_bytes(at.end - 1));
+        assert!(matches!(read_all(&paged), Err(Error::Paging { .. })), "it has no such bytes");
+
+        let file = File::options().write(true).open(gguf.path()).unwrap();
+        file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+        let error = read_all(&stream).unwrap_err();
+        assert!(matches!(&error, Error::FileChanged { path } if path == gguf.path()), "{error}");
+        // What can be opened but not read.
+        let stream = ModelStream { files: vec![File::open(folder.path()).unwrap()], ..stream };
+        let error = read_all(&stream).unwrap_err();
+        assert!(matches!(error, Error::Io { action: "read", .. }), "{error}");
     }
 }

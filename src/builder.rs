@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::gguf::{GgmlType, GgufFile};
 use crate::memory::{self, DeviceMemory};
 use crate::model::MoeModel;
-use crate::paging::{self, PagingOptions};
+use crate::paging::PagingOptions;
 use crate::plan::{self, Compute, ContextOptions, Device, DiskPlan, OpenChoices, Plan};
 use crate::policy::{DeviceName, FitLimit, OffloadPolicy};
 use crate::preflight;
@@ -335,11 +335,11 @@ impl MoeModelBuilder {
         let threads = self.threads.unwrap_or_else(default_threads);
         engine::check_threads(threads as usize)?;
         let is_dry = settings.dry_run.is_some();
-        let wanted = settings.paging.cache_bytes;
+        let (wanted, left) = (settings.paging.cache_bytes, settings.paging.left.0);
         let before = memory::anonymous_bytes();
         let mut weights = Weights::load(gguf, plan, settings)?;
         if let Some(disk) = plan.disk().filter(|_| !is_dry) {
-            let budget = wanted.unwrap_or_else(|| cache_budget(plan, disk, before));
+            let budget = wanted.unwrap_or_else(|| cache_budget(plan, disk, before, left()));
             weights.start_paging(budget, plan.active_experts())?;
         }
         let weights = Arc::new(weights);
@@ -394,11 +394,11 @@ fn check_placement(weights: &Weights, plan: &Plan) -> Result<()> {
 
 /// How many bytes of experts to hold: what the plan says, less what the load took besides the plan, such
 /// as the vocabulary; or a part of what is free.
-fn cache_budget(plan: &Plan, disk: &DiskPlan, before: Option<u64>) -> u64 {
+fn cache_budget(plan: &Plan, disk: &DiskPlan, before: Option<u64>, free: Option<u64>) -> u64 {
     let cpu = plan.device(plan::CPU);
     let later = cpu.map_or(0, |cpu| cpu.total_bytes.saturating_sub(cpu.weights_bytes));
     let Some(cache) = disk.cache_bytes else {
-        let free = paging::available_bytes().unwrap_or(disk.weights_bytes);
+        let free = free.unwrap_or(disk.weights_bytes);
         return (free.saturating_sub(later) / 5 * 4)
             .min(disk.weights_bytes + disk.weights_bytes / 64);
     };

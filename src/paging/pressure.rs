@@ -13,11 +13,17 @@ const EVERY: Duration = Duration::from_millis(200);
 pub(crate) struct Pressure {
     wanted_bytes: u64,
     looked: Instant,
+    /// What tells how much is left.
+    available_bytes: fn() -> Option<u64>,
 }
 
 impl Pressure {
-    pub(crate) fn new(wanted_bytes: u64) -> Self {
-        Self { wanted_bytes, looked: Instant::now() }
+    pub(crate) fn new(available_bytes: fn() -> Option<u64>) -> Self {
+        Self { wanted_bytes: 0, looked: Instant::now(), available_bytes }
+    }
+
+    pub(crate) fn want(&mut self, bytes: u64) {
+        self.wanted_bytes = bytes;
     }
 
     /// The budget where memory is not short.
@@ -31,7 +37,8 @@ impl Pressure {
             return None;
         }
         self.looked = Instant::now();
-        let budget = budget(self.wanted_bytes, now_bytes, resident_bytes, available_bytes()?);
+        let available = (self.available_bytes)()?;
+        let budget = budget(self.wanted_bytes, now_bytes, resident_bytes, available);
         (budget != now_bytes).then_some(budget)
     }
 }

@@ -104,7 +104,7 @@ impl Pager {
         let queue = Arc::new(Queue::new(layout.slices));
         let state = State {
             cache: Cache::new(&layout.groups(), 0, options.half_life_tokens),
-            pressure: Pressure::new(0),
+            pressure: Pressure::new(options.left.0),
             stats: PagingStats::default(),
             is_whole: false,
             guesses: Guesses::default(),
@@ -165,7 +165,7 @@ impl Pager {
         }
         let mut state = lock(&self.state);
         state.stats.reader = kind;
-        state.pressure = Pressure::new(cache_bytes);
+        state.pressure.want(cache_bytes);
         state.cache.set_budget(cache_bytes);
         state.is_whole = state.cache.holds_all() && self.layout.table.is_none();
         let all = 0..state.cache.len();

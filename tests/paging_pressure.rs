@@ -1,0 +1,84 @@
+//! Memory that gets short, as a source of the program's own tells: the budget gives way, the text goes on and
+//! stays the same. (tests/paging.rs has the same in a real control group, where one can be made.)
+#![cfg(all(feature = "llama", target_os = "linux"))]
+#![allow(missing_docs)]
+
+mod support;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use moe_offload::{
+    GenerateOptions, GgufFile, LoadMode, MoeModel, MoeModelBuilder, PagingOptions, PagingStats,
+    Sampling,
+};
+use support::model_files::demo;
+
+/// What is told; the largest number stands for not known.
+static LEFT: AtomicU64 = AtomicU64::new(UNKNOWN);
+const UNKNOWN: u64 = u64::MAX;
+const PLENTY: u64 = 1 << 40;
+/// Below this, experts give way.
+const LOW: u64 = 192 << 20;
+
+fn left() -> Option<u64> {
+    Some(LEFT.load(Ordering::Relaxed)).filter(|&bytes| bytes != UNKNOWN)
+}
+
+fn builder(policy: &str) -> MoeModelBuilder {
+    MoeModel::builder(demo())
+        .policy(policy.parse().unwrap())
+        .load_mode(LoadMode::Mapped)
+        .threads(1)
+        .context_tokens(256)
+}
+
+/// A text, and what paging did and has since memory was `told`.
+fn text(model: &mut MoeModel, told: u64) -> (String, PagingStats) {
+    LEFT.store(told, Ordering::Relaxed);
+    model.reset_paging();
+    model.forget().unwrap();
+    // It is asked no more often than this.
+    std::thread::sleep(Duration::from_millis(250));
+    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(24);
+    let text = model.generate("The quick brown fox", &options).unwrap().text().unwrap();
+    (text, model.paging().unwrap_or_default())
+}
+
+#[test]
+fn the_budget_follows_what_memory_is_left() {
+    let (expected, _) = text(&mut builder("none").load().unwrap(), UNKNOWN);
+    let bytes = GgufFile::open(demo()).unwrap().tensor_bytes() / 2;
+    let paging = PagingOptions::default().cache_bytes(bytes).available_bytes(left);
+    let mut model = builder("all-experts=disk").paging(paging).load().unwrap();
+    let (said, whole) = text(&mut model, UNKNOWN);
+    assert_eq!(said, expected);
+    assert_eq!(whole.shrunk, 0, "{whole:?}");
+
+    let mut expect = |told: u64, holds: &dyn Fn(&PagingStats) -> bool| {
+        let (said, stats) = text(&mut model, told);
+        assert_eq!(said, expected, "{told}");
+        assert!(stats.resident_bytes <= stats.budget_bytes, "{told}: {stats:?}");
+        assert!(holds(&stats), "{told}: {stats:?}, at first {whole:?}");
+        stats
+    };
+    let quarter = whole.budget_bytes / 4;
+    expect(PLENTY, &|stats| stats.shrunk == 0 && stats.budget_bytes == whole.budget_bytes);
+    expect(LOW, &|stats| stats.shrunk == 0 && stats.budget_bytes == whole.budget_bytes);
+    let less = expect(LOW - quarter, &|stats| {
+        stats.shrunk > 0 && stats.budget_bytes <= whole.budget_bytes - quarter
+    });
+    // What a layer needs at once is kept, however little there is.
+    expect(0, &|stats| stats.budget_bytes < less.budget_bytes && stats.budget_bytes > 0);
+    expect(UNKNOWN, &|stats| stats.shrunk == 0);
+    expect(PLENTY, &|stats| stats.shrunk == 0 && stats.budget_bytes == whole.budget_bytes);
+}
+
+#[test]
+fn without_a_size_the_cache_takes_four_fifths_of_what_is_told() {
+    let told = || Some(6 << 20);
+    let paging = PagingOptions::default().available_bytes(told);
+    let model = builder("all-experts=disk").paging(paging).load().unwrap();
+    let stats = model.paging().unwrap();
+    assert!(stats.budget_bytes < (6 << 20) / 5 * 4, "{stats:?}");
+}

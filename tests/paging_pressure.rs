@@ -76,9 +76,13 @@ fn the_budget_follows_what_memory_is_left() {
 
 #[test]
 fn without_a_size_the_cache_takes_four_fifths_of_what_is_told() {
-    let told = || Some(6 << 20);
-    let paging = PagingOptions::default().available_bytes(told);
-    let model = builder("all-experts=disk").paging(paging).load().unwrap();
-    let stats = model.paging().unwrap();
-    assert!(stats.budget_bytes < (6 << 20) / 5 * 4, "{stats:?}");
+    let budget = |left: fn() -> Option<u64>| {
+        let paging = PagingOptions::default().available_bytes(left);
+        let model = builder("all-experts=disk").paging(paging).load().unwrap();
+        model.paging().unwrap().budget_bytes
+    };
+    let (less, more) = (budget(|| Some(5 << 20)), budget(|| Some(6 << 20)));
+    let four_fifths = (1_u64 << 20) * 4 / 5;
+    assert!((more - less).abs_diff(four_fifths) < 8, "{less} {more}");
+    assert!(budget(|| Some(PLENTY)) > more, "all experts, and not more");
 }

@@ -155,7 +155,12 @@ unsafe extern "C" fn read(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::gguf::{GgmlType, GgufWriter, WriteTensor};
     use crate::synth::{self, SynthOptions};
 
     fn model(folder: &std::path::Path) -> GgufFile {
@@ -171,6 +176,71 @@ mod tests {
             match stream.read_at(offset, &mut block)? {
                 0 => return Ok(offset),
                 count => offset += count as u64,
+            }
+        }
+    }
+
+    /// What the test's files have for a tensor: other bytes at each place and in each tensor.
+    fn contents(name: &str, bytes: u64) -> Vec<u8> {
+        let first = name.bytes().fold(7_u64, |sum, byte| sum * 31 + u64::from(byte));
+        let byte = |at: u64| (first + at * 0x9e37_79b9).to_le_bytes()[3];
+        (0..bytes).map(byte).collect()
+    }
+
+    fn split_model(folder: &std::path::Path, sizes: &[u64], parts: u16) -> GgufFile {
+        let mut writer = GgufWriter::new();
+        writer.set("general.architecture", "llama");
+        for (i, values) in sizes.iter().enumerate() {
+            writer.tensor(format!("t{i}"), &[*values], GgmlType::F32);
+        }
+        let path = |part: u16| folder.join(format!("m-{part:05}-of-{parts:05}.gguf"));
+        for (number, part) in (1..).zip(writer.split(parts)) {
+            let data = |tensor: &WriteTensor, out: &mut dyn Write| {
+                out.write_all(&contents(&tensor.name, tensor.bytes))
+            };
+            part.write(File::create(path(number)).unwrap(), data).unwrap();
+        }
+        GgufFile::open(path(1)).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Wherever and however much the engine reads, it gets that tensor's bytes of the file that has it, and
+        /// nothing of a paged one.
+        #[test]
+        fn each_tensor_is_read_from_where_it_lies(
+            tensors in prop::collection::vec(((1_u64..3000, 0_u64..3), any::<bool>()), 1..16),
+            parts in 1_u16..5, block in 1_usize..9000,
+        ) {
+            // Some end just where the next begins.
+            let whole = u64::from(ALIGNMENT) / 4;
+            let sizes = tensors.iter().map(|&((values, kind), _)| if kind == 0 { whole } else { values });
+            let folder = tempfile::tempdir().unwrap();
+            let gguf = split_model(folder.path(), &sizes.collect::<Vec<_>>(), parts);
+            // In the order of the files.
+            let names = gguf.tensors().iter().map(|tensor| tensor.name.as_str());
+            let paged = names.zip(&tensors).filter(|(_, (_, is_paged))| *is_paged);
+            let paged: HashSet<&str> = paged.map(|(name, _)| name).collect();
+            let stream = ModelStream::open(&gguf, &paged).unwrap();
+            let mut into = vec![0; block.max(ALIGNMENT as usize / 40)];
+            for (tensor, at) in gguf.tensors().iter().zip(&stream.joined.tensors) {
+                let name = tensor.name.as_str();
+                let (mut read, mut offset) = (Vec::new(), at.start);
+                prop_assert_eq!(stream.has_bytes(at.start), !paged.contains(name));
+                prop_assert_eq!(stream.has_bytes(at.end - 1), !paged.contains(name));
+                if paged.contains(name) {
+                    prop_assert!(stream.read_at(at.start + tensor.bytes / 2, &mut into).is_err());
+                    continue;
+                }
+                while offset < at.end {
+                    let count = stream.read_at(offset, &mut into).unwrap();
+                    prop_assert!(count > 0);
+                    read.extend_from_slice(&into[..count]);
+                    offset += count as u64;
+                }
+                prop_assert_eq!(offset, at.end, "it stops where the tensor does");
+                prop_assert!(read == contents(name, tensor.bytes), "{}", name);
             }
         }
     }

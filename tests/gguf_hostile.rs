@@ -5,7 +5,7 @@ mod support;
 
 use std::path::Path;
 
-use moe_offload::gguf::{GgmlType, GgufWriter, MAX_TENSORS};
+use moe_offload::gguf::{GgmlType, GgufWriter, MAX_MODEL_BYTES, MAX_TENSORS};
 use moe_offload::{Error, ExpertMap, GgufFile, error::GgufFault};
 use proptest::prelude::*;
 use support::model_files::{Shape, bytes_of, read};
@@ -246,6 +246,25 @@ fn shards_are_one_model() {
     let renamed = folder.path().join("renamed.gguf");
     std::fs::copy(part(1), &renamed).unwrap();
     assert!(matches!(GgufFile::open(renamed).unwrap_err(), Error::ShardMismatch { .. }));
+}
+
+#[test]
+#[cfg(unix)]
+fn files_of_holes_that_are_more_than_memory_has_addresses() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut whole = GgufWriter::new();
+    for i in 0..18 {
+        whole.tensor(format!("t{i}"), &[1 << 41], GgmlType::F32);
+    }
+    for (i, shard) in whole.split(18).iter().enumerate() {
+        let path = folder.path().join(format!("m-{:05}-of-00018.gguf", i + 1));
+        let mut file = std::fs::File::create(path).unwrap();
+        shard.write_header(&mut file).unwrap();
+        file.set_len((1 << 43) + 4096).unwrap();
+    }
+    let error = GgufFile::open(folder.path().join("m-00001-of-00018.gguf")).unwrap_err();
+    let expected = GgufFault::ModelTooLarge { max: MAX_MODEL_BYTES };
+    assert!(matches!(&error, Error::InvalidGguf { fault, .. } if *fault == expected), "{error}");
 }
 
 #[test]

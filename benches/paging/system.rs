@@ -63,8 +63,11 @@ impl ReadAhead {
     }
 }
 
-/// Empties the system's cache of files.
+/// Empties the system's cache of files. What is still to be written would stay, and would be no memory of the
+/// group's: a file that was just made, say.
 pub fn drop_caches() {
+    let synced = std::process::Command::new("sync").status().expect("coreutils");
+    assert!(synced.success(), "sync");
     fs::write("/proc/sys/vm/drop_caches", "3").expect("root");
 }
 

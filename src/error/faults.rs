@@ -47,6 +47,8 @@ pub enum GgufFault {
     Misaligned { tensor: String, data_offset: u64, alignment: u64 },
     #[error("the data of tensors `{tensor}` and `{other}` overlap")]
     Overlap { tensor: String, other: String },
+    #[error("the files of the model together have more than {max} bytes of tensors")]
+    ModelTooLarge { max: u64 },
 }
 
 /// What in a readable file would bring the engine down.

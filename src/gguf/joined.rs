@@ -59,7 +59,7 @@ fn join(version: u32, pairs: &[&[u8]], tensors: &[TensorInfo], alignment: u32) -
     header.extend(alignment.to_le_bytes());
     let alignment = u64::from(alignment);
     let mut places = Vec::with_capacity(tensors.len());
-    let mut end = 0_u64;
+    let mut end = 0_u64; // far from overflowing, by `MAX_MODEL_BYTES` and `MAX_TENSORS`
     for tensor in tensors {
         text(&mut header, &tensor.name);
         let dimensions = u32::try_from(tensor.shape.len()).unwrap_or(u32::MAX);

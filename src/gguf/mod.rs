@@ -48,6 +48,9 @@ pub use self::value::{Array, Value};
 pub use self::writer::{GgufWriter, WriteTensor, WriteValue};
 use crate::error::{Error, GgufFault, Result};
 
+/// What the tensors of all files of a model may have together: more than a process has addresses for.
+pub const MAX_MODEL_BYTES: u64 = 1 << 47;
+
 /// A tensor as the file's table describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -263,7 +266,20 @@ impl GgufFile {
         Ok(())
     }
 
+    /// No single file is so large, but files of holes are together, and sums must not overflow.
+    fn check_size(&self, path: &Path) -> Result<()> {
+        let mut bytes = self.tensors.iter().map(|tensor| tensor.bytes);
+        let fits =
+            bytes.try_fold(0_u64, u64::checked_add).is_some_and(|bytes| bytes <= MAX_MODEL_BYTES);
+        let fault = GgufFault::ModelTooLarge { max: MAX_MODEL_BYTES };
+        if fits {
+            return Ok(());
+        }
+        Err(Error::InvalidGguf { path: path.to_owned(), offset: 0, fault })
+    }
+
     fn check_split(&self, path: &Path) -> Result<()> {
+        self.check_size(path)?;
         let mut names = HashSet::with_capacity(self.tensors.len());
         for tensor in &self.tensors {
             if !names.insert(&tensor.name) {

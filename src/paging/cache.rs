@@ -1,5 +1,7 @@
 //! Which groups (an expert's slices in all tensors of its layer) are in memory, within a budget.
 
+use super::uses::Uses;
+
 /// What is in memory, and what it is worth.
 #[derive(Clone, Debug)]
 pub(crate) struct Cache {
@@ -11,7 +13,7 @@ pub(crate) struct Cache {
     /// Taken for a layer whose router has not chosen yet; they stay until it has.
     ahead: Vec<usize>,
     half_life: f64,
-    /// Passes through the model: tokens, or batches of them.
+    /// Tokens that went through the model.
     pass: u64,
     last_layer: u32,
 }
@@ -94,28 +96,46 @@ impl Cache {
         self.groups.iter().map(|group| group.bytes).sum::<u64>() <= self.budget_bytes
     }
 
+    /// Counts what a batch of tokens uses of a layer, as if they had come one by one and evenly.
+    pub(crate) fn count(&mut self, uses: &Uses) {
+        let layer = uses.chosen.first().map_or(0, |&i| self.groups[i].layer);
+        if layer <= self.last_layer {
+            self.pass += u64::from(uses.tokens);
+        }
+        self.last_layer = layer;
+        let tokens = f64::from(uses.tokens.max(1));
+        let share = (1.0 - self.fade(u64::from(uses.tokens))) / (1.0 - self.fade(1)) / tokens;
+        for &(i, count) in &uses.counts {
+            // What was least recently used is to go, and what was nearly used was not.
+            if self.half_life < 1.0 && !uses.chosen.contains(&i) {
+                continue;
+            }
+            let fade = self.fade(self.pass - self.groups[i].last_pass);
+            let group = &mut self.groups[i];
+            group.uses = count * share + group.uses * fade;
+            group.last_pass = self.pass;
+        }
+    }
+
+    fn unpin(&mut self) {
+        let ahead = std::mem::take(&mut self.ahead);
+        for i in std::mem::take(&mut self.pinned).into_iter().chain(ahead) {
+            self.groups[i].is_pinned = false;
+        }
+    }
+
     /// What a layer is going to use stays until the next call; what was used before may go.
     ///
     /// `streams` is for passes that use most experts of every layer: the layers just left are needed
     /// again last, so they go first.
     pub(crate) fn take(&mut self, wanted: &[usize], streams: bool) -> Result<Taken, CacheFull> {
-        let ahead = std::mem::take(&mut self.ahead);
-        for i in std::mem::take(&mut self.pinned).into_iter().chain(ahead) {
-            self.groups[i].is_pinned = false;
-        }
+        self.unpin();
         let layer = wanted.first().map_or(0, |&i| self.groups[i].layer);
-        if layer <= self.last_layer {
-            self.pass += 1;
-        }
-        self.last_layer = layer;
         let mut taken = Taken::default();
         let mut needed_bytes = 0;
         for &i in wanted {
-            let fade = self.fade(self.pass - self.groups[i].last_pass);
             let group = &mut self.groups[i];
             group.is_pinned = true;
-            group.uses = 1.0 + group.uses * fade;
-            group.last_pass = self.pass;
             needed_bytes += group.bytes;
             if !group.is_resident {
                 taken.missing.push(i);
@@ -238,6 +258,13 @@ mod tests {
         Cache::new(&groups, budget, half_life)
     }
 
+    /// One token uses groups.
+    fn take(cache: &mut Cache, wanted: &[usize], streams: bool) -> Result<Taken, CacheFull> {
+        let counts = wanted.iter().map(|&i| (i, 1.0)).collect();
+        cache.count(&Uses { tokens: 1, chosen: wanted.to_vec(), counts });
+        cache.take(wanted, streams)
+    }
+
     proptest! {
         /// Never over the budget, nothing in use is released, and all that is wanted is there.
         #[test]
@@ -262,7 +289,7 @@ mod tests {
                     prop_assert!(resident.remove(&next));
                 }
                 let wanted: Vec<usize> = experts.iter().map(|expert| step % 4 * 8 + expert).collect();
-                let taken = cache.take(&wanted, streams).unwrap();
+                let taken = take(&mut cache, &wanted, streams).unwrap();
                 for i in &taken.released {
                     prop_assert!(!wanted.contains(i) && resident.remove(i));
                 }
@@ -287,7 +314,7 @@ mod tests {
                 let wanted: Vec<usize> =
                     of_pass(pass, layer).into_iter().map(|expert| layer * 8 + expert).collect();
                 let streams = wanted.len() > 4;
-                missed += cache.take(&wanted, streams).unwrap().missing.len();
+                missed += take(cache, &wanted, streams).unwrap().missing.len();
             }
         }
         missed
@@ -303,7 +330,7 @@ mod tests {
         let mut thrashed = 0;
         for pass in 0..44 {
             let wanted: Vec<usize> = (0..8).map(|expert| pass % 4 * 8 + expert).collect();
-            thrashed += least_recent.take(&wanted, false).unwrap().missing.len();
+            thrashed += take(&mut least_recent, &wanted, false).unwrap().missing.len();
         }
         assert_eq!(thrashed, 11 * 32);
     }
@@ -320,12 +347,35 @@ mod tests {
     }
 
     #[test]
+    fn what_many_tokens_of_a_prompt_use_or_nearly_use_stays() {
+        let mut cache = cache(1, 8, 40, 64.0);
+        // Of ten tokens nine use groups 0 and 1, and nearly 2; one uses 3.
+        let counts = vec![(0, 9.0), (1, 9.0), (2, 4.5), (3, 1.0)];
+        cache.count(&Uses { tokens: 10, chosen: vec![0, 1, 3], counts });
+        cache.take(&[0, 1, 3], false).unwrap();
+        take(&mut cache, &[2], false).unwrap();
+        assert_eq!(take(&mut cache, &[4], false).unwrap().released, [3]);
+        assert_eq!(take(&mut cache, &[5], false).unwrap().released, [4]);
+        // A prompt is soon outlived: it counts like tokens one by one, not ten times.
+        for _ in 0..200 {
+            take(&mut cache, &[6, 7], false).unwrap();
+        }
+        let released = take(&mut cache, &[3, 4], false).unwrap().released;
+        assert!(!released.contains(&6) && !released.contains(&7), "{released:?}");
+        let mut recent = super::tests::cache(1, 8, 20, 0.0);
+        let counts = vec![(0, 1.0), (1, 1.0), (2, 0.5)];
+        recent.count(&Uses { tokens: 1, chosen: vec![0, 1], counts });
+        recent.take(&[0, 1], false).unwrap();
+        assert_eq!(recent.groups[2].last_pass, 0, "not used, so not recently");
+    }
+
+    #[test]
     fn too_small_a_budget_is_told_and_a_smaller_one_releases() {
         let mut cache = cache(4, 8, 40, 16.0);
-        let full = cache.take(&[0, 1, 2, 3, 4], false).unwrap_err();
+        let full = take(&mut cache, &[0, 1, 2, 3, 4], false).unwrap_err();
         assert_eq!(full, CacheFull { needed_bytes: 50, budget_bytes: 40 });
-        cache.take(&[0, 1], false).unwrap();
-        cache.take(&[8, 9], false).unwrap();
+        take(&mut cache, &[0, 1], false).unwrap();
+        take(&mut cache, &[8, 9], false).unwrap();
         assert_eq!(cache.set_budget(0), [0, 1], "what is in use stays");
         assert_eq!((cache.budget_bytes(), cache.resident_bytes()), (20, 20));
         assert_eq!(cache.set_budget(30), [0_usize; 0]);

@@ -8,6 +8,7 @@ mod options;
 mod pressure;
 mod rows;
 mod stats;
+mod uses;
 
 pub(crate) use self::cache::Cache;
 pub(crate) use self::guess::Guesses;
@@ -16,3 +17,4 @@ pub use self::options::PagingOptions;
 pub(crate) use self::pressure::{Pressure, available_bytes};
 pub(crate) use self::rows::Rows;
 pub use self::stats::PagingStats;
+pub(crate) use self::uses::Uses;

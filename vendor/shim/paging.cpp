@@ -163,6 +163,14 @@ std::vector<int32_t> rows_of(const ggml_tensor * tensor) {
     return numbers;
 }
 
+// A choice is mostly a view of all experts in the order of their scores, of the first ones.
+const ggml_tensor * ranked_by(const ggml_tensor * choice) {
+    const ggml_tensor * all = choice->view_src;
+    const bool begins = all != nullptr && all->op == GGML_OP_ARGSORT && choice->view_offs == 0 &&
+        all->ne[1] == choice->ne[1] && all->nb[1] == choice->nb[1];
+    return begins ? all : choice;
+}
+
 // What was seen of the engine's graph.
 struct seen {
     std::vector<const ggml_tensor *>         asked;   // nodes since it last computed
@@ -361,13 +369,14 @@ bool moe_page_experts(ggml_tensor * tensor, bool ask, void * user) {
             if (pager->watch != nullptr) {
                 moe_watch_experts(tensor, false, pager->watch);
             }
-            const std::vector<int32_t> experts = rows_of(tensor);
+            const ggml_tensor * ranked = ranked_by(tensor);
+            const std::vector<int32_t> experts = rows_of(ranked);
             auto & graph = *static_cast<seen *>(pager->seen);
             if (graph.chosen == layer) {
                 return !pager->blind && !pager->failed; // of the same scores, once more
             }
             graph.chosen = layer;
-            if (!pager->chosen(layer, experts.data(), tensor->ne[0], tensor->ne[1], pager->user)) {
+            if (!pager->chosen(layer, experts.data(), ranked->ne[0], tensor->ne[0], tensor->ne[1], pager->user)) {
                 pager->failed = true;
             } else if (pager->expected != nullptr && tensor->ne[1] == 1) {
                 expect_next(pager, layer);

@@ -207,8 +207,9 @@ moe_status moe_model_load_stream(const moe_stream * stream, const struct llama_m
 
 // Who is told what the routers chose, before it is used; on the thread that computes.
 typedef struct moe_pager {
-    // All experts of a layer, `used` for each of `tokens` tokens. False stops.
-    bool (*chosen)(int32_t layer, const int32_t * experts, size_t used, size_t tokens, void * user);
+    // For each of `tokens` tokens `each` experts of a layer, the highest score first, of which the first `used`
+    // were chosen. False stops.
+    bool (*chosen)(int32_t layer, const int32_t * experts, size_t each, size_t used, size_t tokens, void * user);
     // After `chosen` for one token: the experts of the next layer, likeliest first, by its router and what
     // this layer's was given. A guess; NULL if nobody wants it.
     void (*expected)(int32_t layer, const int32_t * experts, size_t count, void * user);

@@ -5,19 +5,27 @@ use std::time::Instant;
 
 use super::{Pager, lock};
 use crate::error::{Error, Result};
-use crate::paging::PagedTensor;
+use crate::paging::Uses;
 
 impl Pager {
-    /// A router chose: reads what is missing of its layer's tensors.
-    pub(super) fn chosen(&self, layer: u32, experts: &[i32], tokens: usize) -> Result<()> {
+    /// A router chose, of `each` ranked experts for every token the first `used`: reads what is missing of its
+    /// layer's tensors.
+    pub(super) fn chosen(
+        &self,
+        layer: u32,
+        ranked: &[i32],
+        each: usize,
+        used: usize,
+    ) -> Result<()> {
         let Some((tensors, first)) = self.layout.layer(layer) else { return Ok(()) };
         let tensors = &self.layout.tensors[tensors];
         let all = tensors.first().map_or(0, |tensor| tensor.experts);
-        let chosen = distinct(experts, all)?;
-        let wanted: Vec<usize> = chosen.iter().map(|expert| first + expert).collect();
+        let uses = Uses::of(ranked, each, used, all, first).ok_or_else(no_such_expert)?;
+        let wanted = &uses.chosen;
         let mut state = lock(&self.state);
-        if tokens == 1 {
-            state.guesses.learn(layer, |expert| chosen.contains(&expert));
+        state.cache.count(&uses);
+        if uses.tokens == 1 {
+            state.guesses.learn(layer, |expert| wanted.contains(&(first + expert)));
         }
         let (now, resident) = (state.cache.budget_bytes(), state.cache.resident_bytes());
         let mut released = Vec::new();
@@ -26,7 +34,7 @@ impl Pager {
             state.stats.shrunk += u64::from(state.cache.budget_bytes() < now);
         }
         // Memory may be so short that the budget does not hold this; it has to.
-        let needed = state.cache.bytes(&wanted);
+        let needed = state.cache.bytes(wanted);
         if needed > state.cache.budget_bytes() && needed <= state.pressure.wanted_bytes() {
             state.cache.set_budget(needed);
         }
@@ -44,7 +52,7 @@ impl Pager {
                 unread.push(group);
             }
         }
-        let taken = state.cache.take(&wanted, chosen.len() * 2 > all).map_err(|full| {
+        let taken = state.cache.take(wanted, wanted.len() * 2 > all).map_err(|full| {
             let borders = self.layout.border_bytes();
             let (budget_bytes, needed_bytes) =
                 (full.budget_bytes + borders, full.needed_bytes + borders);
@@ -60,16 +68,16 @@ impl Pager {
         let missed_bytes = state.cache.bytes(&taken.missing) + state.cache.bytes(&came_true);
         state.stats.missed_bytes += missed_bytes;
         drop(state);
-        self.replace(&released, &taken.missing, tensors, first)?;
+        self.queue.promote(&self.slices(&came_true));
+        self.replace(&released, &taken.missing, false)?;
         // Last, as the disk is at work for somebody else meanwhile.
-        self.replace(&unread, &[], tensors, first)
+        self.replace(&unread, &[], false)
     }
 
     /// Guesses at the next layer's choice: reads those that are likely to come true.
     pub(super) fn expected(&self, layer: u32, experts: &[i32]) -> Result<()> {
         let Some((tensors, first)) = self.layout.layer(layer) else { return Ok(()) };
-        let tensors = &self.layout.tensors[tensors];
-        let all = tensors.first().map_or(0, |tensor| tensor.experts);
+        let all = self.layout.tensors[tensors].first().map_or(0, |tensor| tensor.experts);
         let ranked = experts.iter().filter_map(|&expert| usize::try_from(expert).ok());
         let ranked: Vec<usize> = ranked.filter(|&expert| expert < all).collect();
         let mut state = lock(&self.state);
@@ -84,32 +92,24 @@ impl Pager {
         state.stats.released_slices += self.slices(&released).len() as u64;
         state.ahead.clone_from(&groups);
         drop(state);
-        self.replace(&released, &groups, tensors, first)
+        self.replace(&released, &groups, true)
     }
 
-    /// Gives up groups for others of one layer, whose reads it queues.
-    fn replace(
-        &self,
-        released: &[usize],
-        groups: &[usize],
-        tensors: &[PagedTensor],
-        first: usize,
-    ) -> Result<()> {
+    /// Gives up groups for others, whose reads it queues: guesses each after the ones before.
+    fn replace(&self, released: &[usize], groups: &[usize], are_guesses: bool) -> Result<()> {
         // A text that was cancelled, or a guess, may have left reads under way.
         let slices = self.slices(released);
         self.queue.withdraw(&slices);
         self.wait_for(&slices)?;
         self.hand_over(released, groups)?;
-        // All experts of the tensor that is needed first, then of the next.
-        for tensor in tensors {
-            let mut pieces = Vec::new();
-            for &group in groups {
-                let expert = group - first;
-                let slice = Some(tensor.slice(expert));
-                pieces.extend(self.pieces(tensor, &tensor.inside(expert), slice)?);
-            }
-            self.queue.add(pieces);
+        let mut pieces = Vec::new();
+        for (i, &group) in groups.iter().enumerate() {
+            let before = pieces.len();
+            self.read_group(group, &mut pieces)?;
+            let guess = if are_guesses { i + 1 } else { 0 };
+            pieces[before..].iter_mut().for_each(|piece| piece.guess = guess);
         }
+        self.queue.add(pieces);
         Ok(())
     }
 
@@ -157,6 +157,9 @@ impl Pager {
 /// The experts among `all`, each once.
 fn distinct(experts: &[i32], all: usize) -> Result<BTreeSet<usize>> {
     let known = |&expert: &i32| usize::try_from(expert).ok().filter(|&expert| expert < all);
-    let strange = || Error::Paging { reason: "a router chose an expert that is not there".into() };
-    experts.iter().map(|expert| known(expert).ok_or_else(strange)).collect()
+    experts.iter().map(|expert| known(expert).ok_or_else(no_such_expert)).collect()
+}
+
+fn no_such_expert() -> Error {
+    Error::Paging { reason: "a router chose an expert that is not there".into() }
 }

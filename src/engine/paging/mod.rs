@@ -12,6 +12,7 @@ mod files;
 mod memory;
 mod pages;
 mod places;
+mod pool;
 mod reader;
 mod stream;
 mod watch;
@@ -23,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::files::PagedFile;
 use self::places::Places;
+use self::pool::Pool;
 use self::reader::{Queue, Readers};
 pub(super) use self::stream::ModelStream;
 pub(super) use self::watch::PagerWatch;
@@ -170,9 +172,16 @@ impl Pager {
         state.is_whole = state.cache.holds_all() && self.layout.table.is_none();
         let all = 0..state.cache.len();
         let filled = state.cache.fill(all);
+        let bytes = usize::try_from(state.cache.bytes(&filled)).unwrap_or(usize::MAX);
         drop(state);
+        let mut pool = Pool::new(bytes);
         for group in filled {
-            self.read_group(group)?;
+            if let Some(pool) = &mut pool {
+                self.place_group(group, pool)?;
+            }
+            let mut pieces = Vec::new();
+            self.read_group(group, &mut pieces)?;
+            self.queue.add(pieces);
         }
         self.queue.wait_idle();
         if let Some(failure) = self.queue.failure() {

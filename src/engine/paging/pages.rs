@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::pool::Pool;
 use super::reader::{PIECE_BYTES, Piece};
 use super::{Pager, lock};
 use crate::error::{Error, Result};
@@ -29,6 +30,7 @@ impl Pager {
                 address: address(base, tensor.file_offset, at),
                 bytes: usize::try_from(bytes).unwrap_or(0),
                 slice,
+                guess: 0,
             });
             at += bytes;
         }
@@ -53,15 +55,25 @@ impl Pager {
         Ok(pieces)
     }
 
-    /// Queues the reads of a group: an expert in all tensors of its layer.
-    pub(super) fn read_group(&self, group: usize) -> Result<()> {
+    /// The reads of a group: an expert in all tensors of its layer.
+    pub(super) fn read_group(&self, group: usize, pieces: &mut Vec<Piece>) -> Result<()> {
         let (tensors, expert) = self.group(group);
         for tensor in tensors {
-            self.queue.add(self.pieces(
-                tensor,
-                &tensor.inside(expert),
-                Some(tensor.slice(expert)),
-            )?);
+            let slice = Some(tensor.slice(expert));
+            pieces.extend(self.pieces(tensor, &tensor.inside(expert), slice)?);
+        }
+        Ok(())
+    }
+
+    /// Gives a group that was never read memory of the pool.
+    pub(super) fn place_group(&self, group: usize, pool: &mut Pool) -> Result<()> {
+        let (tensors, expert) = self.group(group);
+        for tensor in tensors.iter().filter(|_| self.moves_pages.load(Ordering::Relaxed)) {
+            let to = self.addresses(tensor, expert)?;
+            let taken = pool.take(to.len());
+            if !taken.is_some_and(|pages| lock(&self.places).receive_pages(&pages, to.start)) {
+                self.moves_pages.store(false, Ordering::Relaxed);
+            }
         }
         Ok(())
     }

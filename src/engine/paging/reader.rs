@@ -25,6 +25,8 @@ pub(super) struct Piece {
     pub(super) bytes: usize,
     /// The slice, or `None` for a border.
     pub(super) slice: Option<usize>,
+    /// 0 if it is needed, else how many guesses are likelier to come true, and one.
+    pub(super) guess: usize,
 }
 
 /// What readers and those who wait share.
@@ -51,6 +53,11 @@ struct State {
 impl State {
     fn is_idle(&self) -> bool {
         self.pieces.is_empty() && self.under_way == 0
+    }
+
+    /// What is needed by layer, and in a layer by when it is needed; then guesses, the likeliest first.
+    fn sort(&mut self) {
+        self.pieces.make_contiguous().sort_by_key(|piece| (piece.guess, piece.slice));
     }
 
     fn start(&mut self) {
@@ -96,10 +103,17 @@ impl Queue {
             }
             state.pieces.push_back(piece);
         }
-        // By layer, and in a layer by when it is needed: a guess for the next one waits.
-        state.pieces.make_contiguous().sort_by_key(|piece| piece.slice);
+        state.sort();
         drop(state);
         self.work.notify_all();
+    }
+
+    /// Guesses that came true: these slices are needed now.
+    pub(super) fn promote(&self, slices: &[usize]) {
+        let mut state = self.lock();
+        let is_one = |piece: &&mut Piece| piece.slice.is_some_and(|slice| slices.contains(&slice));
+        state.pieces.iter_mut().filter(is_one).for_each(|piece| piece.guess = 0);
+        state.sort();
     }
 
     /// Takes back reads that were not begun; of how many of these slices.
@@ -321,27 +335,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_not_begun_is_withdrawn_and_earlier_layers_come_first() {
+    fn what_was_not_begun_is_withdrawn_and_what_is_needed_comes_first() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         std::io::Write::write_all(&mut file, &[5; 4096]).unwrap();
         let file = Arc::new(PagedFile::open(file.path(), false).unwrap());
-        let piece = |slice: usize| Piece {
+        let piece = |(slice, guess): (usize, usize)| Piece {
             file: Arc::clone(&file),
             offset: 0,
             address: 0,
             bytes: 0,
             slice: Some(slice),
+            guess,
         };
         let queue = Queue::new(10);
-        queue.add([7, 7, 8].map(piece));
-        queue.add([2, 3].map(piece));
+        queue.add([(7, 1), (7, 1), (8, 1), (4, 2), (5, 2)].map(piece));
+        queue.add([(2, 0), (3, 0)].map(piece));
         let begun = queue.next().unwrap();
         assert_eq!(begun.slice, Some(2), "needed before the guesses");
         assert_eq!(queue.withdraw(&[2, 7, 9]), 1, "only what waits");
         assert!(queue.wait_for(&[7, 9]), "nothing of them is to come");
         queue.finish(&begun, Ok(()));
         assert!(queue.wait_for(&[2]));
+        queue.promote(&[5]);
         let rest: Vec<_> = std::iter::from_fn(|| queue.more()).map(|piece| piece.slice).collect();
-        assert_eq!(rest, [Some(3), Some(8)]);
+        assert_eq!(rest, [3, 5, 8, 4].map(Some), "what came true is needed, then the likelier");
     }
 }

@@ -84,14 +84,15 @@ fn on(pager: &Pager, call: impl FnOnce() -> Result<()>) -> bool {
 unsafe extern "C" fn chosen(
     layer: i32,
     experts: *const i32,
+    each: usize,
     used: usize,
     tokens: usize,
     user: *mut c_void,
 ) -> bool {
     // SAFETY: `user` is the pager of the weights that the watch keeps; there are as many experts as it says.
     let (pager, experts) =
-        unsafe { (&*user.cast::<Pager>(), slice::from_raw_parts(experts, used * tokens)) };
-    on(pager, || pager.chosen(u32::try_from(layer).unwrap_or(0), experts, tokens))
+        unsafe { (&*user.cast::<Pager>(), slice::from_raw_parts(experts, each * tokens)) };
+    on(pager, || pager.chosen(u32::try_from(layer).unwrap_or(0), experts, each, used))
 }
 
 unsafe extern "C" fn expected(layer: i32, experts: *const i32, count: usize, user: *mut c_void) {

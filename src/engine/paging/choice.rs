@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::{Pager, lock};
+use super::{Pager, State, lock};
 use crate::error::{Error, Result};
 use crate::paging::Uses;
 
@@ -42,14 +42,14 @@ impl Pager {
         let (came_true, in_vain): (Vec<usize>, Vec<usize>) =
             guessed.partition(|group| wanted.contains(group));
         // Of wrong guesses only what was not begun is left unread; those that were read stay for now.
-        let (mut unread, mut wasted) = (Vec::new(), 0);
+        let mut wasted = 0;
         for group in in_vain {
             let slices = self.slices(&[group]);
             let withdrawn = self.queue.withdraw(&slices);
             wasted += (slices.len() - withdrawn) as u64;
             if withdrawn > 0 {
                 state.cache.forget(group);
-                unread.push(group);
+                state.spare.push(group);
             }
         }
         let taken = state.cache.take(wanted, wanted.len() * 2 > all).map_err(|full| {
@@ -69,9 +69,7 @@ impl Pager {
         state.stats.missed_bytes += missed_bytes;
         drop(state);
         self.queue.promote(&self.slices(&came_true));
-        self.replace(&released, &taken.missing, false)?;
-        // Last, as the disk is at work for somebody else meanwhile.
-        self.replace(&unread, &[], false)
+        self.replace(&released, &taken.missing, false)
     }
 
     /// Guesses at the next layer's choice: reads those that are likely to come true.
@@ -97,11 +95,13 @@ impl Pager {
 
     /// Gives up groups for others, whose reads it queues: guesses each after the ones before.
     fn replace(&self, released: &[usize], groups: &[usize], are_guesses: bool) -> Result<()> {
+        let Handover { from, to, back } = lock(&self.state).hand_over(released, groups);
         // A text that was cancelled, or a guess, may have left reads under way.
-        let slices = self.slices(released);
+        let slices = self.slices(&[&from[..], &back[..]].concat());
         self.queue.withdraw(&slices);
         self.wait_for(&slices)?;
-        self.hand_over(released, groups)?;
+        self.hand_over(&from, &to)?;
+        self.hand_over(&back, &[])?;
         let mut pieces = Vec::new();
         for (i, &group) in groups.iter().enumerate() {
             let before = pieces.len();
@@ -151,6 +151,34 @@ impl Pager {
         let is_there = self.queue.wait_for(slices);
         lock(&self.state).stats.stall_seconds += started.elapsed().as_secs_f64();
         if is_there { Ok(()) } else { Err(Error::Paging { reason: "a read failed".into() }) }
+    }
+}
+
+/// Which groups give their memory to which, and which to the system.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Handover {
+    from: Vec<usize>,
+    to: Vec<usize>,
+    back: Vec<usize>,
+}
+
+impl State {
+    /// What is released goes to the new groups first, then what is spare, the oldest first, whose reads have most
+    /// likely ended. What is left stays as spare memory, as far as the budget allows: new memory would be scattered.
+    fn hand_over(&mut self, released: &[usize], groups: &[usize]) -> Handover {
+        let has_its_own = |group: &usize| self.spare.contains(group);
+        let to: Vec<usize> = groups.iter().copied().filter(|group| !has_its_own(group)).collect();
+        self.spare.retain(|group| !groups.contains(group));
+        let mut from = released.to_vec();
+        let lacking = to.len().saturating_sub(from.len()).min(self.spare.len());
+        from.extend(self.spare.drain(..lacking));
+        self.spare.extend(from.split_off(to.len().min(from.len())));
+        let mut back = Vec::new();
+        let left = self.cache.budget_bytes().saturating_sub(self.cache.resident_bytes());
+        while self.cache.bytes(&self.spare) > left {
+            back.push(self.spare.remove(0));
+        }
+        Handover { from, to, back }
     }
 }
 

@@ -67,6 +67,8 @@ struct State {
     rows: Rows,
     /// The groups that were read on a guess for the layer that chooses next.
     ahead: Vec<usize>,
+    /// Groups with memory, but without their bytes.
+    spare: Vec<usize>,
 }
 
 // SAFETY: the buffer type is only handed to the engine; all else is behind locks or never changes. The
@@ -112,6 +114,7 @@ impl Pager {
             guesses: Guesses::default(),
             rows: Rows::default(),
             ahead: Vec::new(),
+            spare: Vec::new(),
         };
         Ok(Self {
             readers: None,

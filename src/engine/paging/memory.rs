@@ -73,7 +73,7 @@ impl Reserved {
         if range.is_empty() {
             return true;
         }
-        // SAFETY: the caller has checked that both are of mappings made in `new` or of the pool, and has seen to it that
+        // SAFETY: the caller has checked that both are of mappings made in `new`, and has seen to it that
         // nobody uses the pages or writes into them; the old addresses stay reserved.
         let moved = unsafe {
             libc::mremap(

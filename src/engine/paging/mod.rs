@@ -12,8 +12,8 @@ mod files;
 mod memory;
 mod pages;
 mod places;
-mod pool;
 mod reader;
+mod staging;
 mod stream;
 mod watch;
 
@@ -24,7 +24,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::files::PagedFile;
 use self::places::Places;
-use self::pool::Pool;
 use self::reader::{Queue, Readers};
 pub(super) use self::stream::ModelStream;
 pub(super) use self::watch::PagerWatch;
@@ -175,13 +174,8 @@ impl Pager {
         state.is_whole = state.cache.holds_all() && self.layout.table.is_none();
         let all = 0..state.cache.len();
         let filled = state.cache.fill(all);
-        let bytes = usize::try_from(state.cache.bytes(&filled)).unwrap_or(usize::MAX);
         drop(state);
-        let mut pool = Pool::new(bytes);
         for group in filled {
-            if let Some(pool) = &mut pool {
-                self.place_group(group, pool)?;
-            }
             let mut pieces = Vec::new();
             self.read_group(group, &mut pieces)?;
             self.queue.add(pieces);

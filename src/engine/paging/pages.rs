@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::pool::Pool;
 use super::reader::{PIECE_BYTES, Piece};
 use super::{Pager, lock};
 use crate::error::{Error, Result};
@@ -61,19 +60,6 @@ impl Pager {
         for tensor in tensors {
             let slice = Some(tensor.slice(expert));
             pieces.extend(self.pieces(tensor, &tensor.inside(expert), slice)?);
-        }
-        Ok(())
-    }
-
-    /// Gives a group that was never read memory of the pool.
-    pub(super) fn place_group(&self, group: usize, pool: &mut Pool) -> Result<()> {
-        let (tensors, expert) = self.group(group);
-        for tensor in tensors.iter().filter(|_| self.moves_pages.load(Ordering::Relaxed)) {
-            let to = self.addresses(tensor, expert)?;
-            let taken = pool.take(to.len());
-            if !taken.is_some_and(|pages| lock(&self.places).receive_pages(&pages, to.start)) {
-                self.moves_pages.store(false, Ordering::Relaxed);
-            }
         }
         Ok(())
     }

@@ -40,12 +40,9 @@ impl Places {
 
     /// Moves the memory of pages that nobody uses to where there is none; false where the system cannot.
     pub(super) fn move_pages(&self, range: &Range<usize>, to: usize) -> bool {
-        self.of(range).is_some() && self.receive_pages(range, to)
-    }
-
-    /// The same, from memory of the pool.
-    pub(super) fn receive_pages(&self, range: &Range<usize>, to: usize) -> bool {
-        self.of(&(to..to + range.len())).is_some() && Reserved::move_pages(range, to)
+        self.of(range).is_some()
+            && self.of(&(to..to + range.len())).is_some()
+            && Reserved::move_pages(range, to)
     }
 }
 

@@ -8,10 +8,13 @@ use std::time::{Duration, Instant};
 use io_uring::{IoUring, opcode, types};
 
 use super::files::PagedFile;
+use super::staging::Staging;
 use crate::error::Error;
 
 /// Reads under way at once. More does not help a disk that was measured here; see docs/paging.md.
 const DEPTH: usize = 8;
+/// Of them, reads on a guess: what was begun must end before what is needed instead has the disk.
+const GUESSES: usize = 2;
 /// Bytes of one read.
 pub(super) const PIECE_BYTES: u64 = 1 << 20;
 
@@ -60,9 +63,19 @@ impl State {
         self.pieces.make_contiguous().sort_by_key(|piece| (piece.guess, piece.slice));
     }
 
-    fn start(&mut self) {
-        self.under_way += 1;
-        self.reading_since.get_or_insert_with(Instant::now);
+    fn has_work(&self) -> bool {
+        let is_guess = |piece: &Piece| piece.guess > 0;
+        self.pieces.front().is_some_and(|piece| !is_guess(piece) || self.under_way < GUESSES)
+    }
+
+    /// Begins the next read, if one may be.
+    fn start(&mut self) -> Option<Piece> {
+        let piece = if self.stop || !self.has_work() { None } else { self.pieces.pop_front() };
+        if piece.is_some() {
+            self.under_way += 1;
+            self.reading_since.get_or_insert_with(Instant::now);
+        }
+        piece
     }
 
     fn finish(&mut self, piece: &Piece, outcome: Result<(), Error>) {
@@ -170,29 +183,19 @@ impl Queue {
     }
 
     fn next(&self) -> Option<Piece> {
-        let waited =
-            self.work.wait_while(self.lock(), |state| !state.stop && state.pieces.is_empty());
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
-        let piece = if state.stop { None } else { state.pieces.pop_front() };
-        if piece.is_some() {
-            state.start();
-        }
-        piece
+        let waited = self.work.wait_while(self.lock(), |state| !state.stop && !state.has_work());
+        waited.unwrap_or_else(PoisonError::into_inner).start()
     }
 
     /// Another piece if there is one now.
     fn more(&self) -> Option<Piece> {
-        let mut state = self.lock();
-        let piece = if state.stop { None } else { state.pieces.pop_front() };
-        if piece.is_some() {
-            state.start();
-        }
-        piece
+        self.lock().start()
     }
 
     fn finish(&self, piece: &Piece, outcome: Result<(), Error>) {
         self.lock().finish(piece, outcome);
         self.done.notify_all();
+        self.work.notify_all();
     }
 
     fn stop(&self) {
@@ -217,13 +220,14 @@ impl Readers {
     /// in containers that forbid it.
     pub(super) fn start(queue: &Arc<Queue>, allow_ring: bool) -> std::io::Result<Self> {
         let ring = if allow_ring { working_ring() } else { None };
+        let ring = ring.and_then(|ring| Some((ring, Staging::new(DEPTH)?)));
         let spawn = |work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name("moe-offload-read".into()).spawn(work)
         };
         let mut readers = Self { queue: Arc::clone(queue), threads: Vec::new(), kind: "threads" };
-        if let Some(ring) = ring {
+        if let Some((ring, staging)) = ring {
             let queue = Arc::clone(queue);
-            readers.threads.push(spawn(Box::new(move || read_by_ring(&queue, ring)))?);
+            readers.threads.push(spawn(Box::new(move || read_by_ring(&queue, ring, &staging)))?);
             readers.kind = "io_uring";
         } else {
             for _ in 0..DEPTH {
@@ -269,7 +273,7 @@ fn read_by_thread(queue: &Queue) {
     }
 }
 
-fn read_by_ring(queue: &Queue, mut ring: IoUring) {
+fn read_by_ring(queue: &Queue, mut ring: IoUring, staging: &Staging) {
     // `None`: free.
     let mut slots: Vec<Option<Piece>> = vec![None; DEPTH];
     loop {
@@ -279,13 +283,13 @@ fn read_by_ring(queue: &Queue, mut ring: IoUring) {
             let Some(piece) = next else { break };
             let bytes = u32::try_from(piece.bytes).unwrap_or(u32::MAX);
             let fd = types::Fd(piece.file.descriptor());
-            let read = opcode::Read::new(fd, piece.address as *mut u8, bytes)
+            let read = opcode::Read::new(fd, staging.at(i), bytes)
                 .offset(piece.offset)
                 .build()
                 .user_data(i as u64);
             *slot = Some(piece);
-            // SAFETY: as in `read_by_thread`; the file is kept open by the slot until the read is done.
-            // There are as many entries in the ring as slots.
+            // SAFETY: each slot has room of its own for the longest piece, which outlives the ring's reads, and the
+            // slot keeps the file open until its read is done. There are as many entries in the ring as slots.
             let pushed = unsafe { ring.submission().push(&read) };
             debug_assert!(pushed.is_ok());
         }
@@ -307,15 +311,15 @@ fn read_by_ring(queue: &Queue, mut ring: IoUring) {
         let finished: Vec<(u64, i32)> =
             ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
         for (i, result) in finished {
-            let slot = usize::try_from(i).ok().and_then(|i| slots.get_mut(i));
-            let Some(piece) = slot.and_then(Option::take) else { continue };
-            queue.finish(&piece, outcome(&piece, result));
+            let Ok(i) = usize::try_from(i) else { continue };
+            let Some(piece) = slots.get_mut(i).and_then(Option::take) else { continue };
+            queue.finish(&piece, outcome(&piece, staging.at(i), result));
         }
     }
 }
 
 /// What a completed read means; what it left out is read once more, in the plain way.
-fn outcome(piece: &Piece, result: i32) -> Result<(), Error> {
+fn outcome(piece: &Piece, staged: *const u8, result: i32) -> Result<(), Error> {
     let file = &piece.file;
     let done = match usize::try_from(result) {
         Ok(done) => done,
@@ -325,6 +329,8 @@ fn outcome(piece: &Piece, result: i32) -> Result<(), Error> {
     // SAFETY: as in `read_by_thread`.
     let into = unsafe { std::slice::from_raw_parts_mut(piece.address as *mut u8, piece.bytes) };
     if done >= file.wanted(piece.offset, piece.bytes) {
+        // SAFETY: the read has ended, and has written as much into its room.
+        into[..done].copy_from_slice(unsafe { std::slice::from_raw_parts(staged, done) });
         return file.check(piece.offset, into);
     }
     file.read(piece.offset, into)
@@ -357,7 +363,14 @@ mod tests {
         queue.finish(&begun, Ok(()));
         assert!(queue.wait_for(&[2]));
         queue.promote(&[5]);
-        let rest: Vec<_> = std::iter::from_fn(|| queue.more()).map(|piece| piece.slice).collect();
-        assert_eq!(rest, [3, 5, 8, 4].map(Some), "what came true is needed, then the likelier");
+        let begun: Vec<_> = std::iter::from_fn(|| queue.more()).collect();
+        let slices = |begun: &[Piece]| begun.iter().filter_map(|it| it.slice).collect::<Vec<_>>();
+        assert_eq!(slices(&begun), [3, 5], "what came true is needed; guesses wait for few reads");
+        queue.finish(&begun[0], Ok(()));
+        let likelier = queue.more().unwrap();
+        assert_eq!((likelier.slice, queue.more().is_none()), (Some(8), true));
+        queue.finish(&begun[1], Ok(()));
+        queue.finish(&likelier, Ok(()));
+        assert_eq!(queue.next().and_then(|piece| piece.slice), Some(4));
     }
 }

@@ -13,7 +13,6 @@ mod memory;
 mod pages;
 mod places;
 mod reader;
-mod staging;
 mod stream;
 mod watch;
 

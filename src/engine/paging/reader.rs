@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 use io_uring::{IoUring, opcode, types};
 
 use super::files::PagedFile;
-use super::staging::Staging;
 use crate::error::Error;
 
 /// Reads under way at once. More does not help a disk that was measured here; see docs/paging.md.
 const DEPTH: usize = 8;
 /// Of them, reads on a guess: what was begun must end before what is needed instead has the disk.
-const GUESSES: usize = 2;
+const GUESSES: usize = 4;
 /// Bytes of one read.
 pub(super) const PIECE_BYTES: u64 = 1 << 20;
 
@@ -220,14 +219,13 @@ impl Readers {
     /// in containers that forbid it.
     pub(super) fn start(queue: &Arc<Queue>, allow_ring: bool) -> std::io::Result<Self> {
         let ring = if allow_ring { working_ring() } else { None };
-        let ring = ring.and_then(|ring| Some((ring, Staging::new(DEPTH)?)));
         let spawn = |work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name("moe-offload-read".into()).spawn(work)
         };
         let mut readers = Self { queue: Arc::clone(queue), threads: Vec::new(), kind: "threads" };
-        if let Some((ring, staging)) = ring {
+        if let Some(ring) = ring {
             let queue = Arc::clone(queue);
-            readers.threads.push(spawn(Box::new(move || read_by_ring(&queue, ring, &staging)))?);
+            readers.threads.push(spawn(Box::new(move || read_by_ring(&queue, ring)))?);
             readers.kind = "io_uring";
         } else {
             for _ in 0..DEPTH {
@@ -273,7 +271,7 @@ fn read_by_thread(queue: &Queue) {
     }
 }
 
-fn read_by_ring(queue: &Queue, mut ring: IoUring, staging: &Staging) {
+fn read_by_ring(queue: &Queue, mut ring: IoUring) {
     // `None`: free.
     let mut slots: Vec<Option<Piece>> = vec![None; DEPTH];
     loop {
@@ -283,13 +281,13 @@ fn read_by_ring(queue: &Queue, mut ring: IoUring, staging: &Staging) {
             let Some(piece) = next else { break };
             let bytes = u32::try_from(piece.bytes).unwrap_or(u32::MAX);
             let fd = types::Fd(piece.file.descriptor());
-            let read = opcode::Read::new(fd, staging.at(i), bytes)
+            let read = opcode::Read::new(fd, piece.address as *mut u8, bytes)
                 .offset(piece.offset)
                 .build()
                 .user_data(i as u64);
             *slot = Some(piece);
-            // SAFETY: each slot has room of its own for the longest piece, which outlives the ring's reads, and the
-            // slot keeps the file open until its read is done. There are as many entries in the ring as slots.
+            // SAFETY: as in `read_by_thread`; the file is kept open by the slot until the read is done.
+            // There are as many entries in the ring as slots.
             let pushed = unsafe { ring.submission().push(&read) };
             debug_assert!(pushed.is_ok());
         }
@@ -313,13 +311,13 @@ fn read_by_ring(queue: &Queue, mut ring: IoUring, staging: &Staging) {
         for (i, result) in finished {
             let Ok(i) = usize::try_from(i) else { continue };
             let Some(piece) = slots.get_mut(i).and_then(Option::take) else { continue };
-            queue.finish(&piece, outcome(&piece, staging.at(i), result));
+            queue.finish(&piece, outcome(&piece, result));
         }
     }
 }
 
 /// What a completed read means; what it left out is read once more, in the plain way.
-fn outcome(piece: &Piece, staged: *const u8, result: i32) -> Result<(), Error> {
+fn outcome(piece: &Piece, result: i32) -> Result<(), Error> {
     let file = &piece.file;
     let done = match usize::try_from(result) {
         Ok(done) => done,
@@ -329,8 +327,6 @@ fn outcome(piece: &Piece, staged: *const u8, result: i32) -> Result<(), Error> {
     // SAFETY: as in `read_by_thread`.
     let into = unsafe { std::slice::from_raw_parts_mut(piece.address as *mut u8, piece.bytes) };
     if done >= file.wanted(piece.offset, piece.bytes) {
-        // SAFETY: the read has ended, and has written as much into its room.
-        into[..done].copy_from_slice(unsafe { std::slice::from_raw_parts(staged, done) });
         return file.check(piece.offset, into);
     }
     file.read(piece.offset, into)

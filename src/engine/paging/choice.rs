@@ -191,3 +191,62 @@ fn distinct(experts: &[i32], all: usize) -> Result<BTreeSet<usize>> {
 fn no_such_expert() -> Error {
     Error::Paging { reason: "a router chose an expert that is not there".into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::paging::{Cache, Guesses, PagingStats, Pressure, Rows};
+
+    fn state(budget_bytes: u64) -> State {
+        State {
+            cache: Cache::new(&[(0, 10); 12], budget_bytes, 16.0),
+            pressure: Pressure::new(|| None),
+            stats: PagingStats::default(),
+            is_whole: false,
+            guesses: Guesses::default(),
+            rows: Rows::default(),
+            ahead: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    proptest! {
+        /// Each group in memory has memory of one group, what is spare too, and all together keep the budget.
+        #[test]
+        fn memory_goes_from_hand_to_hand(
+            steps in prop::collection::vec(
+                (prop::collection::btree_set(0_usize..12, 1..4), 0_usize..12, 30_u64..120), 1..60),
+        ) {
+            let mut state = state(60);
+            let mut has_memory = BTreeSet::new();
+            let mut hand = |state: &mut State, released: &[usize], groups: &[usize]| {
+                let Handover { from, to, back } = state.hand_over(released, groups);
+                for (i, group) in from.iter().chain(&back).enumerate() {
+                    assert!(has_memory.remove(group), "{group} had none, {i}");
+                }
+                assert!(from.len() <= to.len(), "the rest is spare, or goes back");
+                for group in &to {
+                    assert!(has_memory.insert(*group), "{group} had some");
+                }
+                assert!(groups.iter().chain(&state.spare).all(|group| has_memory.contains(group)));
+                assert!(has_memory.len() as u64 * 10 <= state.cache.budget_bytes());
+            };
+            for (wanted, guess, budget) in steps {
+                let mut released = state.cache.set_budget(budget);
+                let wanted: Vec<usize> = wanted.into_iter().collect();
+                let taken = state.cache.take(&wanted, false).unwrap();
+                released.extend(taken.released);
+                hand(&mut state, &released, &taken.missing);
+                if let Some(released) = state.cache.take_ahead(guess) {
+                    hand(&mut state, &released, &[guess]);
+                    if guess % 2 == 0 {
+                        state.cache.forget(guess);
+                        state.spare.push(guess);
+                    }
+                }
+            }
+        }
+    }
+}

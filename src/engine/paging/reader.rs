@@ -349,7 +349,7 @@ mod tests {
             slice: Some(slice),
             guess,
         };
-        let queue = Queue::new(10);
+        let queue = Queue::new(10 + GUESSES);
         queue.add([(7, 1), (7, 1), (8, 1), (4, 2), (5, 2)].map(piece));
         queue.add([(2, 0), (3, 0)].map(piece));
         let begun = queue.next().unwrap();
@@ -359,12 +359,14 @@ mod tests {
         queue.finish(&begun, Ok(()));
         assert!(queue.wait_for(&[2]));
         queue.promote(&[5]);
+        queue.add((10..8 + GUESSES).map(|slice| piece((slice, 0))));
         let begun: Vec<_> = std::iter::from_fn(|| queue.more()).collect();
         let slices = |begun: &[Piece]| begun.iter().filter_map(|it| it.slice).collect::<Vec<_>>();
-        assert_eq!(slices(&begun), [3, 5], "what came true is needed; guesses wait for few reads");
+        let needed: Vec<usize> = [3, 5].into_iter().chain(10..8 + GUESSES).collect();
+        assert_eq!(slices(&begun), needed, "what came true is needed; guesses wait for few reads");
         queue.finish(&begun[0], Ok(()));
         let likelier = queue.more().unwrap();
-        assert_eq!((likelier.slice, queue.more().is_none()), (Some(8), true));
+        assert_eq!((likelier.slice, queue.more().is_none()), (Some(8), true), "likelier");
         queue.finish(&begun[1], Ok(()));
         queue.finish(&likelier, Ok(()));
         assert_eq!(queue.next().and_then(|piece| piece.slice), Some(4));

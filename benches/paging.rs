@@ -214,8 +214,8 @@ impl Measuring {
     fn write(&self) {
         let setting = format!(
             "By `make paging-benchmark`: {}, {}; a memory control group of {:.2} GB, of which ours may use \
-             {:.2} GB, {} tokens ({} with everything in memory) after {} to warm up, empty caches, the engine and ours in turns, each in a \
-             process of its own. What it shows, and what was asked:\n",
+             {:.2} GB, {} tokens ({} with everything in memory) after {} to warm up, empty caches, the engine \
+             and ours in turns, each in a process of its own. What it shows, and what was asked:\n",
             self.options.model,
             system::machine(),
             self.limit / 1e9,

@@ -369,13 +369,13 @@ bool moe_page_experts(ggml_tensor * tensor, bool ask, void * user) {
             if (pager->watch != nullptr) {
                 moe_watch_experts(tensor, false, pager->watch);
             }
-            const ggml_tensor * ranked = ranked_by(tensor);
-            const std::vector<int32_t> experts = rows_of(ranked);
             auto & graph = *static_cast<seen *>(pager->seen);
             if (graph.chosen == layer) {
                 return !pager->blind && !pager->failed; // of the same scores, once more
             }
             graph.chosen = layer;
+            const ggml_tensor * ranked = ranked_by(tensor);
+            const std::vector<int32_t> experts = rows_of(ranked);
             if (!pager->chosen(layer, experts.data(), ranked->ne[0], tensor->ne[0], tensor->ne[1], pager->user)) {
                 pager->failed = true;
             } else if (pager->expected != nullptr && tensor->ne[1] == 1) {

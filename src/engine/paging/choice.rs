@@ -197,20 +197,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::paging::{Cache, Guesses, PagingStats, Pressure, Rows};
-
-    fn state(budget_bytes: u64) -> State {
-        State {
-            cache: Cache::new(&[(0, 10); 12], budget_bytes, 16.0),
-            pressure: Pressure::new(|| None),
-            stats: PagingStats::default(),
-            is_whole: false,
-            guesses: Guesses::default(),
-            rows: Rows::default(),
-            ahead: Vec::new(),
-            spare: Vec::new(),
-        }
-    }
+    use crate::paging::{Cache, Pressure};
 
     proptest! {
         /// Each group in memory has memory of one group, what is spare too, and all together keep the budget.
@@ -219,7 +206,8 @@ mod tests {
             steps in prop::collection::vec(
                 (prop::collection::btree_set(0_usize..12, 1..4), 0_usize..12, 30_u64..120), 1..60),
         ) {
-            let mut state = state(60);
+            let cache = Cache::new(&[(0, 10); 12], 60, 16.0);
+            let mut state = State::new(cache, Pressure::new(|| None));
             let mut has_memory = BTreeSet::new();
             let mut hand = |state: &mut State, released: &[usize], groups: &[usize]| {
                 let Handover { from, to, back } = state.hand_over(released, groups);

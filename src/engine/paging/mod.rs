@@ -69,6 +69,21 @@ struct State {
     spare: Vec<usize>,
 }
 
+impl State {
+    fn new(cache: Cache, pressure: Pressure) -> Self {
+        Self {
+            cache,
+            pressure,
+            stats: PagingStats::default(),
+            is_whole: false,
+            guesses: Guesses::default(),
+            rows: Rows::default(),
+            ahead: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+}
+
 // SAFETY: the buffer type is only handed to the engine; all else is behind locks or never changes. The
 // engine uses it from the thread that loads or frees.
 unsafe impl Send for Pager {}
@@ -104,16 +119,8 @@ impl Pager {
         .map_err(|failure| failure.into_error("make memory for paged experts"))?;
         let may_move = memory::may_move(layout.slices);
         let queue = Arc::new(Queue::new(layout.slices));
-        let state = State {
-            cache: Cache::new(&layout.groups(), 0, options.half_life_tokens),
-            pressure: Pressure::new(options.left.0),
-            stats: PagingStats::default(),
-            is_whole: false,
-            guesses: Guesses::default(),
-            rows: Rows::default(),
-            ahead: Vec::new(),
-            spare: Vec::new(),
-        };
+        let cache = Cache::new(&layout.groups(), 0, options.half_life_tokens);
+        let state = State::new(cache, Pressure::new(options.left.0));
         Ok(Self {
             readers: None,
             queue,

@@ -140,6 +140,29 @@ fn what_is_no_server_is_not_believed() {
     assert!(error.to_string().contains("wrong length"), "{error}");
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_program_started_meanwhile_does_not_keep_the_server() {
+    use std::process::{Command, Stdio};
+
+    let server = Server::start();
+    let model = builder(&server.endpoint).load().unwrap();
+    // Inherits what is not marked, and outlives the model.
+    let mut program = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
+    drop(model);
+    // Without the crate, whose relay would only wait for what it holds itself.
+    let mut client = std::net::TcpStream::connect(&server.endpoint).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut greeting = vec![14];
+    greeting.extend(24_u64.to_le_bytes());
+    greeting.extend([0; 24]);
+    client.write_all(&greeting).unwrap();
+    let greeted = client.read_exact(&mut [0; 8]);
+    program.kill().unwrap();
+    program.wait().unwrap();
+    greeted.expect("the server is free");
+}
+
 #[test]
 fn traffic_is_counted_by_token() {
     let server = Server::start();

@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use super::call::{c_string, copied, guarded, path_string, table};
-use super::{backend, ffi, locks};
+use super::{backend, ffi, inherited, locks};
 use crate::error::{Error, Result};
 use crate::plan::{CPU, Device, DeviceKind};
 use crate::rpc::{self, Link};
@@ -41,7 +41,7 @@ pub(crate) fn devices_with(rpc_servers: &[String]) -> Result<Vec<Device>> {
     let wanted = |row: &Row| row.backend != RPC || rpc_servers.contains(&row.description);
     let devices = with_memory(&rows()?, wanted);
     // A device that does not answer is left out, but not one that was asked for by name.
-    rpc_servers.iter().try_for_each(|endpoint| rpc::link(endpoint)?.check())?;
+    rpc_servers.iter().try_for_each(|endpoint| link(endpoint)?.check())?;
     Ok(devices)
 }
 
@@ -83,7 +83,7 @@ fn in_order<'a>(rows: &[&'a Row]) -> Vec<&'a Row> {
 pub fn connect_rpc(endpoint: &str) -> Result<()> {
     check_endpoint(endpoint)?;
     backend::init()?;
-    let link = rpc::link(endpoint)?;
+    let link = link(endpoint)?;
     // The engine is given the relay's address, never the server's.
     let relay = c_string("the endpoint", link.relay())?;
     let lock = locks::rpc(true);
@@ -135,6 +135,11 @@ pub fn serve_rpc(endpoint: &str, threads: usize, cache: Option<&Path>) -> Result
         .map_err(|failure| {
             if failure.is_missing() { missing_rpc() } else { failure.into_error("serve over RPC") }
         })
+}
+
+/// The connection to this server, whether or not there is one yet.
+fn link(endpoint: &str) -> Result<Arc<Link>> {
+    rpc::link(endpoint, inherited::is_open_here)
 }
 
 /// The limit is ggml's own (`GGML_MAX_N_THREADS`).

@@ -16,6 +16,7 @@ mod dry_run;
 mod experts;
 mod ffi;
 mod host_memory;
+mod inherited;
 mod load_mode;
 mod locks;
 #[cfg(feature = "bench")]

@@ -11,11 +11,13 @@
 //! server that is busy or silent, and refuses answers of the wrong length.
 
 mod cache;
+mod client;
 mod link;
 mod protocol;
 mod relay;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -49,12 +51,13 @@ pub fn rpc_traffic(endpoint: &str) -> Option<RpcTraffic> {
 }
 
 /// The relay to this server, started if there is none yet. Does not connect.
-pub(crate) fn link(endpoint: &str) -> Result<Arc<Link>> {
+/// `is_open_here` tells whether this process still has the socket with an address.
+pub(crate) fn link(endpoint: &str, is_open_here: fn(SocketAddr) -> bool) -> Result<Arc<Link>> {
     let mut links = LINKS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(link) = links.get(endpoint) {
         return Ok(Arc::clone(link));
     }
-    let link = relay::start(endpoint).map_err(|error| Error::RpcUnreachable {
+    let link = relay::start(endpoint, is_open_here).map_err(|error| Error::RpcUnreachable {
         endpoint: endpoint.to_owned(),
         reason: format!("no relay on the loopback interface: {error}"),
     })?;

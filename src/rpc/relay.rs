@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use super::client::Client;
 use super::link::Link;
 use super::protocol::{CAPABILITY_BYTES, Command, HEADER_BYTES, graph_device};
 
@@ -22,7 +23,7 @@ const CHUNK_BYTES: usize = 1 << 18;
 const WHOLE_BYTES: u64 = 1 << 20;
 
 /// Starts a relay to the server at `endpoint`. Its threads end with the process.
-pub(super) fn start(endpoint: &str) -> io::Result<Arc<Link>> {
+pub(super) fn start(endpoint: &str, is_open_here: fn(SocketAddr) -> bool) -> io::Result<Arc<Link>> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let link = Arc::new(Link::new(endpoint, listener.local_addr()?.to_string()));
     let accepting = Arc::clone(&link);
@@ -30,7 +31,9 @@ pub(super) fn start(endpoint: &str) -> io::Result<Arc<Link>> {
         for client in listener.incoming().flatten() {
             let link = Arc::clone(&accepting);
             let relayed = move || {
-                if let Err(error) = Relay::greet(&link, client).and_then(Relay::run) {
+                let client = Client::new(client, is_open_here);
+                let greeted = client.and_then(|client| Relay::greet(&link, client));
+                if let Err(error) = greeted.and_then(Relay::run) {
                     tracing::debug!(endpoint = link.endpoint(), "a relay ended: {error}");
                 }
             };
@@ -44,7 +47,7 @@ pub(super) fn start(endpoint: &str) -> io::Result<Arc<Link>> {
 /// One connection of the engine.
 struct Relay {
     link: Arc<Link>,
-    client: TcpStream,
+    client: Client,
     /// `None` when it is lost.
     server: Option<TcpStream>,
     graphs: Graphs,
@@ -54,8 +57,7 @@ struct Relay {
 impl Relay {
     /// Connects to the server and lets both sides greet. If that fails, the engine's connection is
     /// closed, which it survives at this moment.
-    fn greet(link: &Arc<Link>, mut client: TcpStream) -> io::Result<Self> {
-        client.set_nodelay(true)?;
+    fn greet(link: &Arc<Link>, mut client: Client) -> io::Result<Self> {
         let answer = Self::connect(link.endpoint(), &mut client);
         let (server, answer) = answer.inspect_err(|error| link.lost(error.to_string()))?;
         link.connected();
@@ -65,7 +67,7 @@ impl Relay {
         Ok(Self { link, client, server: Some(server), graphs, chunk })
     }
 
-    fn connect(endpoint: &str, client: &mut TcpStream) -> io::Result<(TcpStream, Vec<u8>)> {
+    fn connect(endpoint: &str, client: &mut Client) -> io::Result<(TcpStream, Vec<u8>)> {
         let mut request = [0; HEADER_BYTES + CAPABILITY_BYTES];
         client.read_exact(&mut request)?;
         if request[0] != Command::HELLO.0 {

@@ -52,12 +52,8 @@ impl Server {
     }
 
     fn start_with(first: &str, endpoint: String) -> Self {
-        // The engine lets children inherit its sockets. A server that holds another server's
-        // connection open would keep that one busy for ever, so they are closed first.
-        let close = "for fd in /proc/self/fd/*; do n=${fd##*/}; \
-            if [ $n -gt 2 ]; then eval \"exec $n>&-\"; fi; done; exec \"$0\" \"$@\"";
         let process = Command::new("bash")
-            .args(["-c", &format!("{first}{close}")])
+            .args(["-c", &format!("{first}exec \"$0\" \"$@\"")])
             .arg(example("rpc_server"))
             .args(["--listen", &endpoint, "--threads", "1"])
             .stdout(Stdio::null())

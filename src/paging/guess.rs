@@ -13,12 +13,21 @@ pub(crate) struct Guesses {
     ranks: Vec<Rank>,
     layer: u32,
     experts: Vec<usize>,
+    /// What was lately read in vain, and what was lately missing, in slices.
+    in_vain: f64,
+    missing: f64,
 }
 
 impl Guesses {
     /// A guess is acted on if so many of its rank came true. Of the others most are withdrawn before they are
     /// read, so that the disk has something to do while a layer is computed; see docs/paging.md.
     const GOOD: f64 = 0.6;
+    /// The same while more than this share of what is missing is read in vain: where computing takes longer than
+    /// reading, few are withdrawn in time.
+    const VERY_GOOD: f64 = 0.8;
+    const MOST_IN_VAIN: f64 = 0.06;
+    /// What is left of the account of reads in vain after a layer: a half-life of some hundred layers.
+    const LATELY: f64 = 0.993;
     /// Before so many guesses nothing is known of a rank.
     const ENOUGH: u32 = 48;
     /// The weight of the latest guess.
@@ -29,7 +38,9 @@ impl Guesses {
         if self.ranks.len() < experts.len() {
             self.ranks.resize(experts.len(), Rank { share: 0.0, guesses: 0 });
         }
-        let is_good = |rank: &Rank| rank.guesses >= Self::ENOUGH && rank.share >= Self::GOOD;
+        let too_many = self.in_vain > Self::MOST_IN_VAIN * self.missing;
+        let least = if too_many { Self::VERY_GOOD } else { Self::GOOD };
+        let is_good = |rank: &Rank| rank.guesses >= Self::ENOUGH && rank.share >= least;
         let good = std::iter::zip(&experts, &self.ranks).filter(|(_, rank)| is_good(rank));
         let good = good.map(|(&expert, _)| expert).collect();
         (self.layer, self.experts) = (layer, experts);
@@ -49,6 +60,13 @@ impl Guesses {
         }
     }
 
+    /// Learns what guesses cost at a layer, in slices.
+    pub(crate) fn cost(&mut self, in_vain: u64, missing: u64) {
+        #[allow(clippy::cast_precision_loss)] // a layer's slices are far below 2^52
+        let later = |sum: f64, slices: u64| sum * Self::LATELY + slices as f64;
+        (self.in_vain, self.missing) = (later(self.in_vain, in_vain), later(self.missing, missing));
+    }
+
     /// How often each rank came true.
     #[cfg(test)]
     pub(crate) fn shares(&self) -> Vec<f64> {
@@ -59,6 +77,26 @@ impl Guesses {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The second guess comes true in two of three cases, and is read in vain in the third.
+    #[test]
+    fn what_is_read_in_vain_stays_a_small_share() {
+        let mut guesses = Guesses::default();
+        let (mut in_vain, mut missing, mut acted) = (0, 0, 0);
+        for step in 0..4000_usize {
+            let read = guesses.expect(1, vec![1, 2]);
+            let comes_true = step % 3 != 0;
+            let wasted = if read.contains(&2) && !comes_true { 3 } else { 0 };
+            guesses.learn(1, |expert| expert == 1 || comes_true);
+            guesses.cost(wasted, 6);
+            (in_vain, missing) = (in_vain + wasted, missing + 6);
+            acted += usize::from(read.contains(&2));
+            assert!(step < 200 || read.contains(&1), "the good guess is always read");
+        }
+        let percent = 100 * in_vain / missing;
+        assert!((4..8).contains(&percent), "{percent} % in vain");
+        assert!((400..2400).contains(&acted), "{acted} of 4000 second guesses read");
+    }
 
     #[test]
     fn only_ranks_that_come_true_are_read() {

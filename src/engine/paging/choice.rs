@@ -60,8 +60,12 @@ impl Pager {
         })?;
         released.extend_from_slice(&taken.released);
         let slices = tensors.len() as u64;
+        let missed = (taken.missing.len() + came_true.len()) as u64 * slices;
+        if uses.tokens == 1 {
+            state.guesses.cost(wasted, missed);
+        }
         state.stats.needed_slices += wanted.len() as u64 * slices;
-        state.stats.missed_slices += (taken.missing.len() + came_true.len()) as u64 * slices;
+        state.stats.missed_slices += missed;
         state.stats.ahead_slices += came_true.len() as u64 * slices;
         state.stats.wasted_slices += wasted;
         state.stats.released_slices += self.slices(&released).len() as u64;

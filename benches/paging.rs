@@ -31,7 +31,7 @@ const HELP: &str = "paging MODEL [OPTION...]
   --read-ahead LIST  KiB of read-ahead, by comma (128,8192)
   --curve LIST       then both at limits of these percents of the file, with 128 KiB
   --half-lives LIST  then ours alone with these half-lives in tokens (0: least recently used)
-  --whole            then both without a limit, everything in memory
+  --whole            then both without a limit, everything in memory, twice as many measurements
   --out FOLDER       writes paging.md and paging.svg there";
 
 pub struct Options {
@@ -202,58 +202,11 @@ impl Measuring {
         let (mut rates, threads) = (Vec::new(), self.threads[0]);
         // More of them, as they should be the same, and each first in turn, as machines change their pace.
         for pair in 0..2 * self.pairs {
-            let run_engine = |all: &mut Self| {
-                all.run("engine, all read", "engine-read", threads, None, 0.0)
-            };
+            let run_engine =
+                |all: &mut Self| all.run("engine, all read", "engine-read", threads, None, 0.0);
             let first = if pair % 2 == 0 { Some(run_engine(self)) } else { None };
             let ours = self.run("ours, all read", "cache:1e12", threads, None, 16.0);
             let engine = first.unwrap_or_else(|| run_engine(self));
-            rates.push((engine.get("rate"), ours.get("rate")));
-                    self.note(format!("engine, mapped, read-ahead {kib} KiB"), threads, engine);
-                    self.note(format!("paged, read-ahead {kib} KiB"), threads, ours);
-                }
-            }
-            self.report.claim_ratio(asked, least, &rates);
-        }
-        if !self.report.rows.is_empty() {
-            self.report.claim_paging(self.limit * self.budget / 1e9);
-        }
-    }
-
-    fn curve(&mut self) {
-        let file = std::fs::metadata(&self.options.model).expect("a model").len() as f64;
-        self.read_ahead.set(128);
-        for percent in self.options.list("curve", "") {
-            let limit = file * percent / 100.0;
-            let threads = self.threads[0];
-            let (engine, ours) = self.pair(&format!("{percent} %"), limit, threads);
-            self.report.curve.push(Point { percent, limit_gb: limit / 1e9, engine, ours });
-        }
-    }
-
-    fn half_lives(&mut self) {
-        for half_life in self.options.list("half-lives", "") {
-            let group = Group::new(self.limit as u64);
-            let what = format!("fit:ram:{}", self.limit * self.budget);
-            let (name, threads) = (format!("paged, half-life {half_life} tokens"), self.threads[0]);
-            let figures = self.run(&name, &what, threads, Some(&group), half_life);
-            self.note(name, threads, figures);
-        }
-    }
-
-    fn whole(&mut self) {
-        if !self.options.values.contains_key("whole") {
-            return;
-        }
-        let (mut rates, threads) = (Vec::new(), self.threads[0]);
-        // More of them, as they should be the same, and each first in turn, as machines change their pace.
-        for pair in 0..2 * self.pairs {
-            let mut engine =
-                || self.run("engine, all read", "engine-read", threads, None, 0.0);
-            let first = (pair % 2 == 0).then(&mut engine);
-            let ours = self.run("ours, all read", "cache:1e12", threads, None, 16.0);
-            let engine =
-                first.unwrap_or_else(|| self.run("engine, all read", "engine-read", threads, None, 0.0));
             rates.push((engine.get("rate"), ours.get("rate")));
             self.note("engine, everything in memory".to_owned(), threads, engine);
             self.note("paged, everything in memory".to_owned(), threads, ours);

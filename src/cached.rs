@@ -66,7 +66,10 @@ impl Cached {
         tokens: &[Token],
         cancel: Option<&CancelHandle>,
     ) -> Result<()> {
-        for batch in tokens.chunks(self.batch) {
+        let mut rest = tokens;
+        while !rest.is_empty() {
+            let batch;
+            (batch, rest) = rest.split_at(context.tokens_at_once(self.batch).min(rest.len()));
             let decoded = if cancel.is_some_and(CancelHandle::is_cancelled) {
                 Ok(Decoded::Cancelled)
             } else {

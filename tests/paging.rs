@@ -159,6 +159,9 @@ fn threads_read_what_io_uring_reads() {
     assert_eq!(threads.missed_bytes, ring.missed_bytes);
     assert!(ring.read_bytes >= ring.missed_bytes, "{ring:?}");
     assert!(threads.reader.starts_with("threads"), "{}", threads.reader);
+    if io_uring::IoUring::new(1).is_ok() {
+        assert!(ring.reader.starts_with("io_uring"), "{}", ring.reader);
+    }
 }
 
 #[test]

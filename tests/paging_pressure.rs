@@ -33,6 +33,10 @@ fn builder(policy: &str) -> MoeModelBuilder {
         .context_tokens(256)
 }
 
+fn paging_of(bytes: u64) -> PagingOptions {
+    PagingOptions::default().cache_bytes(bytes).available_bytes(left)
+}
+
 /// A text, and what paging did and has since memory was `told`.
 fn text(model: &mut MoeModel, told: u64) -> (String, PagingStats) {
     LEFT.store(told, Ordering::Relaxed);
@@ -49,8 +53,7 @@ fn text(model: &mut MoeModel, told: u64) -> (String, PagingStats) {
 fn the_budget_follows_what_memory_is_left() {
     let (expected, _) = text(&mut builder("none").load().unwrap(), UNKNOWN);
     let bytes = GgufFile::open(demo()).unwrap().tensor_bytes() / 2;
-    let paging = PagingOptions::default().cache_bytes(bytes).available_bytes(left);
-    let mut model = builder("all-experts=disk").paging(paging).load().unwrap();
+    let mut model = builder("all-experts=disk").paging(paging_of(bytes)).load().unwrap();
     let (said, whole) = text(&mut model, UNKNOWN);
     assert_eq!(said, expected);
     assert_eq!(whole.shrunk, 0, "{whole:?}");
@@ -72,17 +75,37 @@ fn the_budget_follows_what_memory_is_left() {
     expect(0, &|stats| stats.budget_bytes < less.budget_bytes && stats.budget_bytes > 0);
     expect(UNKNOWN, &|stats| stats.shrunk == 0);
     expect(PLENTY, &|stats| stats.shrunk == 0 && stats.budget_bytes == whole.budget_bytes);
+
+    // Memory that is short from the start.
+    let mut model = builder("all-experts=disk").paging(paging_of(bytes)).load().unwrap();
+    assert!(model.paging().unwrap().resident_bytes > 0);
+    drop(model);
+    LEFT.store(0, Ordering::Relaxed);
+    model = builder("all-experts=disk").paging(paging_of(bytes)).load().unwrap();
+    assert_eq!(model.paging().unwrap().resident_bytes, 0, "the load reads what there is room for");
+    let (said, stats) = text(&mut model, 0);
+    assert_eq!(said, expected);
+    assert!(stats.resident_bytes < whole.resident_bytes / 2, "{stats:?}, at first {whole:?}");
+    let (said, stats) = text(&mut model, PLENTY);
+    assert_eq!(said, expected);
+    assert_eq!(stats.budget_bytes, whole.budget_bytes);
 }
 
 #[test]
 fn without_a_size_the_cache_takes_four_fifths_of_what_is_told() {
-    let budget = |left: fn() -> Option<u64>| {
-        let paging = PagingOptions::default().available_bytes(left);
+    // Told once, when the size is chosen; it would be too little to read anything.
+    static ONCE: AtomicU64 = AtomicU64::new(UNKNOWN);
+    fn once() -> Option<u64> {
+        Some(ONCE.swap(UNKNOWN, Ordering::Relaxed)).filter(|&bytes| bytes != UNKNOWN)
+    }
+    let budget = |told: u64| {
+        ONCE.store(told, Ordering::Relaxed);
+        let paging = PagingOptions::default().available_bytes(once);
         let model = builder("all-experts=disk").paging(paging).load().unwrap();
         model.paging().unwrap().budget_bytes
     };
-    let (less, more) = (budget(|| Some(5 << 20)), budget(|| Some(6 << 20)));
+    let (less, more) = (budget(5 << 20), budget(6 << 20));
     let four_fifths = (1_u64 << 20) * 4 / 5;
     assert!((more - less).abs_diff(four_fifths) < 8, "{less} {more}");
-    assert!(budget(|| Some(PLENTY)) > more, "all experts, and not more");
+    assert!(budget(PLENTY) > more, "all experts, and not more");
 }

@@ -63,6 +63,8 @@ pub(crate) struct Context {
     raw: NonNull<ffi::llama_context>,
     weights: Arc<Weights>,
     settings: ContextSettings,
+    /// Tokens that the engine computes at once.
+    micro_batch_tokens: u32,
     /// What the engine's abort callback looks at; kept as long as the engine may.
     cancel: Option<Arc<AtomicBool>>,
     /// An exception or an assertion interrupted the engine in the middle of its work.
@@ -140,6 +142,7 @@ impl Context {
                 raw,
                 weights: Arc::clone(weights),
                 settings: settings.clone(),
+                micro_batch_tokens: params.n_ubatch,
                 cancel: None,
                 lost: false,
                 threads: None,
@@ -180,6 +183,15 @@ impl Context {
         // here, so the engine never looks at a freed one.
         unsafe { ffi::llama_set_abort_callback(self.as_ptr(), callback, user) };
         self.cancel = flag;
+    }
+
+    /// How many tokens to compute in a call, at most so many: less while experts on disk have less memory than
+    /// at first, and one batch could use more than that.
+    pub(crate) fn tokens_at_once(&self, most: usize) -> usize {
+        let pager = self.weights.pager().filter(|_| self.paging.is_some());
+        let micro = self.micro_batch_tokens;
+        let now = pager.map(|pager| pager.tokens_at_once(micro, self.settings.active_experts));
+        now.filter(|&now| now < micro).map_or(most, |now| most.min(now as usize))
     }
 
     /// Computes these tokens after those that are there.

@@ -104,7 +104,12 @@ impl Cache {
         }
         self.last_layer = layer;
         let tokens = f64::from(uses.tokens.max(1));
-        let share = (1.0 - self.fade(u64::from(uses.tokens))) / (1.0 - self.fade(1)) / tokens;
+        let faded = 1.0 - self.fade(1);
+        // Without fading each use counts the same.
+        let share = match 1.0 - self.fade(u64::from(uses.tokens)) {
+            all if faded > 0.0 => all / faded / tokens,
+            _ => 1.0,
+        };
         for &(i, count) in &uses.counts {
             // What was least recently used is to go, and what was nearly used was not.
             if self.half_life < 1.0 && !uses.chosen.contains(&i) {

@@ -1,6 +1,6 @@
 //! How much memory there is left, and what budget that allows.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Less than this free, and experts give way.
@@ -36,6 +36,11 @@ impl Pressure {
         if self.looked.elapsed() < EVERY {
             return None;
         }
+        self.look_now(now_bytes, resident_bytes)
+    }
+
+    /// The same at any time.
+    pub(crate) fn look_now(&mut self, now_bytes: u64, resident_bytes: u64) -> Option<u64> {
         self.looked = Instant::now();
         let available = (self.available_bytes)()?;
         let budget = budget(self.wanted_bytes, now_bytes, resident_bytes, available);
@@ -52,12 +57,12 @@ fn budget(wanted: u64, now: u64, resident: u64, available: u64) -> u64 {
     wanted.min(now.max(resident.saturating_add(spare)))
 }
 
-/// Bytes that can still be taken: of the system, and of every control group with a limit. `None` where
-/// the system does not tell.
+/// Bytes that can still be taken: of the system, and of every control group with a limit that the process is
+/// in, its parents included. `None` where the system does not tell.
 pub(crate) fn available_bytes() -> Option<u64> {
-    let system = system_bytes();
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    groups.lines().filter_map(group_bytes).chain(system).min()
+    let groups = groups.lines().filter_map(|line| group_bytes(line, Path::new("/sys/fs/cgroup")));
+    groups.chain(system_bytes()).min()
 }
 
 fn system_bytes() -> Option<u64> {
@@ -66,30 +71,52 @@ fn system_bytes() -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// What the group of a line of `/proc/self/cgroup` leaves, in version 1 or 2.
-fn group_bytes(line: &str) -> Option<u64> {
+/// What the group of a line of `/proc/self/cgroup` and those above it leave, in version 1 or 2.
+fn group_bytes(line: &str, mounted: &Path) -> Option<u64> {
     let mut parts = line.splitn(3, ':');
     let (controllers, path) = (parts.nth(1)?, parts.next()?.trim_start_matches('/'));
-    let (root, limit, usage, inactive) = match controllers {
-        "" => ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file "),
-        "memory" => (
-            "/sys/fs/cgroup/memory",
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-            "total_inactive_file ",
-        ),
+    let (root, names) = match controllers {
+        "" => (mounted.to_owned(), &VERSION_2),
+        "memory" => (mounted.join("memory"), &VERSION_1),
         _ => return None,
     };
     // In a container the path is that of the host, and its own group is the root.
-    let folder: PathBuf = [Path::new(root).join(path), PathBuf::from(root)]
-        .into_iter()
-        .find(|folder| folder.join(limit).exists())?;
+    let folder = root.join(path);
+    let folder = if folder.is_dir() { folder } else { root.clone() };
+    let folders = folder.ancestors().take_while(|folder| folder.starts_with(&root));
+    folders.filter_map(|folder| folder_bytes(folder, names)).min()
+}
+
+/// The files of a control group.
+struct Names {
+    limits: &'static [&'static str],
+    usage: &'static str,
+    /// In `memory.stat`.
+    inactive: &'static str,
+}
+
+/// Over `memory.high` a group is slowed down to a halt.
+const VERSION_2: Names = Names {
+    limits: &["memory.max", "memory.high"],
+    usage: "memory.current",
+    inactive: "inactive_file ",
+};
+const VERSION_1: Names = Names {
+    limits: &["memory.limit_in_bytes"],
+    usage: "memory.usage_in_bytes",
+    inactive: "total_inactive_file ",
+};
+
+/// What one group leaves; `None` if it has no limit.
+fn folder_bytes(folder: &Path, names: &Names) -> Option<u64> {
     let number =
-        |file: &str| std::fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
+        |file: &&str| std::fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
+    let limit = names.limits.iter().filter_map(number).min()?;
     let stat = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
     // Cached files give way.
-    let cached = stat.lines().find_map(|line| line.strip_prefix(inactive)?.parse::<u64>().ok());
-    Some(number(limit)?.saturating_sub(number(usage)?).saturating_add(cached.unwrap_or(0)))
+    let of_files = |line: &str| line.strip_prefix(names.inactive)?.parse::<u64>().ok();
+    let cached = stat.lines().find_map(of_files).unwrap_or(0);
+    Some(limit.saturating_sub(number(&names.usage)?).saturating_add(cached))
 }
 
 #[cfg(test)]
@@ -106,6 +133,33 @@ mod tests {
         // 100 MiB to spare, so half of it more.
         assert_eq!(budget(1000 * MIB, 800 * MIB, 800 * MIB, LOW_BYTES + 100 * MIB), 850 * MIB);
         assert_eq!(budget(1000 * MIB, 800 * MIB, 100 * MIB, LOW_BYTES + 100 * MIB), 800 * MIB);
+    }
+
+    #[test]
+    fn the_least_of_all_groups_above_counts() {
+        let scratch = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = scratch.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        let left = |line: &str| group_bytes(line, scratch.path());
+        write("a/b/memory.max", "max\n");
+        write("a/b/memory.current", "10\n");
+        assert_eq!(left("0::/a/b"), None, "nobody limits it");
+        write("a/memory.max", "1000\n");
+        write("a/memory.current", "300\n");
+        write("a/memory.stat", "anon 7\ninactive_file 50\nactive_file 9\n");
+        assert_eq!(left("0::/a/b"), Some(750), "the group above does");
+        write("a/b/memory.high", "400\n");
+        assert_eq!(left("0::/a/b"), Some(390));
+        write("memory.max", "100\n");
+        write("memory.current", "90\n");
+        assert_eq!(left("0::/of/the/host"), Some(10), "in a container");
+        write("memory/c/memory.limit_in_bytes", "500\n");
+        write("memory/c/memory.usage_in_bytes", "200\n");
+        assert_eq!(left("4:memory:/c"), Some(300));
+        assert_eq!(left("5:cpu:/c"), None);
     }
 
     #[test]

@@ -98,7 +98,12 @@ impl Pager {
     }
 
     /// Gives up groups for others, whose reads it queues: guesses each after the ones before.
-    fn replace(&self, released: &[usize], groups: &[usize], are_guesses: bool) -> Result<()> {
+    pub(super) fn replace(
+        &self,
+        released: &[usize],
+        groups: &[usize],
+        are_guesses: bool,
+    ) -> Result<()> {
         let Handover { from, to, back } = lock(&self.state).hand_over(released, groups);
         // A text that was cancelled, or a guess, may have left reads under way.
         let slices = self.slices(&[&from[..], &back[..]].concat());

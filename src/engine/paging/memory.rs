@@ -1,5 +1,6 @@
 //! Addresses for paged tensors, whose pages come and go.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::ptr;
 
@@ -35,11 +36,7 @@ impl Reserved {
             let reason = format!("no room for {bytes} bytes of addresses: {source}");
             return Err(Error::Paging { reason });
         }
-        // A huge page would bring its neighbours into memory. Where there are none, this fails.
-        // SAFETY: the whole of the mapping just made.
-        unsafe {
-            libc::madvise(base, bytes, libc::MADV_NOHUGEPAGE);
-        }
+        advise(base, bytes);
         Ok(Self { base: base as usize, bytes })
     }
 
@@ -67,11 +64,14 @@ impl Reserved {
         }
     }
 
-    /// Moves the memory of whole pages to other reserved addresses, which have none. What was there reads as
-    /// zeros. False where the system cannot.
-    pub(super) fn move_pages(range: &Range<usize>, to: usize) -> bool {
+    /// Moves the memory of whole pages, all of one mapping, to other reserved addresses, which have none. What
+    /// was there reads as zeros. False where the system cannot; both stay reserved.
+    ///
+    /// # Errors
+    /// [`Error::Paging`] if the system then took the other addresses for something else.
+    pub(super) fn move_pages(range: &Range<usize>, to: usize) -> Result<bool> {
         if range.is_empty() {
-            return true;
+            return Ok(true);
         }
         // SAFETY: the caller has checked that both are of mappings made in `new`, and has seen to it that
         // nobody uses the pages or writes into them; the old addresses stay reserved.
@@ -84,7 +84,75 @@ impl Reserved {
                 to as *mut libc::c_void,
             )
         };
-        moved != libc::MAP_FAILED
+        if moved != libc::MAP_FAILED {
+            return Ok(true);
+        }
+        reserve_again(to, range.len()).map(|()| false)
+    }
+}
+
+/// A move that failed may have unmapped where it should have gone.
+fn reserve_again(base: usize, bytes: usize) -> Result<()> {
+    // SAFETY: takes nothing from anybody: addresses that are in use are refused.
+    let again = unsafe {
+        libc::mmap(
+            base as *mut libc::c_void,
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE
+                | libc::MAP_ANONYMOUS
+                | libc::MAP_NORESERVE
+                | libc::MAP_FIXED_NOREPLACE,
+            -1,
+            0,
+        )
+    };
+    if again as usize == base {
+        advise(again, bytes);
+        return Ok(());
+    }
+    let source = std::io::Error::last_os_error();
+    // In use, as they were never unmapped: the usual case, where a move is refused at once.
+    if again == libc::MAP_FAILED && source.raw_os_error() == Some(libc::EEXIST) {
+        return Ok(());
+    }
+    Err(Error::Paging { reason: format!("addresses of experts were lost: {source}") })
+}
+
+/// What is so of all reserved addresses.
+fn advise(base: *mut libc::c_void, bytes: usize) {
+    // A huge page would bring its neighbours into memory. A forked process has no readers, and would make the
+    // system copy each page that is read into. Where there is neither, this fails.
+    // SAFETY: the whole of a mapping that was just made.
+    unsafe {
+        libc::madvise(base, bytes, libc::MADV_NOHUGEPAGE);
+        libc::madvise(base, bytes, libc::MADV_DONTFORK);
+    }
+}
+
+/// Where mappings may end among reserved addresses: on both sides of what was moved. Before Linux 6.17 pages of
+/// two mappings cannot be moved at once, and the attempt unmaps where they should have gone.
+#[derive(Debug, Default)]
+pub(super) struct Cuts(BTreeSet<usize>);
+
+impl Cuts {
+    /// A range by mapping.
+    pub(super) fn parts(&self, range: &Range<usize>) -> Vec<Range<usize>> {
+        let (mut parts, mut start) = (Vec::new(), range.start);
+        for &cut in self.0.range(range.clone()).filter(|&&cut| cut > range.start) {
+            parts.push(start..cut);
+            start = cut;
+        }
+        parts.push(start..range.end);
+        parts
+    }
+
+    /// Notes that this is a mapping of its own.
+    pub(super) fn moved_to(&mut self, range: &Range<usize>) {
+        while let Some(&cut) = self.0.range(range.clone()).next() {
+            self.0.remove(&cut);
+        }
+        self.0.extend([range.start, range.end]);
     }
 }
 
@@ -120,6 +188,8 @@ impl Drop for Reserved {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn fill(range: &Range<usize>, byte: u8) {
@@ -144,15 +214,67 @@ mod tests {
         let (from, to) = (pages(3, 5), pages(40, 5));
         fill(&from, 7);
         fill(&to, 1);
-        assert!(Reserved::move_pages(&from, to.start));
+        assert!(Reserved::move_pages(&from, to.start).unwrap());
         assert!(is_all(&to, 7));
         assert!(is_all(&from, 0));
         // And on, from what is now a mapping of its own.
         let next = pages(10, 5);
-        assert!(Reserved::move_pages(&to, next.start));
+        assert!(Reserved::move_pages(&to, next.start).unwrap());
         assert!(is_all(&next, 7));
         reserved.release(&next);
         assert!(is_all(&next, 0));
         assert!(!may_move(usize::MAX));
+    }
+
+    /// The mappings of this process.
+    fn mappings() -> Vec<Range<usize>> {
+        let text = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let ends = |line: &str| {
+            let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+            Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
+        };
+        text.lines().filter_map(ends).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        /// As no kernel before 6.17 moves more at once.
+        #[test]
+        fn each_part_is_of_one_mapping(
+            steps in prop::collection::vec((0_usize..6, 0_usize..6, 1_usize..8), 1..60),
+        ) {
+            let page = usize::try_from(PAGE_BYTES).unwrap();
+            let reserved = Reserved::new(64 * page).unwrap();
+            let mut cuts = Cuts::default();
+            for (from, to, pages) in steps.into_iter().filter(|(from, to, _)| from != to) {
+                let at = |slot: usize| reserved.base() + (1 + slot * 10) * page;
+                let range = at(from)..at(from) + pages * page;
+                fill(&range, u8::try_from(pages).unwrap());
+                let parts = cuts.parts(&range);
+                prop_assert_eq!(parts.iter().map(Range::len).sum::<usize>(), range.len());
+                for part in parts {
+                    let now = mappings();
+                    let is_one = |all: &Range<usize>| all.start <= part.start && part.end <= all.end;
+                    prop_assert!(now.iter().any(is_one), "{:x?} of {:x?}", part, now);
+                    let new = at(to) + part.start - range.start;
+                    prop_assert!(Reserved::move_pages(&part, new).unwrap());
+                    cuts.moved_to(&(new..new + part.len()));
+                }
+                prop_assert!(is_all(&(at(to)..at(to) + range.len()), u8::try_from(pages).unwrap()));
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_failed_move_unmapped_is_reserved_again() {
+        let page = usize::try_from(PAGE_BYTES).unwrap();
+        let reserved = Reserved::new(8 * page).unwrap();
+        let hole = reserved.base() + 2 * page..reserved.base() + 4 * page;
+        reserve_again(hole.start, hole.len()).unwrap(); // nothing is missing
+        // SAFETY: of a mapping that the test alone knows.
+        unsafe { libc::munmap(hole.start as *mut libc::c_void, hole.len()) };
+        reserve_again(hole.start, hole.len()).unwrap();
+        fill(&hole, 3);
+        assert!(is_all(&hole, 3));
     }
 }

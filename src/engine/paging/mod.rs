@@ -34,6 +34,9 @@ use crate::paging::{
     Cache, Guesses, Layout, PagedTensor, PagingOptions, PagingStats, Pressure, Rows,
 };
 
+/// So much is read at the start before memory is looked at again; less than is kept free.
+const FILL_BYTES: u64 = 64 << 20;
+
 /// The paged experts of one model. Freed after the model; the readers end first.
 pub(crate) struct Pager {
     readers: Option<Readers>,
@@ -177,20 +180,41 @@ impl Pager {
         state.stats.reader = kind;
         state.pressure.want(cache_bytes);
         state.cache.set_budget(cache_bytes);
-        state.is_whole = state.cache.holds_all() && self.layout.table.is_none();
-        let all = 0..state.cache.len();
-        let filled = state.cache.fill(all);
         drop(state);
-        for group in filled {
-            let mut pieces = Vec::new();
-            self.read_group(group, &mut pieces)?;
-            self.queue.add(pieces);
-        }
-        self.queue.wait_idle();
+        self.fill()?;
         if let Some(failure) = self.queue.failure() {
             return Err(failure);
         }
+        let mut state = lock(&self.state);
+        state.is_whole = state.cache.holds_all() && self.layout.table.is_none();
+        drop(state);
         self.reset();
+        Ok(())
+    }
+
+    /// Reads experts as far as the budget goes, and as far as there is memory: what is asked for may be more.
+    fn fill(&self) -> Result<()> {
+        let groups = lock(&self.state).cache.len();
+        let mut next = 0;
+        while next < groups && !self.queue.has_failed() {
+            let mut state = lock(&self.state);
+            let (now, resident) = (state.cache.budget_bytes(), state.cache.resident_bytes());
+            let released = match state.pressure.look_now(now, resident) {
+                Some(budget) => state.cache.set_budget(budget),
+                None => Vec::new(),
+            };
+            let (mut filled, mut bytes) = (Vec::new(), 0);
+            while next < groups && bytes < FILL_BYTES {
+                let taken = state.cache.fill(std::iter::once(next));
+                bytes += state.cache.bytes(&taken);
+                filled.extend(taken);
+                next += 1;
+            }
+            drop(state);
+            self.replace(&released, &filled, false)?;
+            self.queue.wait_idle();
+        }
+        self.queue.wait_idle();
         Ok(())
     }
 

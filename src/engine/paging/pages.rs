@@ -85,24 +85,25 @@ impl Pager {
             for (tensor, next) in iter::zip(tensors, others) {
                 let old = self.addresses(tensor, expert)?;
                 let new = next.map(|next| self.addresses(next, other)).transpose()?;
-                self.hand_over_pages(&old, new.as_ref());
+                self.hand_over_pages(&old, new.as_ref())?;
             }
         }
         Ok(())
     }
 
-    fn hand_over_pages(&self, old: &Range<usize>, new: Option<&Range<usize>>) {
-        let places = lock(&self.places);
+    fn hand_over_pages(&self, old: &Range<usize>, new: Option<&Range<usize>>) -> Result<()> {
+        let mut places = lock(&self.places);
         let mut rest = old.clone();
         if let Some(new) = new.filter(|_| self.moves_pages.load(Ordering::Relaxed)) {
             let bytes = old.len().min(new.len());
-            if places.move_pages(&(old.start..old.start + bytes), new.start) {
-                rest.start += bytes;
-            } else {
+            let moved = places.move_pages(&(old.start..old.start + bytes), new.start)?;
+            rest.start += moved;
+            if moved < bytes {
                 self.moves_pages.store(false, Ordering::Relaxed);
             }
         }
         places.release(&rest);
+        Ok(())
     }
 
     /// Gives back all that was read of the token embedding.

@@ -8,13 +8,14 @@ use std::sync::Mutex;
 
 use super::super::ffi;
 use super::lock;
-use super::memory::Reserved;
-use crate::error::Error;
+use super::memory::{Cuts, Reserved};
+use crate::error::{Error, Result};
 use crate::paging::PAGE_BYTES;
 
 /// Where the engine's tensors are.
 pub(super) struct Places {
     reserved: Vec<Reserved>,
+    cuts: Cuts,
     /// Offset of each tensor in its file, by name.
     offsets: HashMap<String, u64>,
     pub(super) addresses: HashMap<String, usize>,
@@ -24,7 +25,13 @@ pub(super) struct Places {
 
 impl Places {
     pub(super) fn new(offsets: HashMap<String, u64>) -> Mutex<Self> {
-        Mutex::new(Self { reserved: Vec::new(), offsets, addresses: HashMap::new(), failure: None })
+        Mutex::new(Self {
+            reserved: Vec::new(),
+            cuts: Cuts::default(),
+            offsets,
+            addresses: HashMap::new(),
+            failure: None,
+        })
     }
 
     fn of(&self, range: &Range<usize>) -> Option<&Reserved> {
@@ -38,11 +45,22 @@ impl Places {
         }
     }
 
-    /// Moves the memory of pages that nobody uses to where there is none; false where the system cannot.
-    pub(super) fn move_pages(&self, range: &Range<usize>, to: usize) -> bool {
-        self.of(range).is_some()
-            && self.of(&(to..to + range.len())).is_some()
-            && Reserved::move_pages(range, to)
+    /// Moves the memory of pages that nobody uses to where there is none, from the first page on as far as the
+    /// system can; so many bytes.
+    pub(super) fn move_pages(&mut self, range: &Range<usize>, to: usize) -> Result<usize> {
+        let mut moved = 0;
+        if self.of(range).is_none() || self.of(&(to..to + range.len())).is_none() {
+            return Ok(moved);
+        }
+        for part in self.cuts.parts(range) {
+            let new = to + moved;
+            if !Reserved::move_pages(&part, new)? {
+                break;
+            }
+            self.cuts.moved_to(&(new..new + part.len()));
+            moved += part.len();
+        }
+        Ok(moved)
     }
 }
 

@@ -69,7 +69,7 @@ impl Cached {
         let mut rest = tokens;
         while !rest.is_empty() {
             let batch;
-            (batch, rest) = rest.split_at(context.tokens_at_once(self.batch).min(rest.len()));
+            (batch, rest) = rest.split_at(context.tokens_at_once(self.batch.min(rest.len())));
             let decoded = if cancel.is_some_and(CancelHandle::is_cancelled) {
                 Ok(Decoded::Cancelled)
             } else {

@@ -147,10 +147,10 @@ fn a_program_started_meanwhile_does_not_keep_the_server() {
 
     let server = Server::start();
     let model = builder(&server.endpoint).load().unwrap();
-    // Inherits what is not marked, and outlives the model.
+    // Inherits the engine's end of the connection, and outlives the model.
     let mut program = Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap();
     drop(model);
-    // Without the crate, whose relay would only wait for what it holds itself.
+    // Past the crate, which has a relay of its own for this server.
     let mut client = std::net::TcpStream::connect(&server.endpoint).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let mut greeting = vec![14];

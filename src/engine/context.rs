@@ -189,9 +189,11 @@ impl Context {
     /// at first, and one batch could use more than that.
     pub(crate) fn tokens_at_once(&self, most: usize) -> usize {
         let pager = self.weights.pager().filter(|_| self.paging.is_some());
-        let micro = self.micro_batch_tokens;
-        let now = pager.map(|pager| pager.tokens_at_once(micro, self.settings.active_experts));
-        now.filter(|&now| now < micro).map_or(most, |now| most.min(now as usize))
+        let Some(pager) = pager else { return most };
+        // What is more than a micro-batch the engine divides itself; for one token nothing is searched.
+        let wanted = u32::try_from(most).unwrap_or(u32::MAX).min(self.micro_batch_tokens);
+        let now = pager.tokens_at_once(wanted, self.settings.active_experts);
+        if now < wanted { now as usize } else { most }
     }
 
     /// Computes these tokens after those that are there.

@@ -106,9 +106,10 @@ impl Cache {
         let tokens = f64::from(uses.tokens.max(1));
         let faded = 1.0 - self.fade(1);
         // Without fading each use counts the same.
-        let share = match 1.0 - self.fade(u64::from(uses.tokens)) {
-            all if faded > 0.0 => all / faded / tokens,
-            _ => 1.0,
+        let share = if faded > 0.0 {
+            (1.0 - self.fade(u64::from(uses.tokens))) / faded / tokens
+        } else {
+            1.0
         };
         for &(i, count) in &uses.counts {
             // What was least recently used is to go, and what was nearly used was not.
@@ -184,10 +185,17 @@ impl Cache {
         self.resident_bytes -= group.bytes;
     }
 
-    /// Takes groups that nobody asked for yet, as far as there is free room. Nothing is released.
-    pub(crate) fn fill(&mut self, wanted: impl Iterator<Item = usize>) -> Vec<usize> {
-        let mut taken = Vec::new();
-        for i in wanted {
+    /// Takes groups that nobody asked for yet, as far as there is free room, until they have so many bytes.
+    /// Nothing is released.
+    pub(crate) fn fill(
+        &mut self,
+        wanted: &mut impl Iterator<Item = usize>,
+        bytes: u64,
+    ) -> Vec<usize> {
+        let (mut taken, before) = (Vec::new(), self.resident_bytes);
+        while self.resident_bytes - before < bytes
+            && let Some(i) = wanted.next()
+        {
             let group = &mut self.groups[i];
             if !group.is_resident && self.resident_bytes + group.bytes <= self.budget_bytes {
                 group.is_resident = true;
@@ -384,6 +392,6 @@ mod tests {
         assert_eq!(cache.set_budget(0), [0, 1], "what is in use stays");
         assert_eq!((cache.budget_bytes(), cache.resident_bytes()), (20, 20));
         assert_eq!(cache.set_budget(30), [0_usize; 0]);
-        assert_eq!(cache.fill(0..8), [0]);
+        assert_eq!(cache.fill(&mut (0..8), u64::MAX), [0]);
     }
 }

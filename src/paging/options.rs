@@ -86,7 +86,7 @@ impl PagingOptions {
     }
 
     /// Asks this how many bytes of memory can still be taken, every fifth of a second in which there is something
-    /// to compute, instead of the system and the process's control groups. For programs that share memory out
+    /// to compute, and while it loads, instead of the system and the process's control groups. For programs that share memory out
     /// themselves. Below 192 MiB experts give way. What it answers is believed; `None`: not known.
     #[must_use]
     pub fn available_bytes(self, available_bytes: fn() -> Option<u64>) -> Self {

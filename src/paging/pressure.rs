@@ -5,9 +5,6 @@ use std::time::{Duration, Instant};
 
 /// Less than this free, and experts give way.
 const LOW_BYTES: u64 = 192 << 20;
-/// How often is looked.
-const EVERY: Duration = Duration::from_millis(200);
-
 /// Watches the memory that the system, or the process's control group, has left.
 #[derive(Debug)]
 pub(crate) struct Pressure {
@@ -18,6 +15,9 @@ pub(crate) struct Pressure {
 }
 
 impl Pressure {
+    /// How often to look while text is made.
+    pub(crate) const EVERY: Duration = Duration::from_millis(200);
+
     pub(crate) fn new(available_bytes: fn() -> Option<u64>) -> Self {
         Self { wanted_bytes: 0, looked: Instant::now(), available_bytes }
     }
@@ -31,16 +31,16 @@ impl Pressure {
         self.wanted_bytes
     }
 
-    /// Another budget than now, if it is time to look and memory says so.
-    pub(crate) fn look(&mut self, now_bytes: u64, resident_bytes: u64) -> Option<u64> {
-        if self.looked.elapsed() < EVERY {
+    /// Another budget than now, if the last look was so long ago and memory says so.
+    pub(crate) fn look(
+        &mut self,
+        every: Duration,
+        now_bytes: u64,
+        resident_bytes: u64,
+    ) -> Option<u64> {
+        if self.looked.elapsed() < every {
             return None;
         }
-        self.look_now(now_bytes, resident_bytes)
-    }
-
-    /// The same at any time.
-    pub(crate) fn look_now(&mut self, now_bytes: u64, resident_bytes: u64) -> Option<u64> {
         self.looked = Instant::now();
         let available = (self.available_bytes)()?;
         let budget = budget(self.wanted_bytes, now_bytes, resident_bytes, available);

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{Pager, State, lock};
 use crate::error::{Error, Result};
-use crate::paging::Uses;
+use crate::paging::{Pressure, Uses};
 
 impl Pager {
     /// A router chose, of `each` ranked experts for every token the first `used`: reads what is missing of its
@@ -27,12 +27,7 @@ impl Pager {
         if uses.tokens == 1 {
             state.guesses.learn(layer, |expert| wanted.contains(&(first + expert)));
         }
-        let (now, resident) = (state.cache.budget_bytes(), state.cache.resident_bytes());
-        let mut released = Vec::new();
-        if let Some(budget) = state.pressure.look(now, resident) {
-            released = state.cache.set_budget(budget);
-            state.stats.shrunk += u64::from(state.cache.budget_bytes() < now);
-        }
+        let mut released = state.follow_memory(Pressure::EVERY);
         // Memory may be so short that the budget does not hold this; it has to.
         let needed = state.cache.bytes(wanted);
         if needed > state.cache.budget_bytes() && needed <= state.pressure.wanted_bytes() {
@@ -206,7 +201,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::paging::{Cache, Pressure};
+    use crate::paging::Cache;
 
     proptest! {
         /// Each group in memory has memory of one group, what is spare too, and all together keep the budget.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::ptr;
 
 use crate::error::{Error, Result};
 use crate::paging::PAGE_BYTES;
@@ -20,24 +19,11 @@ impl Reserved {
     /// # Errors
     /// [`Error::Paging`] if the system has not so many addresses left.
     pub(super) fn new(bytes: usize) -> Result<Self> {
-        // SAFETY: a new mapping at an address of the system's choice; nobody else knows it.
-        let base = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                bytes,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if base == libc::MAP_FAILED {
-            let source = std::io::Error::last_os_error();
-            let reason = format!("no room for {bytes} bytes of addresses: {source}");
-            return Err(Error::Paging { reason });
-        }
-        advise(base, bytes);
-        Ok(Self { base: base as usize, bytes })
+        // Nobody else knows where that is.
+        let base = reserve(0, bytes).map_err(|source| Error::Paging {
+            reason: format!("no room for {bytes} bytes of addresses: {source}"),
+        })?;
+        Ok(Self { base, bytes })
     }
 
     pub(super) fn base(&self) -> usize {
@@ -93,41 +79,41 @@ impl Reserved {
 
 /// A move that failed may have unmapped where it should have gone.
 fn reserve_again(base: usize, bytes: usize) -> Result<()> {
-    // SAFETY: takes nothing from anybody: addresses that are in use are refused.
-    let again = unsafe {
+    match reserve(base, bytes) {
+        Ok(again) if again == base => Ok(()),
+        // In use, as they were never unmapped: the usual case, where a move is refused at once.
+        Err(source) if source.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+        other => {
+            Err(Error::Paging { reason: format!("addresses of experts were lost: {other:?}") })
+        }
+    }
+}
+
+/// Reserves addresses from `base` on, or where the system chooses if that is 0; returns where.
+fn reserve(base: usize, bytes: usize) -> std::io::Result<usize> {
+    let place = if base == 0 { 0 } else { libc::MAP_FIXED_NOREPLACE };
+    // SAFETY: a new mapping, which takes nothing from anybody: addresses that are in use are refused.
+    let mapped = unsafe {
         libc::mmap(
             base as *mut libc::c_void,
             bytes,
             libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE
-                | libc::MAP_ANONYMOUS
-                | libc::MAP_NORESERVE
-                | libc::MAP_FIXED_NOREPLACE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | place,
             -1,
             0,
         )
     };
-    if again as usize == base {
-        advise(again, bytes);
-        return Ok(());
+    if mapped == libc::MAP_FAILED {
+        return Err(std::io::Error::last_os_error());
     }
-    let source = std::io::Error::last_os_error();
-    // In use, as they were never unmapped: the usual case, where a move is refused at once.
-    if again == libc::MAP_FAILED && source.raw_os_error() == Some(libc::EEXIST) {
-        return Ok(());
-    }
-    Err(Error::Paging { reason: format!("addresses of experts were lost: {source}") })
-}
-
-/// What is so of all reserved addresses.
-fn advise(base: *mut libc::c_void, bytes: usize) {
     // A huge page would bring its neighbours into memory. A forked process has no readers, and would make the
     // system copy each page that is read into. Where there is neither, this fails.
-    // SAFETY: the whole of a mapping that was just made.
+    // SAFETY: the whole of the mapping that was just made.
     unsafe {
-        libc::madvise(base, bytes, libc::MADV_NOHUGEPAGE);
-        libc::madvise(base, bytes, libc::MADV_DONTFORK);
+        libc::madvise(mapped, bytes, libc::MADV_NOHUGEPAGE);
+        libc::madvise(mapped, bytes, libc::MADV_DONTFORK);
     }
+    Ok(mapped as usize)
 }
 
 /// Where mappings may end among reserved addresses: on both sides of what was moved. Before Linux 6.17 pages of
@@ -188,6 +174,8 @@ impl Drop for Reserved {
 
 #[cfg(test)]
 mod tests {
+    use std::ptr;
+
     use proptest::prelude::*;
 
     use super::*;

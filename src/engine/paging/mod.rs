@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::ptr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use self::files::PagedFile;
 use self::places::Places;
@@ -84,6 +85,15 @@ impl State {
             ahead: Vec::new(),
             spare: Vec::new(),
         }
+    }
+
+    /// Makes the budget what memory allows, if the last look at it was so long ago. Returns what is released.
+    fn follow_memory(&mut self, every: Duration) -> Vec<usize> {
+        let (now, resident) = (self.cache.budget_bytes(), self.cache.resident_bytes());
+        let Some(budget) = self.pressure.look(every, now, resident) else { return Vec::new() };
+        let released = self.cache.set_budget(budget);
+        self.stats.shrunk += u64::from(self.cache.budget_bytes() < now);
+        released
     }
 }
 
@@ -194,28 +204,18 @@ impl Pager {
 
     /// Reads experts as far as the budget goes, and as far as there is memory: what is asked for may be more.
     fn fill(&self) -> Result<()> {
-        let groups = lock(&self.state).cache.len();
-        let mut next = 0;
-        while next < groups && !self.queue.has_failed() {
-            let mut state = lock(&self.state);
-            let (now, resident) = (state.cache.budget_bytes(), state.cache.resident_bytes());
-            let released = match state.pressure.look_now(now, resident) {
-                Some(budget) => state.cache.set_budget(budget),
-                None => Vec::new(),
-            };
-            let (mut filled, mut bytes) = (Vec::new(), 0);
-            while next < groups && bytes < FILL_BYTES {
-                let taken = state.cache.fill(std::iter::once(next));
-                bytes += state.cache.bytes(&taken);
-                filled.extend(taken);
-                next += 1;
+        let mut wanted = 0..lock(&self.state).cache.len();
+        loop {
+            self.queue.wait_idle();
+            if wanted.is_empty() || self.queue.has_failed() {
+                return Ok(());
             }
+            let mut state = lock(&self.state);
+            let released = state.follow_memory(Duration::ZERO);
+            let filled = state.cache.fill(&mut wanted, FILL_BYTES);
             drop(state);
             self.replace(&released, &filled, false)?;
-            self.queue.wait_idle();
         }
-        self.queue.wait_idle();
-        Ok(())
     }
 
     /// Ends the threads that read, after what is under way.

@@ -8,8 +8,8 @@ mod support;
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use moe_offload::gguf::GgmlType;
 use moe_offload::plan::DISK;
@@ -18,6 +18,7 @@ use moe_offload::{
     Error, GenerateOptions, Generation, GgufFile, LoadMode, Message, MoeModel, MoeModelBuilder,
     OffloadPolicy, PagingOptions, Plan, Sampling,
 };
+use regex::Regex;
 use support::model_files::demo;
 use support::process::{Server, example};
 
@@ -62,6 +63,51 @@ fn made(folder: &Path, family: &str, shards: u16) -> PathBuf {
     files.unwrap().into_iter().next().unwrap()
 }
 
+/// What the crate logs in a call.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync {
+        let this = self.clone();
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || this.clone())
+            .finish()
+    }
+
+    /// Each layer's tensors were needed in the order in which they are read.
+    fn check_order(&self, family: &str) {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let needed = Regex::new(r#"blk\.(\d+)\.ffn_(\w+?)_(?:ch)?exps\.weight"#).unwrap();
+        let order = |kind: &str| match kind {
+            "gate" | "gate_up" => 0,
+            "up" => 1,
+            "down" => 2,
+            other => panic!("{family}: {other}"),
+        };
+        let needed: Vec<(u32, i32)> = needed
+            .captures_iter(&text)
+            .map(|found| (found[1].parse().unwrap(), order(&found[2])))
+            .collect();
+        assert!(needed.len() > 16, "{family}: {text}");
+        for pair in needed.windows(2) {
+            let in_order = pair[0].0 != pair[1].0 || pair[0].1 <= pair[1].1 || pair[0].1 == 2;
+            assert!(in_order, "{family}: {pair:?}");
+        }
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[test]
 fn every_family_says_the_same_from_disk() {
     let folder = tempfile::tempdir().unwrap();
@@ -75,7 +121,11 @@ fn every_family_says_the_same_from_disk() {
         // Some with their layers on a device.
         let load = if i % 6 == 0 { load.rpc_server(&server.endpoint) } else { load };
         let mut model = load.load().unwrap();
-        assert_eq!(text(&mut model), expected, "{}", family.name);
+        let log = Log::default();
+        let logged = log.subscriber();
+        let said = tracing::subscriber::with_default(logged, || text(&mut model));
+        assert_eq!(said, expected, "{}", family.name);
+        log.check_order(family.name);
         let stats = model.paging().unwrap();
         assert!(stats.resident_bytes <= stats.budget_bytes, "{}: {stats:?}", family.name);
         assert!(stats.budget_bytes < least, "{}: {stats:?}", family.name);

@@ -214,11 +214,11 @@ impl Layout {
     }
 }
 
-/// Up and gate come first, and down while they are computed.
+/// The order in which the engine multiplies with them; `tests/paging.rs` checks it.
 fn order(kind: TensorKind) -> u8 {
     match kind {
-        TensorKind::ExpertUp | TensorKind::ExpertGateUp => 0,
-        TensorKind::ExpertGate => 1,
+        TensorKind::ExpertGate | TensorKind::ExpertGateUp => 0,
+        TensorKind::ExpertUp => 1,
         _ => 2,
     }
 }

@@ -119,6 +119,7 @@ impl Pager {
 
     /// Waits until these experts of a tensor are there.
     pub(super) fn needed(&self, name: &str, experts: &[i32]) -> Result<()> {
+        tracing::trace!(target: "moe_offload", tensor = name, "needed");
         let blind = || Error::Paging {
             reason: format!("experts of `{name}` are used that no router was seen to choose"),
         };

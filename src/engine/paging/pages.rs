@@ -28,6 +28,7 @@ impl Pager {
                 offset: at,
                 address: address(base, tensor.file_offset, at),
                 bytes: usize::try_from(bytes).unwrap_or(0),
+                tensor: tensor.slice(0),
                 slice,
                 guess: 0,
             });

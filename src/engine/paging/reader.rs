@@ -12,8 +12,9 @@ use crate::error::Error;
 
 /// Reads under way at once. More does not help a disk that was measured here; see docs/paging.md.
 const DEPTH: usize = 8;
-/// Of them, reads on a guess: what was begun must end before what is needed instead has the disk.
-const GUESSES: usize = 4;
+/// Of them, reads of what is needed later, or is only a guess: what was begun shares the disk with what is
+/// needed at once. A disk that tells of reads only when it has done all it was given makes that wait for them all.
+const LATER: usize = 4;
 /// Bytes of one read.
 pub(super) const PIECE_BYTES: u64 = 1 << 20;
 
@@ -25,10 +26,19 @@ pub(super) struct Piece {
     /// Where it goes: memory that nobody looks at before the read is done.
     pub(super) address: usize,
     pub(super) bytes: usize,
+    /// The first slice of its tensor, by which a layer's tensors are in the order in which it needs them.
+    pub(super) tensor: usize,
     /// The slice, or `None` for a border.
     pub(super) slice: Option<usize>,
     /// 0 if it is needed, else how many guesses are likelier to come true, and one.
     pub(super) guess: usize,
+}
+
+impl Piece {
+    /// What is needed together, the first least.
+    fn rank(&self) -> (usize, usize) {
+        (self.guess, self.tensor)
+    }
 }
 
 /// What readers and those who wait share.
@@ -42,7 +52,8 @@ pub(super) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     pieces: VecDeque<Piece>,
-    under_way: usize,
+    /// The ranks of what is under way.
+    under_way: Vec<(usize, usize)>,
     /// For each slice with reads to come, how many.
     pending: Vec<u32>,
     failure: Option<Error>,
@@ -54,7 +65,7 @@ struct State {
 
 impl State {
     fn is_idle(&self) -> bool {
-        self.pieces.is_empty() && self.under_way == 0
+        self.pieces.is_empty() && self.under_way.is_empty()
     }
 
     /// What is needed by layer, and in a layer by when it is needed; then guesses, the likeliest first.
@@ -63,23 +74,29 @@ impl State {
     }
 
     fn has_work(&self) -> bool {
-        let is_guess = |piece: &Piece| piece.guess > 0;
-        self.pieces.front().is_some_and(|piece| !is_guess(piece) || self.under_way < GUESSES)
+        self.pieces.front().is_some_and(|piece| {
+            let is_first = self.under_way.iter().all(|other| piece.rank() <= *other);
+            let most = if piece.guess == 0 && is_first { DEPTH } else { LATER };
+            self.under_way.len() < most
+        })
     }
 
     /// Begins the next read, if one may be.
     fn start(&mut self) -> Option<Piece> {
-        let piece = if self.stop || !self.has_work() { None } else { self.pieces.pop_front() };
-        if piece.is_some() {
-            self.under_way += 1;
-            self.reading_since.get_or_insert_with(Instant::now);
+        if self.stop || !self.has_work() {
+            return None;
         }
-        piece
+        let piece = self.pieces.pop_front()?;
+        self.under_way.push(piece.rank());
+        self.reading_since.get_or_insert_with(Instant::now);
+        Some(piece)
     }
 
     fn finish(&mut self, piece: &Piece, outcome: Result<(), Error>) {
-        self.under_way -= 1;
-        if self.under_way == 0
+        if let Some(i) = self.under_way.iter().position(|other| *other == piece.rank()) {
+            self.under_way.swap_remove(i);
+        }
+        if self.under_way.is_empty()
             && let Some(since) = self.reading_since.take()
         {
             self.reading_seconds += since.elapsed().as_secs_f64();
@@ -336,20 +353,30 @@ fn outcome(piece: &Piece, result: i32) -> Result<(), Error> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_was_not_begun_is_withdrawn_and_what_is_needed_comes_first() {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        std::io::Write::write_all(&mut file, &[5; 4096]).unwrap();
-        let file = Arc::new(PagedFile::open(file.path(), false).unwrap());
-        let piece = |(slice, guess): (usize, usize)| Piece {
-            file: Arc::clone(&file),
+    fn file() -> (tempfile::NamedTempFile, Arc<PagedFile>) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let opened = Arc::new(PagedFile::open(file.path(), false).unwrap());
+        (file, opened)
+    }
+
+    /// One without bytes; a hundred slices are a tensor.
+    fn piece(file: &Arc<PagedFile>, slice: usize, guess: usize) -> Piece {
+        Piece {
+            file: Arc::clone(file),
             offset: 0,
             address: 0,
             bytes: 0,
+            tensor: slice / 100,
             slice: Some(slice),
             guess,
-        };
-        let queue = Queue::new(10 + GUESSES);
+        }
+    }
+
+    #[test]
+    fn what_was_not_begun_is_withdrawn_and_what_is_needed_comes_first() {
+        let (_kept, file) = file();
+        let piece = |(slice, guess)| piece(&file, slice, guess);
+        let queue = Queue::new(10 + LATER);
         queue.add([(7, 1), (7, 1), (8, 1), (4, 2), (5, 2)].map(piece));
         queue.add([(2, 0), (3, 0)].map(piece));
         let begun = queue.next().unwrap();
@@ -359,10 +386,10 @@ mod tests {
         queue.finish(&begun, Ok(()));
         assert!(queue.wait_for(&[2]));
         queue.promote(&[5]);
-        queue.add((10..8 + GUESSES).map(|slice| piece((slice, 0))));
+        queue.add((10..8 + LATER).map(|slice| piece((slice, 0))));
         let begun: Vec<_> = std::iter::from_fn(|| queue.more()).collect();
         let slices = |begun: &[Piece]| begun.iter().filter_map(|it| it.slice).collect::<Vec<_>>();
-        let needed: Vec<usize> = [3, 5].into_iter().chain(10..8 + GUESSES).collect();
+        let needed: Vec<usize> = [3, 5].into_iter().chain(10..8 + LATER).collect();
         assert_eq!(slices(&begun), needed, "what came true is needed; guesses wait for few reads");
         queue.finish(&begun[0], Ok(()));
         let likelier = queue.more().unwrap();
@@ -370,5 +397,24 @@ mod tests {
         queue.finish(&begun[1], Ok(()));
         queue.finish(&likelier, Ok(()));
         assert_eq!(queue.next().and_then(|piece| piece.slice), Some(4));
+    }
+
+    #[test]
+    fn what_is_needed_first_has_the_disk_almost_alone() {
+        let (_kept, file) = file();
+        let queue = Queue::new(400);
+        let slices = [[101, 101, 101], [202, 202, 203]].concat();
+        queue.add(slices.into_iter().map(|slice| piece(&file, slice, 0)));
+        let begin = || std::iter::from_fn(|| queue.more()).collect::<Vec<_>>();
+        let slices = |begun: &[Piece]| begun.iter().filter_map(|it| it.slice).collect::<Vec<_>>();
+        let first = begin();
+        assert_eq!(slices(&first), [101, 101, 101, 202], "the next tensor only while few are read");
+        queue.add((0..DEPTH).map(|slice| piece(&file, slice, 0)));
+        let more = begin();
+        assert_eq!(slices(&more), [0, 1, 2, 3], "an earlier tensor takes all there is");
+        for piece in first.iter().chain(&more) {
+            queue.finish(piece, Ok(()));
+        }
+        assert_eq!(slices(&begin()), [4, 5, 6, 7]);
     }
 }

@@ -1,0 +1,103 @@
+//! Guesses at the next layer's choice of experts go by all that its router goes by.
+#![cfg(all(feature = "llama", target_os = "linux"))]
+#![allow(missing_docs)]
+
+mod support;
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use moe_offload::gguf::GgmlType;
+use moe_offload::synth::{self, SynthOptions};
+use moe_offload::{
+    Error, GenerateOptions, GgufFile, MoeModel, MoeModelBuilder, PagingOptions, PagingStats,
+    Sampling,
+};
+use support::model_files::demo;
+use support::process::Server;
+
+const LAYERS: u32 = 6;
+
+/// The value of a tensor of a layer at a place.
+type Value = fn(u32, u32) -> f32;
+
+/// A file in which these tensors' values were replaced: `value(layer, i)`.
+fn made(folder: &Path, family: &str, tensor: &str, value: Value) -> PathBuf {
+    let path = folder.join(format!("{family}.gguf"));
+    let options = SynthOptions::tiny().expert_type(GgmlType::F32).layers(LAYERS);
+    synth::family(family).unwrap().build(&options).unwrap().save(&path, 1, |_| {}).unwrap();
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    let mut replaced = 0;
+    for info in GgufFile::open(&path).unwrap().tensors() {
+        let rest = info.name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+        let Some((layer, _)) = rest.filter(|(_, name)| *name == tensor) else { continue };
+        let layer: u32 = layer.parse().unwrap();
+        let count = u32::try_from(info.bytes / 4).unwrap();
+        let values = (0..count).flat_map(|i| value(layer, i).to_le_bytes());
+        file.write_all_at(&values.collect::<Vec<u8>>(), info.file_offset).unwrap();
+        replaced += 1;
+    }
+    assert!(replaced >= LAYERS / 2, "{family} has {replaced} `{tensor}`");
+    path
+}
+
+fn builder(path: &Path, cache_bytes: u64) -> MoeModelBuilder {
+    MoeModel::builder(path)
+        .policy("all-experts=disk".parse().unwrap())
+        .paging(PagingOptions::default().cache_bytes(cache_bytes))
+        .threads(1)
+        .context_tokens(256)
+}
+
+/// Room for two layers' choices, so that each layer misses what it needs.
+fn cache_bytes(path: &Path) -> u64 {
+    let least = match builder(path, 1).load() {
+        Err(Error::PagingBudget { needed_bytes, .. }) => needed_bytes,
+        other => panic!("{}: {:?}", path.display(), other.map(|_| ())),
+    };
+    let model = builder(path, least).load().unwrap();
+    least + model.paging().unwrap().budget_bytes
+}
+
+fn paged(load: MoeModelBuilder) -> PagingStats {
+    let mut model = load.load().unwrap();
+    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(120);
+    model.generate("The quick brown fox jumps", &options).unwrap().text().unwrap();
+    model.paging().unwrap()
+}
+
+/// Which experts are preferred differs from layer to layer.
+fn preferred(layer: u32, expert: u32) -> f32 {
+    f32::from(u8::try_from((expert * 5 + layer * 3) % 8).unwrap()) * 100.0
+}
+
+/// A layer looks at one half of what flows, the next at the other.
+fn every_other(layer: u32, i: u32) -> f32 {
+    if i % 2 == layer % 2 { 1.4 } else { 0.01 }
+}
+
+#[test]
+fn biases_and_norms_are_reckoned_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases: [(&str, &str, Value); 3] = [
+        ("gpt-oss-20b", "ffn_gate_inp.bias", preferred),
+        ("deepseek-v3", "exp_probs_b.bias", preferred),
+        ("mixtral-8x7b", "ffn_norm.weight", every_other),
+    ];
+    for (family, tensor, value) in cases {
+        let path = made(folder.path(), family, tensor, value);
+        let stats = paged(builder(&path, cache_bytes(&path)));
+        let (right, wrong) = (stats.ahead_slices, stats.wasted_slices);
+        assert!(right * 8 > stats.missed_slices, "{family}: {stats:?}");
+        assert!(right > 2 * wrong, "{family}: {stats:?}");
+    }
+}
+
+#[test]
+fn routers_on_a_device_are_asked_too() {
+    let server = Server::start();
+    let cache = cache_bytes(&demo());
+    let stats = paged(builder(&demo(), cache).rpc_server(&server.endpoint));
+    assert!(stats.ahead_slices > 0, "{stats:?}");
+}

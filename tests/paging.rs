@@ -79,7 +79,7 @@ impl Log {
     /// Each layer's tensors were needed in the order in which they are read.
     fn check_order(&self, family: &str) {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        let needed = Regex::new(r#"blk\.(\d+)\.ffn_(\w+?)_(?:ch)?exps\.weight"#).unwrap();
+        let needed = Regex::new(r"blk\.(\d+)\.ffn_(\w+?)_(?:ch)?exps\.weight").unwrap();
         let order = |kind: &str| match kind {
             "gate" | "gate_up" => 0,
             "up" => 1,

@@ -183,7 +183,7 @@ mod shim {
             .cpp(true)
             .std("c++17")
             .files(
-                ["shim", "sampling", "measure", "paging", "threads", "host_memory"]
+                ["shim", "sampling", "measure", "paging", "guess", "threads", "host_memory"]
                     .map(|f| format!("vendor/shim/{f}.cpp")),
             )
             .includes(include_dirs)

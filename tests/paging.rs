@@ -327,6 +327,32 @@ fn fit_leaves_on_disk_what_memory_does_not_hold() {
     assert!(less.to_string().contains("disk: "), "{less}");
 }
 
+/// Where the plan says that memory is enough, the load finds it enough.
+#[test]
+fn the_least_that_a_plan_asks_for_will_do() {
+    let folder = tempfile::tempdir().unwrap();
+    for family in ["mixtral-8x7b", "gpt-oss-20b", "deepseek-v3", "qwen3-30b-a3b"] {
+        let path = made(folder.path(), family, 1);
+        let load = |ram: u64| builder(&path, &format!("fit:ram:{ram}")).load();
+        let mut ram = 1;
+        let mut model = loop {
+            match load(ram) {
+                // It knows more when the rest fits.
+                Err(Error::DoesNotFit { needed_bytes, .. }) if needed_bytes > ram => {
+                    ram = needed_bytes;
+                }
+                other => break other.unwrap(),
+            }
+        };
+        let stats = model.paging().unwrap();
+        assert!(
+            stats.budget_bytes > 0
+                && stats.budget_bytes < model.plan().disk().unwrap().weights_bytes
+        );
+        assert_eq!(text(&mut model), text(&mut builder(&path, "none").load().unwrap()), "{family}");
+    }
+}
+
 /// What `chat` says and counts of paging, started by a shell that does `first` before.
 fn chat(first: &str, model: &Path, arguments: &[&str]) -> std::process::Child {
     use std::process::{Command, Stdio};

@@ -11,10 +11,8 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::experts::TensorKind;
 use crate::gguf::GgufFile;
+pub(crate) use crate::plan::PAGE_BYTES;
 use crate::plan::{DISK, Plan};
-
-/// The unit of memory, and of direct reads.
-pub(crate) const PAGE_BYTES: u64 = 4096;
 
 /// A tensor whose experts are read when they are needed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! The third place: experts that stay in the file and are read when a router chooses them.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::homes::{Decided, is_pageable};
@@ -10,6 +12,8 @@ use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
 /// Bytes of a token embedding on disk that are kept. Texts use few different tokens, and a row is a page
 /// or two.
 pub(crate) const ROWS_BYTES: u64 = 16 << 20;
+/// The unit of memory, and of direct reads.
+pub(crate) const PAGE_BYTES: u64 = 4096;
 /// A smaller token embedding is not worth the trouble.
 const EMBEDDING_BYTES: u64 = 2 * ROWS_BYTES;
 
@@ -117,12 +121,11 @@ impl Plan {
     /// Leaves to experts on disk what the rest leaves of `ram_bytes`.
     pub(super) fn size_cache(&mut self, ram_bytes: Option<u64>) -> Result<()> {
         let held = self.device(CPU).map_or(0, |cpu| cpu.total_bytes);
+        let least = self.least_cache_bytes();
         let (Some(disk), Some(ram)) = (&mut self.disk, ram_bytes) else { return Ok(()) };
-        // At least what a token uses of one layer.
-        let layers = u64::from(self.model.expert_layers).max(1);
         let rows = disk.embedding_bytes.min(ROWS_BYTES);
         let held = held.saturating_add(rows);
-        let needed = held.saturating_add(disk.token_bytes / layers);
+        let needed = held.saturating_add(least);
         if needed > ram {
             return Err(too_little(needed, ram));
         }
@@ -130,6 +133,22 @@ impl Plan {
         let whole = disk.weights_bytes + disk.weights_bytes / 64;
         disk.cache_bytes = Some((ram - held).min(whole));
         Ok(())
+    }
+
+    /// What must be in memory: what a token uses of the layer where that is most, and the pages at the ends of
+    /// a tensor's experts, which stay.
+    fn least_cache_bytes(&self) -> u64 {
+        let all = self.model.experts.unwrap_or(1).max(1);
+        let active = self.model.active_experts.unwrap_or(1).min(all);
+        let (mut layers, mut ends) = (BTreeMap::new(), 0_u64);
+        for placed in self.tensors.iter().filter(|placed| placed.device == DISK) {
+            if let Some(layer) = placed.tensor.layer {
+                *layers.entry(layer).or_insert(0_u64) += placed.tensor.bytes;
+                ends = ends.saturating_add(all + 1);
+            }
+        }
+        let most = layers.into_values().max().unwrap_or(0);
+        (most / all * active).saturating_add(ends.saturating_mul(PAGE_BYTES))
     }
 }
 

@@ -39,7 +39,7 @@ pub use self::device::{Device, DeviceKind};
 pub use self::device_plan::{DevicePlan, Source};
 pub use self::disk::DiskPlan;
 #[cfg(feature = "llama")]
-pub(crate) use self::disk::ROWS_BYTES;
+pub(crate) use self::disk::{PAGE_BYTES, ROWS_BYTES};
 pub use self::picture::Picture;
 pub(crate) use self::solve::{Compute, plan as solve};
 use crate::error::{Error, Result};

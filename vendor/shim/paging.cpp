@@ -1,27 +1,24 @@
 // Experts that stay on disk: a buffer type that only reserves addresses, a way to load a model without
 // reading them, and the callback by which somebody reads what a router chose before it is used.
 #include "guard.h"
+#include "guess.h"
 #include "shim.h"
 
 #include "ggml-backend-impl.h"
 #include "ggml-backend.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
-#include <map>
 #include <memory>
 #include <stdexcept>
-#include <utility>
 #include <vector>
 
 namespace {
 
 constexpr size_t PAGE = 4096;
-constexpr size_t MOST_COPIED = size_t(16) << 20; // numbers of weights on devices that are copied to guess with
+constexpr const char * CHOICE = "ffn_moe_topk-";
 
 struct paged_type {
     ggml_backend_buffer_type type;
@@ -137,18 +134,6 @@ int seek_cookie(void * user, off64_t * offset, int whence) {
 }
 #endif
 
-// The layer in a node's name, -1 if it has another.
-int32_t layer_of(const ggml_tensor * tensor, const char * prefix = "ffn_moe_topk-") {
-    const size_t length = std::strlen(prefix);
-    if (std::strncmp(tensor->name, prefix, length) != 0) {
-        return -1;
-    }
-    const char * number = tensor->name + length;
-    char *       end;
-    const long   layer = std::strtol(number, &end, 10);
-    return end != number && *end == '\0' ? int32_t(layer) : -1; // else something made of a choice
-}
-
 // The numbers in a matrix of integers, which may be a view with its rows apart.
 std::vector<int32_t> rows_of(const ggml_tensor * tensor) {
     if (tensor->type != GGML_TYPE_I32 || tensor->nb[0] != sizeof(int32_t) || tensor->ne[2] * tensor->ne[3] != 1) {
@@ -172,28 +157,11 @@ const ggml_tensor * ranked_by(const ggml_tensor * choice) {
     return begins ? all : choice;
 }
 
-// How scores become what a choice goes by.
-enum class gate { none, sigmoid, softmax, other };
-
-// How a layer chooses: by the largest of gate(weights * input + bias) + choice_bias.
-struct router {
-    const ggml_tensor * weights     = nullptr;
-    const ggml_tensor * norm        = nullptr; // what the input was multiplied with before; may be missing
-    const ggml_tensor * bias        = nullptr; // may be missing
-    const ggml_tensor * choice_bias = nullptr; // may be missing
-    gate                gated       = gate::none;
-};
-
 // What was seen of the engine's graph.
 struct seen {
-    std::vector<const ggml_tensor *>                    asked;             // nodes since it last computed
-    std::map<int32_t, router>                           routers;           // of each layer
-    std::map<const ggml_tensor *, std::vector<float>>   copies;            // of weights on devices
-    size_t                                              copied  = 0;       // numbers in them
-    const ggml_tensor *                                 input   = nullptr; // what the last router was given
-    const ggml_tensor *                                 scores  = nullptr; // what was made of it so far
-    int32_t                                             layer   = -1;      // whose router that is
-    int32_t                                             chosen  = -1;      // the layer whose router chose last
+    std::vector<const ggml_tensor *> asked; // nodes since it last computed
+    moe::router_guess                guess;
+    int32_t                          chosen = -1; // the layer whose router chose last
 };
 
 bool has_pages(const ggml_tensor * weights) {
@@ -215,175 +183,16 @@ bool uses_paged(const ggml_tensor * tensor) {
     return false;
 }
 
-bool lasts(const ggml_tensor * tensor) {
-    return tensor != nullptr && tensor->op == GGML_OP_NONE && tensor->view_src == nullptr && tensor->buffer != nullptr &&
-        ggml_backend_buffer_get_usage(tensor->buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
-}
-
-const ggml_tensor * weights_or_null(const ggml_tensor * tensor) {
-    return lasts(tensor) ? tensor : nullptr;
-}
-
-gate gate_of(const ggml_tensor * tensor) {
-    if (tensor->op == GGML_OP_UNARY && ggml_get_unary_op(tensor) == GGML_UNARY_OP_SIGMOID) {
-        return gate::sigmoid;
-    }
-    return tensor->op == GGML_OP_SOFT_MAX ? gate::softmax : gate::other;
-}
-
-// Learns how a layer chooses from the nodes in their order.
-void note_router(seen & graph, const ggml_tensor * tensor) {
-    const int32_t layer = tensor->op == GGML_OP_MUL_MAT ? layer_of(tensor, "ffn_moe_logits-") : -1;
-    if (layer >= 0) {
-        graph.input  = tensor->src[1];
-        graph.chosen = -1;
-        graph.layer  = layer;
-        graph.scores = tensor;
-        router & now = graph.routers[layer] = router();
-        now.weights  = weights_or_null(tensor->src[0]);
-        now.norm     = graph.input->op == GGML_OP_MUL ? weights_or_null(graph.input->src[1]) : nullptr;
-    } else if (graph.scores != nullptr && tensor->src[0] == graph.scores) {
-        router & now = graph.routers[graph.layer];
-        const bool is_gate = tensor->op == GGML_OP_UNARY || tensor->op == GGML_OP_SQRT || tensor->op == GGML_OP_SOFT_MAX;
-        if (tensor->op == GGML_OP_ADD && lasts(tensor->src[1])) {
-            (now.gated == gate::none ? now.bias : now.choice_bias) = tensor->src[1];
-        } else if (is_gate) {
-            now.gated = now.gated == gate::none ? gate_of(tensor) : gate::other;
-        } else {
-            return; // they are used for something else as well
-        }
-        graph.scores = tensor;
-    }
-}
-
-// The numbers of a tensor that is computed, or of weights, which are copied once if they are on a device. Null if
-// they cannot be had.
-const float * values_of(seen & graph, const ggml_tensor * tensor, std::vector<float> & scratch) {
-    if (tensor->type != GGML_TYPE_F32 || tensor->buffer == nullptr || !ggml_is_contiguous(tensor)) {
-        return nullptr;
-    }
-    if (ggml_backend_buffer_is_host(tensor->buffer)) {
-        return static_cast<const float *>(tensor->data);
-    }
-    const size_t count = size_t(ggml_nelements(tensor));
-    const bool keeps = lasts(tensor);
-    const auto kept = keeps ? graph.copies.find(tensor) : graph.copies.end();
-    if (kept != graph.copies.end()) {
-        return kept->second.data();
-    }
-    if (keeps && graph.copied + count > MOST_COPIED) {
-        return nullptr;
-    }
-    std::vector<float> & into = keeps ? graph.copies[tensor] : scratch;
-    into.resize(count);
-    ggml_backend_tensor_get(tensor, into.data(), 0, count * sizeof(float));
-    graph.copied += keeps ? count : 0;
-    return into.data();
-}
-
-float dot(const float * a, const float * b, int64_t count) {
-    float   sums[8] = {};
-    int64_t i       = 0;
-    for (; i + 8 <= count; i += 8) {
-        for (int64_t j = 0; j < 8; j++) {
-            sums[j] += a[i + j] * b[i + j];
-        }
-    }
-    for (; i < count; i++) {
-        sums[0] += a[i] * b[i];
-    }
-    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
-}
-
-// What the next layer's router would be given if nothing flowed into it from here: this one's input, as the next
-// norm has it. Empty if it cannot be had.
-std::vector<float> input_of_next(seen & graph, const router & here, const router & next) {
-    std::vector<float> input, scratch;
-    const size_t count = size_t(next.weights->ne[0]);
-    const float * values = graph.input == nullptr || size_t(ggml_nelements(graph.input)) != count ?
-        nullptr : values_of(graph, graph.input, scratch);
-    if (values == nullptr) {
-        return input;
-    }
-    input.assign(values, values + count);
-    const auto norm_of = [&](const router & router) {
-        const bool fits = router.norm != nullptr && size_t(ggml_nelements(router.norm)) == count;
-        return fits ? values_of(graph, router.norm, scratch) : nullptr;
-    };
-    const float * from = norm_of(here);
-    const float * to   = norm_of(next);
-    for (size_t i = 0; from != nullptr && to != nullptr && i < count; i++) {
-        input[i] = from[i] == 0 ? 0 : input[i] / from[i] * to[i];
-    }
-    return input;
-}
-
-// What a router's choice goes by, for all its experts; empty if it cannot be had.
-std::vector<float> scores_of(seen & graph, const router & router, const std::vector<float> & input) {
-    std::vector<float> scores, scratch;
-    const size_t count = size_t(router.weights->ne[1]);
-    const float * weights = values_of(graph, router.weights, scratch);
-    if (weights == nullptr) {
-        return scores;
-    }
-    const auto add = [&](const ggml_tensor * bias) {
-        const float * values = bias == nullptr || size_t(ggml_nelements(bias)) != count ? nullptr : values_of(graph, bias, scratch);
-        for (size_t i = 0; values != nullptr && i < count; i++) {
-            scores[i] += values[i];
-        }
-    };
-    for (size_t i = 0; i < count; i++) {
-        scores.push_back(dot(weights + i * input.size(), input.data(), int64_t(input.size())));
-    }
-    add(router.bias);
-    if (router.choice_bias == nullptr || router.gated == gate::other) {
-        return scores; // a gate keeps their order
-    }
-    const float most = *std::max_element(scores.begin(), scores.end());
-    float sum = 0;
-    for (float & score : scores) {
-        score = router.gated == gate::sigmoid ? 1 / (1 + std::exp(-score)) : std::exp(score - most);
-        sum += score;
-    }
-    for (float & score : scores) {
-        score /= router.gated == gate::softmax ? sum : 1;
-    }
-    add(router.choice_bias);
-    return scores;
-}
-
-// What flows from layer to layer changes slowly, so the next router is asked about this layer's input.
-void expect_next(moe_pager * pager, int32_t layer) {
-    auto & graph = *static_cast<seen *>(pager->seen);
-    const auto here = graph.routers.find(layer);
-    const auto next = graph.routers.upper_bound(layer);
-    if (here == graph.routers.end() || next == graph.routers.end() || next->second.weights == nullptr) {
-        return;
-    }
-    const std::vector<float> input = input_of_next(graph, here->second, next->second);
-    if (input.empty()) {
-        return;
-    }
-    const std::vector<float> scores = scores_of(graph, next->second, input);
-    std::vector<std::pair<float, int32_t>> order;
-    for (size_t i = 0; i < scores.size(); i++) {
-        order.emplace_back(std::isnan(scores[i]) ? std::numeric_limits<float>::infinity() : -scores[i], int32_t(i));
-    }
-    std::sort(order.begin(), order.end());
-    std::vector<int32_t> ranked;
-    for (const auto & score : order) {
-        ranked.push_back(score.second);
-    }
-    pager->expected(next->first, ranked.data(), ranked.size(), pager->user);
-}
-
 // Whether the engine computes up to this node and then stops.
 bool ask_first(moe_pager * pager, const ggml_tensor * tensor) {
     if ((tensor->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
         return false; // of a branch that is not taken, with whatever for input
     }
-    auto & asked = static_cast<seen *>(pager->seen)->asked;
-    note_router(*static_cast<seen *>(pager->seen), tensor);
+    auto & graph = *static_cast<seen *>(pager->seen);
+    auto & asked = graph.asked;
+    if (graph.guess.note(tensor)) {
+        graph.chosen = -1;
+    }
     const bool selects = selects_paged(tensor);
     if (!selects && uses_paged(tensor)) {
         pager->blind = true; // in a way that does not say which parts
@@ -402,10 +211,10 @@ bool ask_first(moe_pager * pager, const ggml_tensor * tensor) {
             }
         }
         if (!looks_up) {
-            static_cast<seen *>(pager->seen)->chosen = -1; // it is used: another choice is a new one
+            graph.chosen = -1; // it is used: another choice is a new one
         }
     }
-    if (selects || layer_of(tensor) >= 0) {
+    if (selects || layer_of(tensor, CHOICE) >= 0) {
         asked.clear();
         return true;
     }
@@ -486,7 +295,7 @@ bool moe_page_experts(ggml_tensor * tensor, bool ask, void * user) {
         if (ask) {
             return ask_first(pager, tensor);
         }
-        const int32_t layer = layer_of(tensor);
+        const int32_t layer = layer_of(tensor, CHOICE);
         if (layer >= 0) {
             if (pager->watch != nullptr) {
                 moe_watch_experts(tensor, false, pager->watch);
@@ -498,10 +307,13 @@ bool moe_page_experts(ggml_tensor * tensor, bool ask, void * user) {
             graph.chosen = layer;
             const ggml_tensor * ranked = ranked_by(tensor);
             const std::vector<int32_t> experts = rows_of(ranked);
-                    if (!pager->chosen(layer, experts.data(), ranked->ne[0], tensor->ne[0], tensor->ne[1], pager->user)) {
+            if (!pager->chosen(layer, experts.data(), ranked->ne[0], tensor->ne[0], tensor->ne[1], pager->user)) {
                 pager->failed = true;
             } else if (pager->expected != nullptr && tensor->ne[1] == 1) {
-                expect_next(pager, layer);
+                const moe::guessed next = graph.guess.after(layer);
+                if (!next.ranked.empty()) {
+                    pager->expected(next.layer, next.ranked.data(), next.ranked.size(), pager->user);
+                }
             }
         }
     } catch (...) {

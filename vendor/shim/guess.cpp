@@ -1,0 +1,203 @@
+// Guesses at what the router of the next layer will choose.
+#include "guess.h"
+
+#include "ggml-backend.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+using namespace moe;
+
+namespace {
+
+constexpr size_t MOST_COPIED = size_t(16) << 20; // numbers of weights on devices
+
+bool lasts(const ggml_tensor * tensor) {
+    return tensor != nullptr && tensor->op == GGML_OP_NONE && tensor->view_src == nullptr && tensor->buffer != nullptr &&
+        ggml_backend_buffer_get_usage(tensor->buffer) == GGML_BACKEND_BUFFER_USAGE_WEIGHTS;
+}
+
+const ggml_tensor * weights_or_null(const ggml_tensor * tensor) {
+    return lasts(tensor) ? tensor : nullptr;
+}
+
+gate gate_of(const ggml_tensor * tensor) {
+    if (tensor->op == GGML_OP_UNARY && ggml_get_unary_op(tensor) == GGML_UNARY_OP_SIGMOID) {
+        return gate::sigmoid;
+    }
+    return tensor->op == GGML_OP_SOFT_MAX ? gate::softmax : gate::other;
+}
+
+float dot(const float * a, const float * b, int64_t count) {
+    float   sums[8] = {};
+    int64_t i       = 0;
+    for (; i + 8 <= count; i += 8) {
+        for (int64_t j = 0; j < 8; j++) {
+            sums[j] += a[i + j] * b[i + j];
+        }
+    }
+    for (; i < count; i++) {
+        sums[0] += a[i] * b[i];
+    }
+    return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+}
+
+void open_gate(std::vector<float> & scores, gate gated) {
+    const float most = *std::max_element(scores.begin(), scores.end());
+    float sum = 0;
+    for (float & score : scores) {
+        score = gated == gate::sigmoid ? 1 / (1 + std::exp(-score)) : std::exp(score - most);
+        sum += score;
+    }
+    for (float & score : scores) {
+        score /= gated == gate::softmax ? sum : 1;
+    }
+}
+
+} // namespace
+
+int32_t moe::layer_of(const ggml_tensor * tensor, const char * prefix) {
+    const size_t length = std::strlen(prefix);
+    if (std::strncmp(tensor->name, prefix, length) != 0) {
+        return -1;
+    }
+    const char * number = tensor->name + length;
+    char *       end;
+    const long   layer = std::strtol(number, &end, 10);
+    return end != number && *end == '\0' ? int32_t(layer) : -1; // else something made of a choice
+}
+
+bool router_guess::note(const ggml_tensor * tensor) {
+    const int32_t of = tensor->op == GGML_OP_MUL_MAT ? layer_of(tensor, "ffn_moe_logits-") : -1;
+    if (of < 0) {
+        if (made != nullptr && tensor->src[0] == made) {
+            note_made(tensor);
+        }
+        return false;
+    }
+    given   = tensor->src[1];
+    made    = tensor;
+    current = of;
+    router & now = routers[current] = router();
+    now.weights  = weights_or_null(tensor->src[0]);
+    now.norm     = given->op == GGML_OP_MUL ? weights_or_null(given->src[1]) : nullptr;
+    return true;
+}
+
+// What is made of a router's scores.
+void router_guess::note_made(const ggml_tensor * tensor) {
+    router & now = routers[current];
+    const bool is_gate = tensor->op == GGML_OP_UNARY || tensor->op == GGML_OP_SQRT || tensor->op == GGML_OP_SOFT_MAX;
+    if (tensor->op == GGML_OP_ADD && lasts(tensor->src[1])) {
+        (now.gated == gate::none ? now.bias : now.choice_bias) = tensor->src[1];
+    } else if (is_gate) {
+        now.gated = now.gated == gate::none ? gate_of(tensor) : gate::other;
+    } else {
+        return; // they are used for something else as well
+    }
+    made = tensor;
+}
+
+// The numbers of a tensor that is computed, or of weights, which are copied once if they are on a device. Null if
+// they cannot be had.
+const float * router_guess::values_of(const ggml_tensor * tensor, std::vector<float> & scratch) {
+    if (tensor->type != GGML_TYPE_F32 || tensor->buffer == nullptr || !ggml_is_contiguous(tensor)) {
+        return nullptr;
+    }
+    if (ggml_backend_buffer_is_host(tensor->buffer)) {
+        return static_cast<const float *>(tensor->data);
+    }
+    const size_t count = size_t(ggml_nelements(tensor));
+    if (!lasts(tensor)) {
+        scratch.resize(count);
+        ggml_backend_tensor_get(tensor, scratch.data(), 0, count * sizeof(float));
+        return scratch.data();
+    }
+    const auto kept = copies.find(tensor);
+    if (kept != copies.end()) {
+        return kept->second.data();
+    }
+    if (copied + count > MOST_COPIED) {
+        return nullptr;
+    }
+    std::vector<float> values(count);
+    ggml_backend_tensor_get(tensor, values.data(), 0, count * sizeof(float));
+    copied += count;
+    return (copies[tensor] = std::move(values)).data();
+}
+
+// What the next router would be given if nothing flowed into it from here: this one's input, as the next norm
+// has it. Empty if it cannot be had.
+std::vector<float> router_guess::input_of(const router & next, const router & here) {
+    std::vector<float> scratch;
+    const size_t count = size_t(next.weights->ne[0]);
+    if (given == nullptr || size_t(ggml_nelements(given)) != count) {
+        return {};
+    }
+    const float * values = values_of(given, scratch);
+    if (values == nullptr) {
+        return {};
+    }
+    std::vector<float> normed(values, values + count);
+    const auto norm_of = [&](const router & router) {
+        const bool fits = router.norm != nullptr && size_t(ggml_nelements(router.norm)) == count;
+        return fits ? values_of(router.norm, scratch) : nullptr;
+    };
+    const float * from = norm_of(here);
+    const float * to   = norm_of(next);
+    for (size_t i = 0; from != nullptr && to != nullptr && i < count; i++) {
+        normed[i] = from[i] == 0 ? 0 : normed[i] / from[i] * to[i];
+    }
+    return normed;
+}
+
+// What a router's choice goes by, for all its experts; empty if it cannot be had.
+std::vector<float> router_guess::scores_of(const router & next, const std::vector<float> & input) {
+    std::vector<float> results, scratch;
+    const size_t count = size_t(next.weights->ne[1]);
+    const float * weights = values_of(next.weights, scratch);
+    if (weights == nullptr) {
+        return results;
+    }
+    for (size_t i = 0; i < count; i++) {
+        results.push_back(dot(weights + i * input.size(), input.data(), int64_t(input.size())));
+    }
+    const auto add = [&](const ggml_tensor * bias) {
+        const bool fits = bias != nullptr && size_t(ggml_nelements(bias)) == count;
+        const float * values = fits ? values_of(bias, scratch) : nullptr;
+        for (size_t i = 0; values != nullptr && i < count; i++) {
+            results[i] += values[i];
+        }
+    };
+    add(next.bias);
+    // A gate by itself keeps their order.
+    if (next.choice_bias != nullptr && next.gated != gate::other) {
+        open_gate(results, next.gated);
+        add(next.choice_bias);
+    }
+    return results;
+}
+
+guessed router_guess::after(int32_t layer) {
+    guessed result;
+    const auto next = routers.upper_bound(layer);
+    if (layer != current || next == routers.end() || next->second.weights == nullptr) {
+        return result;
+    }
+    const std::vector<float> input = input_of(next->second, routers[layer]);
+    const std::vector<float> results = input.empty() ? input : scores_of(next->second, input);
+    std::vector<std::pair<float, int32_t>> order;
+    for (size_t i = 0; i < results.size(); i++) {
+        order.emplace_back(std::isnan(results[i]) ? std::numeric_limits<float>::infinity() : -results[i], int32_t(i));
+    }
+    std::sort(order.begin(), order.end());
+    result.layer = next->first;
+    for (const auto & score : order) {
+        result.ranked.push_back(score.second);
+    }
+    return result;
+}

@@ -1,0 +1,57 @@
+// Guesses at what the router of the next layer will choose. For C++ only.
+#pragma once
+
+#include "ggml.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <vector>
+
+namespace moe {
+
+// The layer in the name of a node that begins with `prefix`, -1 if it has another.
+int32_t layer_of(const ggml_tensor * tensor, const char * prefix);
+
+// How scores become what a choice goes by.
+enum class gate { none, sigmoid, softmax, other };
+
+// How a layer chooses: by the largest of gate(weights * input + bias) + choice_bias.
+struct router {
+    const ggml_tensor * weights     = nullptr;
+    const ggml_tensor * norm        = nullptr; // what the input was multiplied with before; may be missing
+    const ggml_tensor * bias        = nullptr; // may be missing
+    const ggml_tensor * choice_bias = nullptr; // may be missing
+    gate                gated       = gate::none;
+};
+
+// All experts of a layer, the likeliest first; none if there is nothing to go by.
+struct guessed {
+    int32_t              layer = -1;
+    std::vector<int32_t> ranked;
+};
+
+// What flows from layer to layer changes slowly, so the next router is asked about this layer's input.
+class router_guess {
+  public:
+    // Learns from the nodes of a graph in their order. Whether this one is a layer's router.
+    bool note(const ggml_tensor * tensor);
+
+    // What the layer after this one will choose, just after this one's router has chosen for one token.
+    guessed after(int32_t layer);
+
+  private:
+    void               note_made(const ggml_tensor * tensor);
+    const float *      values_of(const ggml_tensor * tensor, std::vector<float> & scratch);
+    std::vector<float> input_of(const router & next, const router & here);
+    std::vector<float> scores_of(const router & next, const std::vector<float> & input);
+
+    std::map<int32_t, router>                         routers;           // of each layer
+    std::map<const ggml_tensor *, std::vector<float>> copies;            // of weights on devices
+    size_t                                            copied  = 0;       // numbers in them
+    int32_t                                           current = -1;      // the layer of the last router
+    const ggml_tensor *                               given   = nullptr; // what it was given
+    const ggml_tensor *                               made    = nullptr; // what was made of it so far
+};
+
+} // namespace moe

@@ -212,7 +212,7 @@ impl Layout {
     }
 }
 
-/// The order in which the engine multiplies with them; `tests/paging.rs` checks it.
+/// The order in which the engine multiplies with them, as `tests/paging.rs` shows for every family.
 fn order(kind: TensorKind) -> u8 {
     match kind {
         TensorKind::ExpertGate | TensorKind::ExpertGateUp => 0,
@@ -255,5 +255,25 @@ mod tests {
             prop_assert_eq!(ranges[ranges.len() - 1].end, page_ceil(file_offset + bytes));
             prop_assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start));
         }
+    }
+
+    #[test]
+    fn a_layers_tensors_are_in_the_order_of_need() {
+        use crate::gguf::GgmlType;
+        use crate::synth::{self, SynthOptions};
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let options = SynthOptions::tiny().expert_type(GgmlType::F32);
+        let model = synth::family("mixtral-8x7b").unwrap().build(&options).unwrap();
+        model.save_without_weights(&path, 1).unwrap();
+        let gguf = GgufFile::open(&path).unwrap();
+        let policy: crate::OffloadPolicy = "all-experts=disk".parse().unwrap();
+        let plan = policy.plan(&gguf, &[], &crate::ContextOptions::default()).unwrap();
+        let layout = Layout::of(&plan, &gguf).unwrap();
+        let names: Vec<&str> = layout.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        let first = |kind: &str| format!("blk.0.ffn_{kind}_exps.weight");
+        assert_eq!(names[..3], [first("gate"), first("up"), first("down")]);
+        // Reads are sorted by the numbers of their slices.
+        assert!(layout.tensors.is_sorted_by_key(|tensor| tensor.slice(0)));
     }
 }

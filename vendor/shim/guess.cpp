@@ -188,6 +188,10 @@ guessed router_guess::after(int32_t layer) {
     if (layer != current || next == routers.end() || next->second.weights == nullptr) {
         return result;
     }
+    std::vector<float> scratch;
+    if (reading.count(next->first) == 0 || values_of(next->second.weights, scratch) == nullptr) {
+        return result; // nothing is asked of a device in vain
+    }
     const std::vector<float> input = input_of(next->second, routers[layer]);
     const std::vector<float> results = input.empty() ? input : scores_of(next->second, input);
     std::vector<std::pair<float, int32_t>> order;

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <set>
 #include <vector>
 
 namespace moe {
@@ -37,7 +38,11 @@ class router_guess {
     // Learns from the nodes of a graph in their order. Whether this one is a layer's router.
     bool note(const ggml_tensor * tensor);
 
-    // What the layer after this one will choose, just after this one's router has chosen for one token.
+    // Notes that the layer of the last router reads its experts from disk.
+    void reads() { reading.insert(current); }
+
+    // What the layer after this one will choose, just after this one's router has chosen for one token. None if
+    // that layer's experts are in memory.
     guessed after(int32_t layer);
 
   private:
@@ -47,6 +52,7 @@ class router_guess {
     std::vector<float> scores_of(const router & next, const std::vector<float> & input);
 
     std::map<int32_t, router>                         routers;           // of each layer
+    std::set<int32_t>                                 reading;           // layers with experts on disk
     std::map<const ggml_tensor *, std::vector<float>> copies;            // of weights on devices
     size_t                                            copied  = 0;       // numbers in them
     int32_t                                           current = -1;      // the layer of the last router

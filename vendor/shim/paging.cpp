@@ -183,6 +183,20 @@ bool uses_paged(const ggml_tensor * tensor) {
     return false;
 }
 
+// A guess that fails is none.
+moe::guessed guess_after(seen & graph, int32_t layer) try {
+    return graph.guess.after(layer);
+} catch (...) {
+    return {};
+}
+
+void expect_next(moe_pager * pager, int32_t layer) {
+    const moe::guessed next = guess_after(*static_cast<seen *>(pager->seen), layer);
+    if (!next.ranked.empty()) {
+        pager->expected(next.layer, next.ranked.data(), next.ranked.size(), pager->user);
+    }
+}
+
 // Whether the engine computes up to this node and then stops.
 bool ask_first(moe_pager * pager, const ggml_tensor * tensor) {
     if ((tensor->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
@@ -211,6 +225,7 @@ bool ask_first(moe_pager * pager, const ggml_tensor * tensor) {
             }
         }
         if (!looks_up) {
+            graph.guess.reads();
             graph.chosen = -1; // it is used: another choice is a new one
         }
     }
@@ -310,10 +325,7 @@ bool moe_page_experts(ggml_tensor * tensor, bool ask, void * user) {
             if (!pager->chosen(layer, experts.data(), ranked->ne[0], tensor->ne[0], tensor->ne[1], pager->user)) {
                 pager->failed = true;
             } else if (pager->expected != nullptr && tensor->ne[1] == 1) {
-                const moe::guessed next = graph.guess.after(layer);
-                if (!next.ranked.empty()) {
-                    pager->expected(next.layer, next.ranked.data(), next.ranked.size(), pager->user);
-                }
+                expect_next(pager, layer);
             }
         }
     } catch (...) {

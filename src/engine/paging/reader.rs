@@ -143,6 +143,8 @@ impl Queue {
         let is_one = |piece: &&mut Piece| piece.slice.is_some_and(|slice| slices.contains(&slice));
         state.pieces.iter_mut().filter(is_one).for_each(|piece| piece.guess = 0);
         state.sort();
+        drop(state);
+        self.work.notify_all();
     }
 
     /// Takes back reads that were not begun; of how many of these slices.

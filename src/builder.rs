@@ -163,7 +163,13 @@ impl MoeModelBuilder {
         self
     }
 
-    /// How experts are read that the plan leaves on disk.
+    /// How experts are read that the plan leaves on disk, as `all-experts=disk` or `fit:ram:24GiB` do; without such
+    /// experts it changes nothing. Linux only.
+    ///
+    /// [`PagingOptions::cache_bytes`] goes before the policy's `ram:`; if it holds less than a token uses at
+    /// once, `load` says [`Error::PagingBudget`](crate::Error::PagingBudget). What was read is in
+    /// [`Stats::paging`](crate::Stats). After a read that failed, or a file that changed, the model has to be
+    /// loaded again.
     pub fn paging(mut self, paging: PagingOptions) -> Self {
         self.load.paging = paging;
         self

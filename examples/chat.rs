@@ -273,7 +273,13 @@ fn converse(
             Ok(()) => {}
             Err(Error::Cancelled { .. }) => say(&"(stopped)"),
             // Nothing more will work.
-            Err(error @ (Error::ContextLost | Error::Io { .. })) => return Err(error),
+            Err(
+                error @ (Error::ContextLost
+                | Error::Io { .. }
+                | Error::FileChanged { .. }
+                | Error::WrongBytes { .. }
+                | Error::Paging { .. }),
+            ) => return Err(error),
             Err(error) => {
                 say(&format!("error: {error}"));
             }

@@ -399,7 +399,7 @@ fn check_placement(weights: &Weights, plan: &Plan) -> Result<()> {
 }
 
 /// How many bytes of experts to hold: what the plan says, less what the load took besides the plan, such
-/// as the vocabulary; or a part of what is free.
+/// as the vocabulary, but never so little that the plan would have said no; or a part of what is free.
 fn cache_budget(plan: &Plan, disk: &DiskPlan, before: Option<u64>, free: Option<u64>) -> u64 {
     let cpu = plan.device(plan::CPU);
     let later = cpu.map_or(0, |cpu| cpu.total_bytes.saturating_sub(cpu.weights_bytes));
@@ -410,7 +410,7 @@ fn cache_budget(plan: &Plan, disk: &DiskPlan, before: Option<u64>, free: Option<
     };
     let grown = before.zip(memory::anonymous_bytes()).map_or(0, |(a, b)| b.saturating_sub(a));
     let besides = grown.saturating_sub(cpu.map_or(0, |cpu| cpu.weights_bytes));
-    cache.saturating_sub(besides)
+    cache.saturating_sub(besides).max(plan.least_cache_bytes().min(cache))
 }
 
 pub(crate) fn default_threads() -> u32 {

@@ -137,7 +137,7 @@ impl Plan {
 
     /// What must be in memory: what a token uses of the layer where that is most, and the pages at the ends of
     /// a tensor's experts, which stay.
-    fn least_cache_bytes(&self) -> u64 {
+    pub(crate) fn least_cache_bytes(&self) -> u64 {
         let all = self.model.experts.unwrap_or(1).max(1);
         let active = self.model.active_experts.unwrap_or(1).min(all);
         let (mut layers, mut ends) = (BTreeMap::new(), 0_u64);

@@ -3,4 +3,6 @@
 
 pub mod model_files;
 #[cfg(feature = "llama")]
+pub mod paging;
+#[cfg(feature = "llama")]
 pub mod process;

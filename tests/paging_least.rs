@@ -1,0 +1,50 @@
+//! Where a plan says that memory is enough, the load finds it enough. Alone in its process, as a load counts what
+//! memory the process takes meanwhile.
+#![cfg(all(feature = "llama", target_os = "linux"))]
+#![allow(missing_docs)]
+
+mod support;
+
+use std::path::Path;
+
+use moe_offload::{Error, GenerateOptions, LoadMode, MoeModel, MoeModelBuilder, Sampling};
+use support::paging::made;
+
+fn builder(path: &Path, policy: &str) -> MoeModelBuilder {
+    MoeModel::builder(path)
+        .policy(policy.parse().unwrap())
+        .load_mode(LoadMode::Mapped)
+        .threads(1)
+        .context_tokens(256)
+}
+
+fn text(model: &mut MoeModel) -> String {
+    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(16);
+    model.generate("The quick brown fox jumps", &options).unwrap().text().unwrap()
+}
+
+/// Where the plan says that memory is enough, the load finds it enough.
+#[test]
+fn the_least_that_a_plan_asks_for_will_do() {
+    let folder = tempfile::tempdir().unwrap();
+    for family in ["mixtral-8x7b", "gpt-oss-20b", "deepseek-v3", "qwen3-30b-a3b"] {
+        let path = made(folder.path(), family, None, 1);
+        let load = |ram: u64| builder(&path, &format!("fit:ram:{ram}")).load();
+        let mut ram = 1;
+        let mut model = loop {
+            match load(ram) {
+                // It knows more when the rest fits.
+                Err(Error::DoesNotFit { needed_bytes, .. }) if needed_bytes > ram => {
+                    ram = needed_bytes;
+                }
+                other => break other.unwrap(),
+            }
+        };
+        let stats = model.paging().unwrap();
+        assert!(
+            stats.budget_bytes > 0
+                && stats.budget_bytes < model.plan().disk().unwrap().weights_bytes
+        );
+        assert_eq!(text(&mut model), text(&mut builder(&path, "none").load().unwrap()), "{family}");
+    }
+}

@@ -8,13 +8,11 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use moe_offload::gguf::GgmlType;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
-    Error, GenerateOptions, GgufFile, MoeModel, MoeModelBuilder, PagingOptions, PagingStats,
-    Sampling,
+    GenerateOptions, GgufFile, MoeModel, MoeModelBuilder, PagingOptions, PagingStats, Sampling,
 };
 use support::model_files::demo;
+use support::paging::{least_cache, made};
 use support::process::Server;
 
 const LAYERS: u32 = 6;
@@ -23,10 +21,8 @@ const LAYERS: u32 = 6;
 type Value = fn(u32, u32) -> f32;
 
 /// A file in which these tensors' values were replaced: `value(layer, i)`.
-fn made(folder: &Path, family: &str, tensor: &str, value: Value) -> PathBuf {
-    let path = folder.join(format!("{family}.gguf"));
-    let options = SynthOptions::tiny().expert_type(GgmlType::F32).layers(LAYERS);
-    synth::family(family).unwrap().build(&options).unwrap().save(&path, 1, |_| {}).unwrap();
+fn changed(folder: &Path, family: &str, tensor: &str, value: Value) -> PathBuf {
+    let path = made(folder, family, Some(LAYERS), 1);
     let file = OpenOptions::new().write(true).open(&path).unwrap();
     let mut replaced = 0;
     for info in GgufFile::open(&path).unwrap().tensors() {
@@ -52,10 +48,7 @@ fn builder(path: &Path, cache_bytes: u64) -> MoeModelBuilder {
 
 /// Room for two layers' choices, so that each layer misses what it needs.
 fn cache_bytes(path: &Path) -> u64 {
-    let least = match builder(path, 1).load() {
-        Err(Error::PagingBudget { needed_bytes, .. }) => needed_bytes,
-        other => panic!("{}: {:?}", path.display(), other.map(|_| ())),
-    };
+    let least = least_cache(builder(path, 1));
     let model = builder(path, least).load().unwrap();
     least + model.paging().unwrap().budget_bytes
 }
@@ -87,7 +80,7 @@ fn biases_and_norms_are_reckoned_with() {
         ("mixtral-8x7b", "ffn_norm.weight", every_other, 10),
     ];
     for (family, tensor, value, percent) in cases {
-        let path = made(folder.path(), family, tensor, value);
+        let path = changed(folder.path(), family, tensor, value);
         let stats = paged(builder(&path, cache_bytes(&path)));
         let (right, wrong) = (stats.ahead_slices, stats.wasted_slices);
         assert!(right * 100 > percent * stats.missed_slices, "{family}: {stats:?}");

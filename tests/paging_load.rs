@@ -3,21 +3,19 @@
 #![cfg(all(feature = "llama", target_os = "linux"))]
 #![allow(missing_docs)]
 
+mod support;
+
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
-use moe_offload::gguf::GgmlType;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
     Error, GenerateOptions, GgufFile, LoadMode, MoeModel, MoeModelBuilder, PagingOptions, Sampling,
 };
+use support::paging::made;
 
 /// A model with far more experts than other weights.
-fn made(folder: &Path, shards: u16) -> PathBuf {
-    let path = folder.join(format!("model-{shards}.gguf"));
-    let options = SynthOptions::tiny().expert_type(GgmlType::F32).layers(40);
-    let model = synth::family("qwen3-30b-a3b").unwrap().build(&options).unwrap();
-    model.save(&path, shards, |_| {}).unwrap().into_iter().next().unwrap()
+fn large(folder: &Path, shards: u16) -> PathBuf {
+    made(folder, "qwen3-30b-a3b", Some(40), shards)
 }
 
 fn builder(path: &Path, policy: &str) -> MoeModelBuilder {
@@ -49,7 +47,7 @@ fn is_mapped(folder: &Path) -> bool {
 fn experts_are_neither_read_nor_mapped_while_loading() {
     let folder = tempfile::tempdir().unwrap();
     for shards in [1, 4] {
-        let path = made(folder.path(), shards);
+        let path = large(folder.path(), shards);
         let gguf = GgufFile::open(&path).unwrap();
         assert_eq!(gguf.shards().len(), usize::from(shards));
         let headers: u64 = gguf.shards().iter().map(|shard| shard.header_bytes).sum();
@@ -79,7 +77,7 @@ fn experts_are_neither_read_nor_mapped_while_loading() {
 fn a_file_that_is_cut_while_it_is_loaded_is_named() {
     let folder = tempfile::tempdir().unwrap();
     for shard in [0, 2] {
-        let path = made(folder.path(), 3);
+        let path = large(folder.path(), 3);
         let cut = GgufFile::open(&path).unwrap().shards()[shard].path.clone();
         let victim = cut.clone();
         let load = builder(&path, "all-experts=disk").on_progress(move |_| {

@@ -2,25 +2,19 @@
 #![cfg(all(feature = "llama", target_os = "linux"))]
 #![allow(missing_docs)]
 
+mod support;
+
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use moe_offload::gguf::GgmlType;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
     Error, GenerateOptions, Generation, GgufFile, LoadMode, MoeModel, PagingOptions, Sampling,
 };
+use support::paging::made;
 
 const EXPERTS: &str = "all-experts=disk";
 const VICTIM: &str = "blk.1.ffn_down_exps.weight";
-
-fn made(folder: &Path, family: &str) -> PathBuf {
-    let path = folder.join(format!("{family}.gguf"));
-    let options = SynthOptions::tiny().expert_type(GgmlType::F32).layers(4);
-    synth::family(family).unwrap().build(&options).unwrap().save(&path, 1, |_| {}).unwrap();
-    path
-}
 
 fn load(path: &Path, policy: &str, paging: PagingOptions) -> Result<MoeModel, Error> {
     MoeModel::builder(path)
@@ -58,7 +52,7 @@ fn flip(path: &Path, tensor: &str, parts: u64) {
 fn flipped_bits_stop_the_text() {
     let folder = tempfile::tempdir().unwrap();
     for (io_uring, verify) in [(true, true), (false, true), (true, false)] {
-        let path = made(folder.path(), "mixtral-8x7b");
+        let path = made(folder.path(), "mixtral-8x7b", Some(4), 1);
         let paging = PagingOptions::default().io_uring(io_uring).verify(verify);
         let least = match load(&path, EXPERTS, paging.clone().cache_bytes(1)) {
             Err(Error::PagingBudget { needed_bytes, .. }) => needed_bytes,
@@ -89,7 +83,7 @@ fn flipped_bits_stop_the_text() {
 #[test]
 fn rows_of_the_token_embedding_that_are_compared_give_the_same_text() {
     let folder = tempfile::tempdir().unwrap();
-    let path = made(folder.path(), "gpt-oss-20b");
+    let path = made(folder.path(), "gpt-oss-20b", Some(4), 1);
     let rows = |paging: PagingOptions| load(&path, "regex:token_embd=disk", paging).unwrap();
     let expected = text(&mut rows(PagingOptions::default())).unwrap();
     let mut model = rows(PagingOptions::default().verify(true));

@@ -41,7 +41,12 @@ impl Figures {
     /// What the text took of what the disk gave while it was read: the share of time that reads were under
     /// way, less what was read in vain.
     pub fn share_of_disk(&self) -> f64 {
-        self.get("rate") * self.get("missed_gb") / self.get("reading_gb")
+        self.share_of("reading_gb")
+    }
+
+    /// What the text took of this speed.
+    pub fn share_of(&self, speed: &str) -> f64 {
+        self.get("rate") * self.get("missed_gb") / self.get(speed)
     }
 
     pub fn row(&self, name: &str, threads: u32) -> String {

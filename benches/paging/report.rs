@@ -75,10 +75,7 @@ impl Report {
         let (_, peak) = range(ours.iter().map(|figures| figures.get("peak_gb")).collect());
         let percents =
             |least: f64, most: f64| format!("{:.0} to {:.0} %", least * 100.0, most * 100.0);
-        let taken = |figures: &&Figures| {
-            figures.get("rate") * figures.get("missed_gb") / figures.get("disk_gb")
-        };
-        let (least_alone, most_alone) = range(ours.iter().map(taken).collect());
+        let (least_alone, most_alone) = range(ours.iter().map(|f| f.share_of("disk_gb")).collect());
         self.claim(
             "at least 80 % of what the disk allows: its speed alone, before and after, ÷ bytes missed",
             percents(least_alone, most_alone),

@@ -155,14 +155,10 @@ std::vector<float> router_guess::input_of(const router & next, const router & he
     return normed;
 }
 
-// What a router's choice goes by, for all its experts; empty if it cannot be had.
-std::vector<float> router_guess::scores_of(const router & next, const std::vector<float> & input) {
+// What a router of these weights chooses by, for all its experts.
+std::vector<float> router_guess::scores_of(const router & next, const float * weights, const std::vector<float> & input) {
     std::vector<float> results, scratch;
     const size_t count = size_t(next.weights->ne[1]);
-    const float * weights = values_of(next.weights, scratch);
-    if (weights == nullptr) {
-        return results;
-    }
     for (size_t i = 0; i < count; i++) {
         results.push_back(dot(weights + i * input.size(), input.data(), int64_t(input.size())));
     }
@@ -184,22 +180,25 @@ std::vector<float> router_guess::scores_of(const router & next, const std::vecto
 
 guessed router_guess::after(int32_t layer) {
     guessed result;
-    const auto next = routers.upper_bound(layer);
-    if (layer != current || next == routers.end() || next->second.weights == nullptr) {
+    const auto found = routers.upper_bound(layer);
+    if (layer != current || found == routers.end()) {
         return result;
     }
+    const router & next = found->second;
     std::vector<float> scratch;
-    if (reading.count(next->first) == 0 || values_of(next->second.weights, scratch) == nullptr) {
-        return result; // nothing is asked of a device in vain
+    // Before the input, so that nothing is asked of a device in vain.
+    const float * weights = next.reads && next.weights != nullptr ? values_of(next.weights, scratch) : nullptr;
+    const std::vector<float> input = weights == nullptr ? std::vector<float>() : input_of(next, routers[layer]);
+    if (input.empty()) {
+        return result;
     }
-    const std::vector<float> input = input_of(next->second, routers[layer]);
-    const std::vector<float> results = input.empty() ? input : scores_of(next->second, input);
+    const std::vector<float> results = scores_of(next, weights, input);
     std::vector<std::pair<float, int32_t>> order;
     for (size_t i = 0; i < results.size(); i++) {
         order.emplace_back(std::isnan(results[i]) ? std::numeric_limits<float>::infinity() : -results[i], int32_t(i));
     }
     std::sort(order.begin(), order.end());
-    result.layer = next->first;
+    result.layer = found->first;
     for (const auto & score : order) {
         result.ranked.push_back(score.second);
     }

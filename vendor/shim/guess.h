@@ -6,7 +6,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
-#include <set>
 #include <vector>
 
 namespace moe {
@@ -24,6 +23,7 @@ struct router {
     const ggml_tensor * bias        = nullptr; // may be missing
     const ggml_tensor * choice_bias = nullptr; // may be missing
     gate                gated       = gate::none;
+    bool                reads       = false;   // whether this layer's experts are on disk
 };
 
 // All experts of a layer, the likeliest first; none if there is nothing to go by.
@@ -39,7 +39,7 @@ class router_guess {
     bool note(const ggml_tensor * tensor);
 
     // Notes that the layer of the last router reads its experts from disk.
-    void reads() { reading.insert(current); }
+    void reads() { routers[current].reads = true; }
 
     // What the layer after this one will choose, just after this one's router has chosen for one token. None if
     // that layer's experts are in memory.
@@ -49,10 +49,9 @@ class router_guess {
     void               note_made(const ggml_tensor * tensor);
     const float *      values_of(const ggml_tensor * tensor, std::vector<float> & scratch);
     std::vector<float> input_of(const router & next, const router & here);
-    std::vector<float> scores_of(const router & next, const std::vector<float> & input);
+    std::vector<float> scores_of(const router & next, const float * weights, const std::vector<float> & input);
 
     std::map<int32_t, router>                         routers;           // of each layer
-    std::set<int32_t>                                 reading;           // layers with experts on disk
     std::map<const ggml_tensor *, std::vector<float>> copies;            // of weights on devices
     size_t                                            copied  = 0;       // numbers in them
     int32_t                                           current = -1;      // the layer of the last router

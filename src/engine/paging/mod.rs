@@ -12,7 +12,9 @@ mod files;
 mod memory;
 mod pages;
 mod places;
+mod queue;
 mod reader;
+mod signal;
 mod stream;
 mod watch;
 
@@ -24,7 +26,8 @@ use std::time::Duration;
 
 use self::files::PagedFile;
 use self::places::Places;
-use self::reader::{Queue, Readers};
+use self::queue::Queue;
+use self::reader::Readers;
 pub(super) use self::stream::ModelStream;
 pub(super) use self::watch::PagerWatch;
 use super::call::guarded;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::reader::{PIECE_BYTES, Piece};
+use super::queue::{PIECE_BYTES, Piece};
 use super::{Pager, lock};
 use crate::error::{Error, Result};
 use crate::paging::{PAGE_BYTES, PagedTensor, page_ceil, page_floor};

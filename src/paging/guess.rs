@@ -7,12 +7,28 @@ struct Rank {
     guesses: u32,
 }
 
+/// When a layer's choice is guessed: the later, the better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// Once the router of the layer before has chosen.
+    First,
+    /// Once that layer is computed.
+    Again,
+}
+
+/// All guesses of one look.
+#[derive(Clone, Debug, Default)]
+struct Ranks {
+    ranks: Vec<Rank>,
+    /// For the next layer, the likeliest first.
+    experts: Vec<usize>,
+}
+
 /// The guesses for the next layer, and how good they were so far, by rank.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Guesses {
-    ranks: Vec<Rank>,
+    looks: [Ranks; 2],
     layer: u32,
-    experts: Vec<usize>,
     /// What was lately read in vain, and what was lately missing, in slices.
     in_vain: f64,
     missing: f64,
@@ -34,16 +50,21 @@ impl Guesses {
     const LATEST: f64 = 0.02;
 
     /// Notes the experts that a layer is expected to choose, likeliest first, and returns those to read.
-    pub(crate) fn expect(&mut self, layer: u32, experts: Vec<usize>) -> Vec<usize> {
-        if self.ranks.len() < experts.len() {
-            self.ranks.resize(experts.len(), Rank { share: 0.0, guesses: 0 });
+    pub(crate) fn expect(&mut self, layer: u32, look: Look, experts: Vec<usize>) -> Vec<usize> {
+        if self.layer != layer {
+            self.looks.iter_mut().for_each(|look| look.experts.clear());
+            self.layer = layer;
         }
         let too_many = self.in_vain > Self::MOST_IN_VAIN * self.missing;
         let least = if too_many { Self::VERY_GOOD } else { Self::GOOD };
         let is_good = |rank: &Rank| rank.guesses >= Self::ENOUGH && rank.share >= least;
-        let good = std::iter::zip(&experts, &self.ranks).filter(|(_, rank)| is_good(rank));
+        let Ranks { ranks, experts: kept } = &mut self.looks[look as usize];
+        if ranks.len() < experts.len() {
+            ranks.resize(experts.len(), Rank { share: 0.0, guesses: 0 });
+        }
+        let good = std::iter::zip(&experts, &*ranks).filter(|(_, rank)| is_good(rank));
         let good = good.map(|(&expert, _)| expert).collect();
-        (self.layer, self.experts) = (layer, experts);
+        *kept = experts;
         good
     }
 
@@ -52,11 +73,13 @@ impl Guesses {
         if layer != self.layer {
             return;
         }
-        for (expert, rank) in std::iter::zip(std::mem::take(&mut self.experts), &mut self.ranks) {
-            rank.guesses = rank.guesses.saturating_add(1);
-            // A plain mean at first.
-            let weight = Self::LATEST.max(1.0 / f64::from(rank.guesses));
-            rank.share += weight * (f64::from(u8::from(is_chosen(expert))) - rank.share);
+        for Ranks { ranks, experts } in &mut self.looks {
+            for (expert, rank) in std::iter::zip(std::mem::take(experts), ranks) {
+                rank.guesses = rank.guesses.saturating_add(1);
+                // A plain mean at first.
+                let weight = Self::LATEST.max(1.0 / f64::from(rank.guesses));
+                rank.share += weight * (f64::from(u8::from(is_chosen(expert))) - rank.share);
+            }
         }
     }
 
@@ -69,8 +92,8 @@ impl Guesses {
 
     /// How often each rank came true.
     #[cfg(test)]
-    pub(crate) fn shares(&self) -> Vec<f64> {
-        self.ranks.iter().map(|rank| rank.share).collect()
+    pub(crate) fn shares(&self, look: Look) -> Vec<f64> {
+        self.looks[look as usize].ranks.iter().map(|rank| rank.share).collect()
     }
 }
 
@@ -84,7 +107,7 @@ mod tests {
         let mut guesses = Guesses::default();
         let (mut in_vain, mut missing, mut acted) = (0, 0, 0);
         for step in 0..4000_usize {
-            let read = guesses.expect(1, vec![1, 2]);
+            let read = guesses.expect(1, Look::First, vec![1, 2]);
             let comes_true = step % 3 != 0;
             let wasted = if read.contains(&2) && !comes_true { 3 } else { 0 };
             guesses.learn(1, |expert| expert == 1 || comes_true);
@@ -102,21 +125,25 @@ mod tests {
     fn only_ranks_that_come_true_are_read() {
         let mut guesses = Guesses::default();
         for step in 0..200_usize {
-            let read = guesses.expect(3, vec![step % 7, 7 + step % 5]);
+            let read = guesses.expect(3, Look::First, vec![step % 7, 7 + step % 5]);
             assert!(step < 60 || read == [step % 7], "{step}: {read:?}");
             assert!(step >= 48 || read.is_empty());
             // The first guess always comes true, the second in one of two cases.
             guesses.learn(3, |expert| expert < 7 || step % 2 == 0);
         }
         // Another layer's choice teaches nothing.
-        guesses.expect(4, vec![1, 2]);
+        guesses.expect(4, Look::First, vec![1, 2]);
         guesses.learn(5, |_| false);
-        assert_eq!(guesses.expect(4, vec![1, 2]), [1]);
+        assert_eq!(guesses.expect(4, Look::First, vec![1, 2]), [1]);
         // When they stop coming true, they are no longer read.
         for _ in 0..40 {
-            guesses.expect(4, vec![1, 2]);
+            guesses.expect(4, Look::First, vec![1, 2]);
             guesses.learn(4, |_| false);
         }
-        assert!(guesses.expect(4, vec![1, 2]).is_empty(), "{:?}", guesses.shares());
+        assert!(
+            guesses.expect(4, Look::First, vec![1, 2]).is_empty(),
+            "{:?}",
+            guesses.shares(Look::First)
+        );
     }
 }

@@ -11,7 +11,7 @@ mod stats;
 mod uses;
 
 pub(crate) use self::cache::Cache;
-pub(crate) use self::guess::Guesses;
+pub(crate) use self::guess::{Guesses, Look};
 pub(crate) use self::layout::{Layout, PAGE_BYTES, PagedTensor, page_ceil, page_floor};
 pub use self::options::PagingOptions;
 pub(crate) use self::pressure::{Pressure, available_bytes};

@@ -14,6 +14,8 @@ using namespace moe;
 
 namespace {
 
+constexpr const char * OUTPUT = "l_out-"; // what the engine calls what a layer made
+
 constexpr size_t MOST_COPIED = size_t(16) << 20; // numbers of weights on devices
 
 bool lasts(const ggml_tensor * tensor) {
@@ -84,7 +86,13 @@ bool router_guess::note(const ggml_tensor * tensor) {
     current = of;
     router & now = routers[current] = router();
     now.weights  = weights_or_null(tensor->src[0]);
-    now.norm     = given->op == GGML_OP_MUL ? weights_or_null(given->src[1]) : nullptr;
+    now.layer    = of;
+    if (given->op == GGML_OP_MUL) {
+        now.norm = weights_or_null(given->src[1]);
+        if (given->src[0]->op == GGML_OP_RMS_NORM) {
+            std::memcpy(&now.epsilon, given->src[0]->op_params, sizeof(now.epsilon));
+        }
+    }
     return true;
 }
 
@@ -178,17 +186,34 @@ std::vector<float> router_guess::scores_of(const router & next, const float * we
     return results;
 }
 
-guessed router_guess::after(int32_t layer) {
-    guessed result;
-    const auto found = routers.upper_bound(layer);
-    if (layer != current || found == routers.end()) {
-        return result;
+// What the next router would be given if the attention before it added nothing. Empty if it cannot be had.
+std::vector<float> router_guess::normed(const router & next, const ggml_tensor * output) {
+    std::vector<float> scratch, other;
+    const size_t  count  = size_t(next.weights->ne[0]);
+    const bool    fits   = size_t(ggml_nelements(output)) == count && size_t(ggml_nelements(next.norm)) == count;
+    const float * norm   = fits ? values_of(next.norm, scratch) : nullptr;
+    const float * values = norm != nullptr ? values_of(output, other) : nullptr;
+    if (values == nullptr) {
+        return {};
     }
-    const router & next = found->second;
-    std::vector<float> scratch;
-    // Before the input, so that nothing is asked of a device in vain.
-    const float * weights = next.reads && next.weights != nullptr ? values_of(next.weights, scratch) : nullptr;
-    const std::vector<float> input = weights == nullptr ? std::vector<float>() : input_of(next, routers[layer]);
+    const float mean  = dot(values, values, int64_t(count)) / float(count);
+    const float scale = 1 / std::sqrt(mean + next.epsilon);
+    std::vector<float> input(values, values + count);
+    for (size_t i = 0; i < count; i++) {
+        input[i] *= scale * norm[i];
+    }
+    return input;
+}
+
+// The next router, if its layer's experts are on disk.
+const router * router_guess::next_to_read(int32_t layer) const {
+    const auto found = routers.upper_bound(layer);
+    const bool reads = found != routers.end() && found->second.reads && found->second.weights != nullptr;
+    return reads ? &found->second : nullptr;
+}
+
+guessed router_guess::rank(const router & next, const float * weights, const std::vector<float> & input) {
+    guessed result;
     if (input.empty()) {
         return result;
     }
@@ -198,9 +223,30 @@ guessed router_guess::after(int32_t layer) {
         order.emplace_back(std::isnan(results[i]) ? std::numeric_limits<float>::infinity() : -results[i], int32_t(i));
     }
     std::sort(order.begin(), order.end());
-    result.layer = found->first;
+    result.layer = next.layer;
     for (const auto & score : order) {
         result.ranked.push_back(score.second);
     }
     return result;
+}
+
+guessed router_guess::after(int32_t layer) {
+    const router * next = layer == current ? next_to_read(layer) : nullptr;
+    std::vector<float> scratch;
+    // Before the input, so that nothing is asked of a device in vain.
+    const float * weights = next != nullptr ? values_of(next->weights, scratch) : nullptr;
+    return weights != nullptr ? rank(*next, weights, input_of(*next, routers[layer])) : guessed();
+}
+
+bool router_guess::tells(const ggml_tensor * tensor) const {
+    const int32_t  layer = tensor->ne[1] == 1 ? layer_of(tensor, OUTPUT) : -1;
+    const router * next  = layer >= 0 ? next_to_read(layer) : nullptr;
+    return next != nullptr && next->layer == layer + 1 && next->norm != nullptr && next->epsilon >= 0;
+}
+
+guessed router_guess::after(const ggml_tensor * output) {
+    const router * next = next_to_read(layer_of(output, OUTPUT));
+    std::vector<float> scratch;
+    const float * weights = next != nullptr ? values_of(next->weights, scratch) : nullptr;
+    return weights != nullptr ? rank(*next, weights, normed(*next, output)) : guessed();
 }

@@ -18,8 +18,10 @@ enum class gate { none, sigmoid, softmax, other };
 
 // How a layer chooses: by the largest of gate(weights * input + bias) + choice_bias.
 struct router {
+    int32_t             layer       = -1;
     const ggml_tensor * weights     = nullptr;
     const ggml_tensor * norm        = nullptr; // what the input was multiplied with before; may be missing
+    float               epsilon     = -1;      // of the root mean square by which it was divided before that, if so
     const ggml_tensor * bias        = nullptr; // may be missing
     const ggml_tensor * choice_bias = nullptr; // may be missing
     gate                gated       = gate::none;
@@ -45,10 +47,19 @@ class router_guess {
     // that layer's experts are in memory.
     guessed after(int32_t layer);
 
+    // Whether this node is what a layer made of one token, and tells of the next layer's choice.
+    bool tells(const ggml_tensor * tensor) const;
+
+    // The same by what a layer made: only the next layer's attention is missing.
+    guessed after(const ggml_tensor * output);
+
   private:
     void               note_made(const ggml_tensor * tensor);
+    const router *     next_to_read(int32_t layer) const;
     const float *      values_of(const ggml_tensor * tensor, std::vector<float> & scratch);
     std::vector<float> input_of(const router & next, const router & here);
+    std::vector<float> normed(const router & next, const ggml_tensor * output);
+    guessed            rank(const router & next, const float * weights, const std::vector<float> & input);
     std::vector<float> scores_of(const router & next, const float * weights, const std::vector<float> & input);
 
     std::map<int32_t, router>                         routers;           // of each layer

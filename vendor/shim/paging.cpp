@@ -183,17 +183,17 @@ bool uses_paged(const ggml_tensor * tensor) {
     return false;
 }
 
-// A guess that fails is none.
-moe::guessed guess_after(seen & graph, int32_t layer) try {
-    return graph.guess.after(layer);
+// A guess that fails is none. `what` is a layer whose router has chosen, or what a layer made.
+template <typename T> moe::guessed guess_after(seen & graph, T what) try {
+    return graph.guess.after(what);
 } catch (...) {
     return {};
 }
 
-void expect_next(moe_pager * pager, int32_t layer) {
-    const moe::guessed next = guess_after(*static_cast<seen *>(pager->seen), layer);
+template <typename T> void expect_next(moe_pager * pager, T what, bool again) {
+    const moe::guessed next = guess_after(*static_cast<seen *>(pager->seen), what);
     if (!next.ranked.empty()) {
-        pager->expected(next.layer, next.ranked.data(), next.ranked.size(), pager->user);
+        pager->expected(next.layer, next.ranked.data(), next.ranked.size(), again, pager->user);
     }
 }
 
@@ -229,7 +229,8 @@ bool ask_first(moe_pager * pager, const ggml_tensor * tensor) {
             graph.chosen = -1; // it is used: another choice is a new one
         }
     }
-    if (selects || layer_of(tensor, CHOICE) >= 0) {
+    const bool tells = pager->expected != nullptr && graph.guess.tells(tensor);
+    if (selects || tells || layer_of(tensor, CHOICE) >= 0) {
         asked.clear();
         return true;
     }
@@ -325,8 +326,10 @@ bool moe_page_experts(ggml_tensor * tensor, bool ask, void * user) {
             if (!pager->chosen(layer, experts.data(), ranked->ne[0], tensor->ne[0], tensor->ne[1], pager->user)) {
                 pager->failed = true;
             } else if (pager->expected != nullptr && tensor->ne[1] == 1) {
-                expect_next(pager, layer);
+                expect_next(pager, layer, false);
             }
+        } else if (pager->expected != nullptr && static_cast<seen *>(pager->seen)->guess.tells(tensor)) {
+            expect_next(pager, static_cast<const ggml_tensor *>(tensor), true);
         }
     } catch (...) {
         pager->blind = true; // nothing may unwind through a graph that is being computed

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{Pager, State, lock};
 use crate::error::{Error, Result};
-use crate::paging::{Pressure, Uses};
+use crate::paging::{Look, Pressure, Uses};
 
 impl Pager {
     /// A router chose, of `each` ranked experts for every token the first `used`: reads what is missing of its
@@ -39,14 +39,9 @@ impl Pager {
         // Of wrong guesses only what was not begun is left unread; those that were read stay for now.
         let mut wasted = 0;
         for group in in_vain {
-            let slices = self.slices(&[group]);
-            let withdrawn = self.queue.withdraw(&slices);
-            wasted += (slices.len() - withdrawn) as u64;
-            if withdrawn > 0 {
-                state.cache.forget(group);
-                state.spare.push(group);
-            }
+            wasted += self.slices(&[group]).len() - self.take_back(&mut state, group);
         }
+        let wasted = wasted as u64;
         let taken = state.cache.take(wanted, wanted.len() * 2 > all).map_err(|full| {
             let borders = self.layout.border_bytes();
             let (budget_bytes, needed_bytes) =
@@ -71,23 +66,42 @@ impl Pager {
         self.replace(&released, &taken.missing, false)
     }
 
-    /// Guesses at the next layer's choice: reads those that are likely to come true.
-    pub(super) fn expected(&self, layer: u32, experts: &[i32]) -> Result<()> {
+    /// A guess that is not to be read: withdraws what was not begun, of how many slices. If there are any, the
+    /// group's memory is free.
+    fn take_back(&self, state: &mut State, group: usize) -> usize {
+        let withdrawn = self.queue.withdraw(&self.slices(&[group]));
+        if withdrawn > 0 {
+            state.cache.forget(group);
+            state.spare.push(group);
+        }
+        withdrawn
+    }
+
+    /// Guesses at the next layer's choice: reads those that are likely to come true, and no others that an earlier
+    /// look found likely.
+    pub(super) fn expected(&self, layer: u32, experts: &[i32], look: Look) -> Result<()> {
         let Some((tensors, first)) = self.layout.layer(layer) else { return Ok(()) };
         let all = self.layout.tensors[tensors].first().map_or(0, |tensor| tensor.experts);
         let ranked = experts.iter().filter_map(|&expert| usize::try_from(expert).ok());
         let ranked: Vec<usize> = ranked.filter(|&expert| expert < all).collect();
         let mut state = lock(&self.state);
-        let good = state.guesses.expect(layer, ranked);
+        let good = state.guesses.expect(layer, look, ranked);
+        let good: Vec<usize> = good.into_iter().map(|expert| first + expert).collect();
+        let mut ahead = Vec::new();
+        for group in std::mem::take(&mut state.ahead) {
+            if good.contains(&group) || self.take_back(&mut state, group) == 0 {
+                ahead.push(group);
+            }
+        }
         let (mut groups, mut released) = (Vec::new(), Vec::new());
-        for group in good.into_iter().map(|expert| first + expert) {
+        for group in good {
             if let Some(others) = state.cache.take_ahead(group) {
                 released.extend(others);
                 groups.push(group);
             }
         }
         state.stats.released_slices += self.slices(&released).len() as u64;
-        state.ahead.clone_from(&groups);
+        state.ahead = [&ahead, &groups[..]].concat();
         drop(state);
         self.replace(&released, &groups, true)
     }

@@ -11,6 +11,7 @@ use super::super::ffi;
 use super::super::weights::Weights;
 use super::Pager;
 use crate::error::{Error, Result};
+use crate::paging::Look;
 
 /// Owned by one context; the engine uses it only while that context computes, on the thread that has it.
 pub(in super::super) struct PagerWatch {
@@ -95,11 +96,18 @@ unsafe extern "C" fn chosen(
     on(pager, || pager.chosen(u32::try_from(layer).unwrap_or(0), experts, each, used))
 }
 
-unsafe extern "C" fn expected(layer: i32, experts: *const i32, count: usize, user: *mut c_void) {
+unsafe extern "C" fn expected(
+    layer: i32,
+    experts: *const i32,
+    count: usize,
+    again: bool,
+    user: *mut c_void,
+) {
     // SAFETY: as in `chosen`.
     let (pager, experts) =
         unsafe { (&*user.cast::<Pager>(), slice::from_raw_parts(experts, count)) };
-    on(pager, || pager.expected(u32::try_from(layer).unwrap_or(0), experts));
+    let look = if again { Look::Again } else { Look::First };
+    on(pager, || pager.expected(u32::try_from(layer).unwrap_or(0), experts, look));
 }
 
 unsafe extern "C" fn needed(

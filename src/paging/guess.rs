@@ -41,7 +41,7 @@ impl Guesses {
     /// The same while more than this share of what is missing is read in vain: where computing takes longer than
     /// reading, few are withdrawn in time.
     const VERY_GOOD: f64 = 0.8;
-    const MOST_IN_VAIN: f64 = 0.08;
+    const MOST_IN_VAIN: f64 = 0.06;
     /// What is left of the account of reads in vain after a layer: a half-life of some hundred layers.
     const LATELY: f64 = 0.993;
     /// Before so many guesses nothing is known of a rank.
@@ -83,11 +83,17 @@ impl Guesses {
         }
     }
 
-    /// Learns what guesses cost at a layer, in slices.
-    pub(crate) fn cost(&mut self, in_vain: u64, missing: u64) {
-        #[allow(clippy::cast_precision_loss)] // a layer's slices are far below 2^52
-        let later = |sum: f64, slices: u64| sum * Self::LATELY + slices as f64;
-        (self.in_vain, self.missing) = (later(self.in_vain, in_vain), later(self.missing, missing));
+    /// So many slices were read on a guess that was wrong.
+    #[allow(clippy::cast_precision_loss)] // a layer's slices are far below 2^52
+    pub(crate) fn read_in_vain(&mut self, slices: u64) {
+        self.in_vain += slices as f64;
+    }
+
+    /// So many slices were missing for one token at a layer, whether guessed or not.
+    #[allow(clippy::cast_precision_loss)] // as above
+    pub(crate) fn missed(&mut self, slices: u64) {
+        self.in_vain *= Self::LATELY;
+        self.missing = self.missing * Self::LATELY + slices as f64;
     }
 
     /// How often each rank came true.
@@ -111,7 +117,8 @@ mod tests {
             let comes_true = step % 3 != 0;
             let wasted = if read.contains(&2) && !comes_true { 3 } else { 0 };
             guesses.learn(1, |expert| expert == 1 || comes_true);
-            guesses.cost(wasted, 6);
+            guesses.missed(6);
+            guesses.read_in_vain(wasted);
             (in_vain, missing) = (in_vain + wasted, missing + 6);
             acted += usize::from(read.contains(&2));
             assert!(step < 200 || read.contains(&1), "the good guess is always read");

@@ -36,12 +36,11 @@ impl Pager {
         let guessed = std::mem::take(&mut state.ahead).into_iter();
         let (came_true, in_vain): (Vec<usize>, Vec<usize>) =
             guessed.partition(|group| wanted.contains(group));
-        // Of wrong guesses only what was not begun is left unread; those that were read stay for now.
-        let mut wasted = 0;
         for group in in_vain {
-            wasted += self.slices(&[group]).len() - self.take_back(&mut state, group);
+            if !self.take_back(&mut state, group) {
+                state.read_in_vain(tensors.len());
+            }
         }
-        let wasted = wasted as u64;
         let taken = state.cache.take(wanted, wanted.len() * 2 > all).map_err(|full| {
             let borders = self.layout.border_bytes();
             let (budget_bytes, needed_bytes) =
@@ -52,12 +51,11 @@ impl Pager {
         let slices = tensors.len() as u64;
         let missed = (taken.missing.len() + came_true.len()) as u64 * slices;
         if uses.tokens == 1 {
-            state.guesses.cost(wasted, missed);
+            state.guesses.missed(missed);
         }
         state.stats.needed_slices += wanted.len() as u64 * slices;
         state.stats.missed_slices += missed;
         state.stats.ahead_slices += came_true.len() as u64 * slices;
-        state.stats.wasted_slices += wasted;
         state.stats.released_slices += self.slices(&released).len() as u64;
         let missed_bytes = state.cache.bytes(&taken.missing) + state.cache.bytes(&came_true);
         state.stats.missed_bytes += missed_bytes;
@@ -66,15 +64,18 @@ impl Pager {
         self.replace(&released, &taken.missing, false)
     }
 
-    /// A guess that is not to be read: withdraws what was not begun, of how many slices. If there are any, the
-    /// group's memory is free.
-    fn take_back(&self, state: &mut State, group: usize) -> usize {
-        let withdrawn = self.queue.withdraw(&self.slices(&[group]));
-        if withdrawn > 0 {
-            state.cache.forget(group);
-            state.spare.push(group);
+    /// Leaves unread what was not begun of a group that is not wanted after all. Whether there was any: then its
+    /// memory is free, else it stays for now.
+    fn take_back(&self, state: &mut State, group: usize) -> bool {
+        let slices = self.slices(&[group]);
+        let withdrawn = self.queue.withdraw(&slices);
+        if withdrawn == 0 {
+            return false;
         }
-        withdrawn
+        state.cache.forget(group);
+        state.spare.push(group);
+        state.read_in_vain(slices.len() - withdrawn);
+        true
     }
 
     /// Guesses at the next layer's choice: reads those that are likely to come true, and no others that an earlier
@@ -87,12 +88,8 @@ impl Pager {
         let mut state = lock(&self.state);
         let good = state.guesses.expect(layer, look, ranked);
         let good: Vec<usize> = good.into_iter().map(|expert| first + expert).collect();
-        let mut ahead = Vec::new();
-        for group in std::mem::take(&mut state.ahead) {
-            if good.contains(&group) || self.take_back(&mut state, group) == 0 {
-                ahead.push(group);
-            }
-        }
+        let mut ahead = std::mem::take(&mut state.ahead);
+        ahead.retain(|group| good.contains(group) || !self.take_back(&mut state, *group));
         let (mut groups, mut released) = (Vec::new(), Vec::new());
         for group in good {
             if let Some(others) = state.cache.take_ahead(group) {
@@ -182,6 +179,11 @@ struct Handover {
 }
 
 impl State {
+    fn read_in_vain(&mut self, slices: usize) {
+        self.stats.wasted_slices += slices as u64;
+        self.guesses.read_in_vain(slices as u64);
+    }
+
     /// What is released goes to the new groups first, then what is spare, the oldest first, whose reads have most
     /// likely ended. What is left stays as spare memory, as far as the budget allows: new memory would be scattered.
     fn hand_over(&mut self, released: &[usize], groups: &[usize]) -> Handover {

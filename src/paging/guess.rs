@@ -38,10 +38,12 @@ impl Guesses {
     /// A guess is acted on if so many of its rank came true. Of the others most are withdrawn before they are
     /// read, so that the disk has something to do while a layer is computed; see docs/paging.md.
     const GOOD: f64 = 0.6;
+    /// The same at the first look, as the second comes soon and is better.
+    const GOOD_FIRST: f64 = 0.75;
     /// The same while more than this share of what is missing is read in vain: where computing takes longer than
     /// reading, few are withdrawn in time.
     const VERY_GOOD: f64 = 0.8;
-    const MOST_IN_VAIN: f64 = 0.06;
+    const MOST_IN_VAIN: f64 = 0.07;
     /// What is left of the account of reads in vain after a layer: a half-life of some hundred layers.
     const LATELY: f64 = 0.993;
     /// Before so many guesses nothing is known of a rank.
@@ -56,7 +58,11 @@ impl Guesses {
             self.layer = layer;
         }
         let too_many = self.in_vain > Self::MOST_IN_VAIN * self.missing;
-        let least = if too_many { Self::VERY_GOOD } else { Self::GOOD };
+        let least = match look {
+            _ if too_many => Self::VERY_GOOD,
+            Look::First => Self::GOOD_FIRST,
+            Look::Again => Self::GOOD,
+        };
         let is_good = |rank: &Rank| rank.guesses >= Self::ENOUGH && rank.share >= least;
         let Ranks { ranks, experts: kept } = &mut self.looks[look as usize];
         if ranks.len() < experts.len() {

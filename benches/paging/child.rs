@@ -38,13 +38,7 @@ impl Figures {
         if value.is_nan() { String::new() } else { format!("{value:.1} %") }
     }
 
-    /// What the text took of what the disk gave while it was read: the share of time that reads were under
-    /// way, less what was read in vain.
-    pub fn share_of_disk(&self) -> f64 {
-        self.share_of("reading_gb")
-    }
-
-    /// What the text took of this speed.
+    /// What the text took of a speed of the disk.
     pub fn share_of(&self, speed: &str) -> f64 {
         self.get("rate") * self.get("missed_gb") / self.get(speed)
     }
@@ -63,7 +57,7 @@ impl Figures {
             self.get("peak_gb"),
             self.get("load_s"),
             self.get("disk_gb"),
-            match self.share_of_disk() {
+            match self.share_of("disk_gb") {
                 share if share.is_nan() => "-".to_owned(),
                 share => format!("{:.0} %", share * 100.0),
             },
@@ -116,7 +110,6 @@ pub fn ran() -> bool {
         panic!("not a task")
     };
     let number = |text: &str| text.parse::<f64>().expect("a number");
-    let before = disk::bytes_per_second(model, Duration::from_secs(1));
     if !group.is_empty() {
         std::fs::write(group, std::process::id().to_string()).expect("root");
     }
@@ -125,15 +118,13 @@ pub fn ran() -> bool {
         tokens: number(tokens) as u64,
         warm_up: number(warm_up) as u64,
         threads: number(threads) as u32,
+        pause: if group.is_empty() { Duration::ZERO } else { Duration::from_millis(500) },
     };
     match what {
         "engine" => task.engine(llama::LLAMA_LOAD_MODE_MMAP),
         "engine-read" => task.engine(llama::LLAMA_LOAD_MODE_NONE),
         ours => task.ours(ours, number(half_life)),
     }
-    // The disk's speed wanders: before and after, and the mean of both.
-    let after = disk::bytes_per_second(model, Duration::from_secs(1));
-    println!("disk_gb={}", (before + after) / 2e9);
     true
 }
 
@@ -142,12 +133,40 @@ struct Task<'a> {
     tokens: u64,
     warm_up: u64,
     threads: u32,
+    /// How long the disk alone is measured after each token.
+    pause: Duration,
 }
 
-fn tell(text: &str, rate: f64, read: f64, load: f64) {
-    println!("text={}", text.replace('\n', "\\n"));
-    println!("rate={rate}\nread_gb={}\nload_s={load}", read / 1e9);
-    println!("peak_gb={}", system::status_bytes("VmHWM") / 1e9);
+/// What tokens took. The disk's speed wanders by a half within seconds, so it is measured between them.
+#[derive(Default)]
+struct Meter {
+    seconds: f64,
+    read_bytes: f64,
+    /// Bytes per second of the disk alone.
+    disk: Vec<f64>,
+}
+
+impl Meter {
+    /// Computes a token, which counts.
+    fn token<T>(&mut self, task: &Task<'_>, compute: impl FnOnce() -> T) -> T {
+        let (started, read) = (Instant::now(), system::read_bytes());
+        let token = compute();
+        self.seconds += started.elapsed().as_secs_f64();
+        self.read_bytes += system::read_bytes() - read;
+        if !task.pause.is_zero() {
+            self.disk.push(disk::bytes_per_second(task.model, task.pause));
+        }
+        token
+    }
+
+    fn tell(&self, text: &str, tokens: f64, load: f64) {
+        println!("text={}", text.replace('\n', "\\n"));
+        println!("rate={}\nread_gb={}", tokens / self.seconds, self.read_bytes / tokens / 1e9);
+        println!("load_s={load}\npeak_gb={}", system::status_bytes("VmHWM") / 1e9);
+        if !self.disk.is_empty() {
+            println!("disk_gb={}", self.disk.iter().sum::<f64>() / self.disk.len() as f64 / 1e9);
+        }
+    }
 }
 
 impl Task<'_> {
@@ -175,22 +194,23 @@ impl Task<'_> {
         let all = self.warm_up + self.tokens;
         let mut text = String::new();
         let mut generation = model.generate(PROMPT, &options(all)).expect("generates");
-        let (mut count, mut started, mut read) = (0, Instant::now(), 0.0);
-        let mut before = None;
-        while let Some(piece) = generation.next() {
+        let (mut count, mut before, mut meter) = (0, None, Meter::default());
+        loop {
+            let piece = match before {
+                Some(_) => meter.token(self, || generation.next()),
+                None => generation.next(),
+            };
+            let Some(piece) = piece else { break };
             text.push_str(&piece.unwrap_or_else(|error| panic!("{error}")));
             let stats = generation.stats();
             count = stats.generated_tokens;
             if count >= self.warm_up && before.is_none() {
-                before = stats.paging;
-                (started, read) = (Instant::now(), system::read_bytes());
+                before = Some(stats.paging);
             }
         }
-        let seconds = started.elapsed().as_secs_f64();
         drop(generation);
-        let counted = (count - self.warm_up) as f64;
-        let read = system::read_bytes() - read;
-        if let (Some(before), Some(after)) = (before, model.paging()) {
+        let (counted, seconds) = ((count - self.warm_up) as f64, meter.seconds);
+        if let (Some(Some(before)), Some(after)) = (before, model.paging()) {
             let missed = (after.missed_bytes - before.missed_bytes) as f64;
             let slices = (after.missed_slices - before.missed_slices) as f64;
             let needed = (after.needed_slices - before.needed_slices) as f64;
@@ -209,7 +229,7 @@ impl Task<'_> {
                 after.wasted_slices - before.wasted_slices,
             );
         }
-        tell(&text, counted / seconds, read / counted, load);
+        meter.tell(&text, counted, load);
     }
 
     /// The engine alone, with its plain kernels: it would repack experts into memory that is not there.
@@ -240,8 +260,8 @@ impl Task<'_> {
             let prompt = PROMPT.as_ptr().cast();
             let mut count =
                 llama::llama_tokenize(vocab, prompt, length, batch.as_mut_ptr(), 256, true, true);
-            let (mut text, mut started, mut read) = (Vec::new(), Instant::now(), 0.0);
-            for token in 0..self.warm_up + self.tokens {
+            let (mut text, mut meter) = (Vec::new(), Meter::default());
+            let mut token = || {
                 let decoded = llama::llama_decode(
                     context,
                     llama::llama_batch_get_one(batch.as_mut_ptr(), count),
@@ -253,13 +273,10 @@ impl Task<'_> {
                 let bytes = piece.as_mut_ptr().cast();
                 let size = llama::llama_token_to_piece(vocab, batch[0], bytes, 64, 0, false);
                 text.extend_from_slice(&piece[..usize::try_from(size).unwrap_or(0)]);
-                if token + 1 == self.warm_up {
-                    (started, read) = (Instant::now(), system::read_bytes());
-                }
-            }
-            let (seconds, tokens) = (started.elapsed().as_secs_f64(), self.tokens as f64);
-            let read = (system::read_bytes() - read) / tokens;
-            tell(&String::from_utf8_lossy(&text), tokens / seconds, read, load);
+            };
+            (0..self.warm_up).for_each(|_| token());
+            (0..self.tokens).for_each(|_| meter.token(self, &mut token));
+            meter.tell(&String::from_utf8_lossy(&text), self.tokens as f64, load);
         }
     }
 }

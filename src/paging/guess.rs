@@ -119,7 +119,7 @@ mod tests {
         let mut guesses = Guesses::default();
         let (mut in_vain, mut missing, mut acted) = (0, 0, 0);
         for step in 0..4000_usize {
-            let read = guesses.expect(1, Look::First, vec![1, 2]);
+            let read = guesses.expect(1, Look::Again, vec![1, 2]);
             let comes_true = step % 3 != 0;
             let wasted = if read.contains(&2) && !comes_true { 3 } else { 0 };
             guesses.learn(1, |expert| expert == 1 || comes_true);
@@ -130,7 +130,7 @@ mod tests {
             assert!(step < 200 || read.contains(&1), "the good guess is always read");
         }
         let percent = 100 * in_vain / missing;
-        assert!((6..10).contains(&percent), "{percent} % in vain");
+        assert!((5..9).contains(&percent), "{percent} % in vain");
         assert!((400..2400).contains(&acted), "{acted} of 4000 second guesses read");
     }
 
@@ -158,5 +158,21 @@ mod tests {
             "{:?}",
             guesses.shares(Look::First)
         );
+    }
+
+    #[test]
+    fn each_look_is_trusted_as_far_as_it_was_right() {
+        let mut guesses = Guesses::default();
+        for step in 0..60 {
+            guesses.expect(2, Look::First, vec![step % 5]);
+            guesses.expect(2, Look::Again, vec![7]);
+            guesses.learn(2, |expert| expert == 7);
+        }
+        assert!(guesses.expect(2, Look::First, vec![7]).is_empty(), "it never was");
+        assert_eq!(guesses.expect(2, Look::Again, vec![7]), [7]);
+        // What was guessed of a layer that then never chose says nothing about another.
+        guesses.expect(3, Look::First, vec![1]);
+        guesses.learn(3, |_| false);
+        assert_eq!(guesses.shares(Look::Again), [1.0]);
     }
 }

@@ -234,6 +234,11 @@ impl Queue {
         self.work.notify_all();
     }
 
+    #[cfg(test)]
+    pub(super) fn is_reading(&self) -> bool {
+        !self.lock().under_way.is_empty()
+    }
+
     pub(super) fn is_stopped(&self) -> bool {
         self.lock().stop
     }

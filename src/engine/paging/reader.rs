@@ -192,3 +192,60 @@ fn outcome(piece: &Piece, result: i32) -> Result<(), Error> {
     }
     file.read(piece.offset, into)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::CString;
+    use std::fs;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::engine::paging::files::PagedFile;
+
+    #[derive(Clone)]
+    #[repr(align(4096))]
+    struct Page([u8; 4096]);
+
+    fn piece(path: &Path, into: &mut Page, slice: usize) -> Piece {
+        Piece {
+            file: Arc::new(PagedFile::open(path, false).unwrap()),
+            offset: 0,
+            address: into.0.as_mut_ptr() as usize,
+            bytes: into.0.len(),
+            tensor: 0,
+            slice: Some(slice),
+            guess: 0,
+        }
+    }
+
+    #[test]
+    fn what_is_needed_is_read_while_another_read_hangs() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pipe, file) = (folder.path().join("pipe"), folder.path().join("file"));
+        fs::write(&file, [7; 4096]).unwrap();
+        let name = CString::new(pipe.as_os_str().as_bytes()).unwrap();
+        // SAFETY: a plain call with a path that lives.
+        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+
+        let mut pages = vec![Page([0; 4096]); 2];
+        let queue = Arc::new(Queue::new(2));
+        let readers = Readers::start(&queue, true).unwrap();
+        // Nothing is written, so that a read of it hangs, until this is dropped.
+        let writer = fs::File::options().read(true).write(true).open(&pipe).unwrap();
+        queue.add([piece(&pipe, &mut pages[0], 0)]);
+        while readers.kind == "io_uring" && !queue.is_reading() {
+            thread::yield_now();
+        }
+        queue.add([piece(&file, &mut pages[1], 1)]);
+        let (there, is_there) = mpsc::channel();
+        let waiting = Arc::clone(&queue);
+        thread::spawn(move || there.send(waiting.wait_for(&[1])));
+        assert_eq!(is_there.recv_timeout(Duration::from_secs(20)), Ok(true));
+        drop(writer);
+        drop(readers);
+        assert_eq!(pages[1].0, [7; 4096]);
+    }
+}

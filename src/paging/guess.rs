@@ -7,7 +7,7 @@ struct Rank {
     guesses: u32,
 }
 
-/// When a layer's choice is guessed: the later, the better.
+/// When a layer's choice is guessed: mostly the later, the better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
     /// Once the router of the layer before has chosen.
@@ -87,6 +87,13 @@ impl Guesses {
                 rank.share += weight * (f64::from(u8::from(is_chosen(expert))) - rank.share);
             }
         }
+    }
+
+    /// Whether the second look was right at least as often as the first so far.
+    pub(crate) fn are_better_again(&self) -> bool {
+        let [first, again] = self.looks.each_ref().map(|look| look.ranks.first());
+        let share = first.map_or(0.0, |rank| rank.share);
+        again.is_some_and(|rank| rank.guesses >= Self::ENOUGH && rank.share >= share)
     }
 
     /// So many slices were read on a guess that was wrong.
@@ -174,5 +181,13 @@ mod tests {
         guesses.expect(3, Look::First, vec![1]);
         guesses.learn(3, |_| false);
         assert_eq!(guesses.shares(Look::Again), [1.0]);
+        assert!(guesses.are_better_again());
+        for _ in 0..60 {
+            guesses.expect(2, Look::First, vec![7]);
+            guesses.expect(2, Look::Again, vec![1]);
+            guesses.learn(2, |expert| expert == 7);
+        }
+        assert!(!guesses.are_better_again());
+        assert!(!Guesses::default().are_better_again(), "nothing is known yet");
     }
 }

@@ -37,8 +37,12 @@ impl Pager {
         let (came_true, in_vain): (Vec<usize>, Vec<usize>) =
             guessed.partition(|group| wanted.contains(group));
         for group in in_vain {
-            if !self.take_back(&mut state, group) {
-                state.read_in_vain(tensors.len());
+            // Of wrong guesses only what was not begun is left unread; those that were read stay for now.
+            let slices = self.slices(&[group]);
+            let withdrawn = self.queue.withdraw(&slices);
+            state.read_in_vain(slices.len() - withdrawn);
+            if withdrawn > 0 {
+                state.leave(group);
             }
         }
         let taken = state.cache.take(wanted, wanted.len() * 2 > all).map_err(|full| {
@@ -61,25 +65,11 @@ impl Pager {
         state.stats.missed_bytes += missed_bytes;
         drop(state);
         self.queue.promote(&self.slices(&came_true));
-        self.replace(&released, &taken.missing, false)
+        self.replace(&released, &taken.missing, |_| 0)
     }
 
-    /// Leaves unread what was not begun of a group that is not wanted after all. Whether there was any: then its
-    /// memory is free, else it stays for now.
-    fn take_back(&self, state: &mut State, group: usize) -> bool {
-        let slices = self.slices(&[group]);
-        let withdrawn = self.queue.withdraw(&slices);
-        if withdrawn == 0 {
-            return false;
-        }
-        state.cache.forget(group);
-        state.spare.push(group);
-        state.read_in_vain(slices.len() - withdrawn);
-        true
-    }
-
-    /// Guesses at the next layer's choice: reads those that are likely to come true, and no others that an earlier
-    /// look found likely.
+    /// Guesses at the next layer's choice: reads those that are likely to come true. A better look leaves
+    /// unread what only an earlier one found likely and nobody has begun to read.
     pub(super) fn expected(&self, layer: u32, experts: &[i32], look: Look) -> Result<()> {
         let Some((tensors, first)) = self.layout.layer(layer) else { return Ok(()) };
         let all = self.layout.tensors[tensors].first().map_or(0, |tensor| tensor.experts);
@@ -89,30 +79,40 @@ impl Pager {
         let good = state.guesses.expect(layer, look, ranked);
         let good: Vec<usize> = good.into_iter().map(|expert| first + expert).collect();
         let mut ahead = std::mem::take(&mut state.ahead);
-        ahead.retain(|group| good.contains(group) || !self.take_back(&mut state, *group));
-        let (mut groups, mut released) = (Vec::new(), Vec::new());
-        for group in good {
+        if state.guesses.are_better_again() {
+            ahead.retain(|group| {
+                let stays =
+                    good.contains(group) || !self.queue.withdraw_unbegun(&self.slices(&[*group]));
+                if !stays {
+                    state.leave(*group);
+                }
+                stays
+            });
+        }
+        let (mut groups, mut places, mut released) = (Vec::new(), Vec::new(), Vec::new());
+        for (place, &group) in good.iter().enumerate() {
             if let Some(others) = state.cache.take_ahead(group) {
                 released.extend(others);
                 groups.push(group);
+                places.push(place + 1);
             }
         }
         state.stats.released_slices += self.slices(&released).len() as u64;
         state.ahead = [&ahead, &groups[..]].concat();
         drop(state);
-        self.replace(&released, &groups, true)
+        self.replace(&released, &groups, |i| places[i])
     }
 
-    /// Gives up groups for others, whose reads it queues: guesses each after the ones before.
+    /// Gives up groups for others, whose reads it queues: of the n-th with the number that `guess` has for it.
     pub(super) fn replace(
         &self,
         released: &[usize],
         groups: &[usize],
-        are_guesses: bool,
+        guess: impl Fn(usize) -> usize,
     ) -> Result<()> {
         let Handover { from, to, back } = lock(&self.state).hand_over(released, groups);
-        // A text that was cancelled, or a guess, may have left reads under way.
-        let slices = self.slices(&[&from[..], &back[..]].concat());
+        // A text that was cancelled, or a guess, may have left reads under way: also of a group that is wanted again.
+        let slices = self.slices(&[&from[..], &back[..], groups].concat());
         self.queue.withdraw(&slices);
         self.wait_for(&slices)?;
         self.hand_over(&from, &to)?;
@@ -121,8 +121,7 @@ impl Pager {
         for (i, &group) in groups.iter().enumerate() {
             let before = pieces.len();
             self.read_group(group, &mut pieces)?;
-            let guess = if are_guesses { i + 1 } else { 0 };
-            pieces[before..].iter_mut().for_each(|piece| piece.guess = guess);
+            pieces[before..].iter_mut().for_each(|piece| piece.guess = guess(i));
         }
         self.queue.add(pieces);
         Ok(())
@@ -179,6 +178,12 @@ struct Handover {
 }
 
 impl State {
+    /// A group that was to be read ahead is not: its memory is free.
+    fn leave(&mut self, group: usize) {
+        self.cache.forget(group);
+        self.spare.push(group);
+    }
+
     fn read_in_vain(&mut self, slices: usize) {
         self.stats.wasted_slices += slices as u64;
         self.guesses.read_in_vain(slices as u64);

@@ -217,7 +217,7 @@ impl Pager {
             let released = state.follow_memory(Duration::ZERO);
             let filled = state.cache.fill(&mut wanted, FILL_BYTES);
             drop(state);
-            self.replace(&released, &filled, false)?;
+            self.replace(&released, &filled, |_| 0)?;
         }
     }
 

@@ -72,6 +72,20 @@ impl State {
         self.pieces.make_contiguous().sort_by_key(|piece| (piece.guess, piece.slice));
     }
 
+    fn withdraw(&mut self, slices: &[usize]) -> usize {
+        let mut withdrawn = BTreeSet::new();
+        let Self { pieces, pending, .. } = self;
+        pieces.retain(|piece| {
+            let Some(slice) = piece.slice.filter(|slice| slices.contains(slice)) else {
+                return true;
+            };
+            pending[slice] -= 1;
+            withdrawn.insert(slice);
+            false
+        });
+        withdrawn.len()
+    }
+
     fn has_work(&self) -> bool {
         self.pieces.front().is_some_and(|piece| {
             let is_first = self.under_way.iter().all(|other| piece.rank() <= other.rank());
@@ -164,18 +178,19 @@ impl Queue {
 
     /// Takes back reads that were not begun; of how many of these slices.
     pub(super) fn withdraw(&self, slices: &[usize]) -> usize {
+        self.lock().withdraw(slices)
+    }
+
+    /// Takes back all reads of these slices, unless one of them was begun. Whether it did.
+    pub(super) fn withdraw_unbegun(&self, slices: &[usize]) -> bool {
         let mut state = self.lock();
-        let mut withdrawn = BTreeSet::new();
-        let State { pieces, pending, .. } = &mut *state;
-        pieces.retain(|piece| {
-            let Some(slice) = piece.slice.filter(|slice| slices.contains(slice)) else {
-                return true;
-            };
-            pending[slice] -= 1;
-            withdrawn.insert(slice);
-            false
-        });
-        withdrawn.len()
+        let is_one = |piece: &Piece| piece.slice.is_some_and(|slice| slices.contains(&slice));
+        let is_read = |&slice: &usize| state.pending[slice] == 0;
+        if state.under_way.iter().any(is_one) || slices.iter().any(is_read) {
+            return false;
+        }
+        state.withdraw(slices);
+        true
     }
 
     /// Waits until these slices are there. False after a failure.

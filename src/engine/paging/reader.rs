@@ -23,7 +23,11 @@ impl Readers {
     /// One thread with an `io_uring`, or as many threads as reads at once where there is none, such as
     /// in containers that forbid it.
     pub(super) fn start(queue: &Arc<Queue>, allow_ring: bool) -> io::Result<Self> {
-        let ring = if allow_ring { working_ring().zip(queue.make_signal()) } else { None };
+        let ring = if allow_ring {
+            working_ring().and_then(|ring| Some((ring, queue.make_signal()?)))
+        } else {
+            None
+        };
         let spawn = |work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name("moe-offload-read".into()).spawn(work)
         };
@@ -159,6 +163,9 @@ impl RingReader {
             if i == SIGNAL {
                 self.signal.take();
                 self.is_watching = false;
+                if result < 0 {
+                    self.failed(&io::Error::from_raw_os_error(-result));
+                }
             }
             let slot = usize::try_from(i).ok().and_then(|i| self.slots.get_mut(i));
             if let Some(piece) = slot.and_then(Option::take) {
@@ -239,6 +246,7 @@ mod tests {
         while readers.kind == "io_uring" && !queue.is_reading() {
             thread::yield_now();
         }
+        thread::sleep(Duration::from_millis(50)); // so that it waits in the ring
         queue.add([piece(&file, &mut pages[1], 1)]);
         let (there, is_there) = mpsc::channel();
         let waiting = Arc::clone(&queue);

@@ -34,7 +34,8 @@ struct guessed {
     std::vector<int32_t> ranked;
 };
 
-// What flows from layer to layer changes slowly, so the next router is asked about this layer's input.
+// What flows from layer to layer changes slowly, so the next router is asked about this layer's input, and then about
+// what the layer made of it.
 class router_guess {
   public:
     // Learns from the nodes of a graph in their order. Whether this one is a layer's router.

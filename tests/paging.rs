@@ -14,26 +14,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use moe_offload::plan::DISK;
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
-    Error, GenerateOptions, Generation, GgufFile, LoadMode, Message, MoeModel, MoeModelBuilder,
+    Error, GenerateOptions, Generation, GgufFile, Message, MoeModel, MoeModelBuilder,
     OffloadPolicy, PagingOptions, Plan, Sampling,
 };
 use support::model_files::demo;
-use support::paging::{self, made};
+use support::paging::{self, builder, made};
 use support::process::{Server, example};
 
 const PROMPT: &str = "The quick brown fox jumps";
 
 fn greedy(tokens: u64) -> GenerateOptions {
     GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(tokens)
-}
-
-fn builder(path: &Path, policy: &str) -> MoeModelBuilder {
-    // Mapped, so that the baseline has the file's own layout and the same kernels.
-    MoeModel::builder(path)
-        .policy(policy.parse().unwrap())
-        .load_mode(LoadMode::Mapped)
-        .threads(1)
-        .context_tokens(256)
 }
 
 fn text(model: &mut MoeModel) -> String {

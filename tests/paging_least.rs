@@ -5,18 +5,8 @@
 
 mod support;
 
-use std::path::Path;
-
-use moe_offload::{Error, GenerateOptions, LoadMode, MoeModel, MoeModelBuilder, Sampling};
-use support::paging::made;
-
-fn builder(path: &Path, policy: &str) -> MoeModelBuilder {
-    MoeModel::builder(path)
-        .policy(policy.parse().unwrap())
-        .load_mode(LoadMode::Mapped)
-        .threads(1)
-        .context_tokens(256)
-}
+use moe_offload::{Error, GenerateOptions, MoeModel, Sampling};
+use support::paging::{builder, made};
 
 fn text(model: &mut MoeModel) -> String {
     let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(16);

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moe_offload::{
-    GenerateOptions, GgufFile, LoadMode, MoeModel, MoeModelBuilder, PagingOptions, PagingStats,
-    Sampling,
+    GenerateOptions, GgufFile, MoeModel, MoeModelBuilder, PagingOptions, PagingStats, Sampling,
 };
 use support::model_files::demo;
+use support::paging;
 
 /// What is told; the largest number stands for not known.
 static LEFT: AtomicU64 = AtomicU64::new(UNKNOWN);
@@ -26,11 +26,7 @@ fn left() -> Option<u64> {
 }
 
 fn builder(policy: &str) -> MoeModelBuilder {
-    MoeModel::builder(demo())
-        .policy(policy.parse().unwrap())
-        .load_mode(LoadMode::Mapped)
-        .threads(1)
-        .context_tokens(256)
+    paging::builder(&demo(), policy)
 }
 
 fn paging_of(bytes: u64) -> PagingOptions {

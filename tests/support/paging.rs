@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use moe_offload::gguf::GgmlType;
 use moe_offload::synth::{self, SynthOptions};
-use moe_offload::{Error, MoeModelBuilder};
+use moe_offload::{Error, LoadMode, MoeModel, MoeModelBuilder};
 
 /// A family's tiny model with experts large enough to be paged, in so many files; the first of them.
 pub fn made(folder: &Path, family: &str, layers: Option<u32>, shards: u16) -> PathBuf {
@@ -15,6 +15,15 @@ pub fn made(folder: &Path, family: &str, layers: Option<u32>, shards: u16) -> Pa
     }
     let model = synth::family(family).unwrap().build(&options).unwrap();
     model.save(&path, shards, |_| {}).unwrap().into_iter().next().unwrap()
+}
+
+/// One thread, and weights mapped, so that a baseline has the file's own layout and the same kernels.
+pub fn builder(path: &Path, policy: &str) -> MoeModelBuilder {
+    MoeModel::builder(path)
+        .policy(policy.parse().unwrap())
+        .load_mode(LoadMode::Mapped)
+        .threads(1)
+        .context_tokens(256)
 }
 
 /// The smallest cache that will do, as the error of a load with one byte says.

@@ -205,25 +205,30 @@ std::vector<float> router_guess::normed(const router & next, const ggml_tensor *
     return input;
 }
 
-// The next router, if its layer's experts are on disk.
+// The next router, if its layer's experts are on disk; else null.
 const router * router_guess::next_to_read(int32_t layer) const {
     const auto found = routers.upper_bound(layer);
     const bool reads = found != routers.end() && found->second.reads && found->second.weights != nullptr;
     return reads ? &found->second : nullptr;
 }
 
-guessed router_guess::rank(const router & next, const float * weights, const std::vector<float> & input) {
+// None if there is no router, or its weights or input cannot be had.
+guessed router_guess::rank(const router * next, const std::function<std::vector<float>()> & input_of_it) {
     guessed result;
+    std::vector<float> scratch;
+    // Before the input, so that nothing is asked of a device in vain.
+    const float * weights = next != nullptr ? values_of(next->weights, scratch) : nullptr;
+    const std::vector<float> input = weights != nullptr ? input_of_it() : std::vector<float>();
     if (input.empty()) {
         return result;
     }
-    const std::vector<float> results = scores_of(next, weights, input);
+    const std::vector<float> results = scores_of(*next, weights, input);
     std::vector<std::pair<float, int32_t>> order;
     for (size_t i = 0; i < results.size(); i++) {
         order.emplace_back(std::isnan(results[i]) ? std::numeric_limits<float>::infinity() : -results[i], int32_t(i));
     }
     std::sort(order.begin(), order.end());
-    result.layer = next.layer;
+    result.layer = next->layer;
     for (const auto & score : order) {
         result.ranked.push_back(score.second);
     }
@@ -232,10 +237,7 @@ guessed router_guess::rank(const router & next, const float * weights, const std
 
 guessed router_guess::after(int32_t layer) {
     const router * next = layer == current ? next_to_read(layer) : nullptr;
-    std::vector<float> scratch;
-    // Before the input, so that nothing is asked of a device in vain.
-    const float * weights = next != nullptr ? values_of(next->weights, scratch) : nullptr;
-    return weights != nullptr ? rank(*next, weights, input_of(*next, routers[layer])) : guessed();
+    return rank(next, [&] { return input_of(*next, routers[layer]); });
 }
 
 bool router_guess::tells(const ggml_tensor * tensor) const {
@@ -246,7 +248,5 @@ bool router_guess::tells(const ggml_tensor * tensor) const {
 
 guessed router_guess::after(const ggml_tensor * output) {
     const router * next = next_to_read(layer_of(output, OUTPUT));
-    std::vector<float> scratch;
-    const float * weights = next != nullptr ? values_of(next->weights, scratch) : nullptr;
-    return weights != nullptr ? rank(*next, weights, normed(*next, output)) : guessed();
+    return rank(next, [&] { return normed(*next, output); });
 }

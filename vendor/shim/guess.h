@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <vector>
 
@@ -60,7 +61,7 @@ class router_guess {
     const float *      values_of(const ggml_tensor * tensor, std::vector<float> & scratch);
     std::vector<float> input_of(const router & next, const router & here);
     std::vector<float> normed(const router & next, const ggml_tensor * output);
-    guessed            rank(const router & next, const float * weights, const std::vector<float> & input);
+    guessed            rank(const router * next, const std::function<std::vector<float>()> & input_of_it);
     std::vector<float> scores_of(const router & next, const float * weights, const std::vector<float> & input);
 
     std::map<int32_t, router>                         routers;           // of each layer

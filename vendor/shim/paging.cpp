@@ -197,6 +197,11 @@ template <typename T> void expect_next(moe_pager * pager, T what, bool again) {
     }
 }
 
+// Whether a node tells of the next layer's choice, and somebody wants to know.
+bool tells(const moe_pager * pager, const ggml_tensor * tensor) {
+    return pager->expected != nullptr && static_cast<const seen *>(pager->seen)->guess.tells(tensor);
+}
+
 // Whether the engine computes up to this node and then stops.
 bool ask_first(moe_pager * pager, const ggml_tensor * tensor) {
     if ((tensor->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
@@ -229,8 +234,7 @@ bool ask_first(moe_pager * pager, const ggml_tensor * tensor) {
             graph.chosen = -1; // it is used: another choice is a new one
         }
     }
-    const bool tells = pager->expected != nullptr && graph.guess.tells(tensor);
-    if (selects || tells || layer_of(tensor, CHOICE) >= 0) {
+    if (selects || tells(pager, tensor) || layer_of(tensor, CHOICE) >= 0) {
         asked.clear();
         return true;
     }
@@ -328,7 +332,7 @@ bool moe_page_experts(ggml_tensor * tensor, bool ask, void * user) {
             } else if (pager->expected != nullptr && tensor->ne[1] == 1) {
                 expect_next(pager, layer, false);
             }
-        } else if (pager->expected != nullptr && static_cast<seen *>(pager->seen)->guess.tells(tensor)) {
+        } else if (tells(pager, tensor)) {
             expect_next(pager, static_cast<const ggml_tensor *>(tensor), true);
         }
     } catch (...) {

@@ -37,6 +37,10 @@ impl Piece {
     fn rank(&self) -> (usize, usize) {
         (self.guess, self.tensor)
     }
+
+    fn is_of(&self, slices: &[usize]) -> bool {
+        self.slice.is_some_and(|slice| slices.contains(&slice))
+    }
 }
 
 /// What readers and those who wait share.
@@ -76,9 +80,7 @@ impl State {
         let mut withdrawn = BTreeSet::new();
         let Self { pieces, pending, .. } = self;
         pieces.retain(|piece| {
-            let Some(slice) = piece.slice.filter(|slice| slices.contains(slice)) else {
-                return true;
-            };
+            let Some(slice) = piece.slice.filter(|_| piece.is_of(slices)) else { return true };
             pending[slice] -= 1;
             withdrawn.insert(slice);
             false
@@ -167,10 +169,9 @@ impl Queue {
     /// Guesses that came true: these slices are needed now.
     pub(super) fn promote(&self, slices: &[usize]) {
         let mut state = self.lock();
-        let is_one = |piece: &&mut Piece| piece.slice.is_some_and(|slice| slices.contains(&slice));
         let State { pieces, under_way, .. } = &mut *state;
         let all = pieces.iter_mut().chain(under_way);
-        all.filter(is_one).for_each(|piece| piece.guess = 0);
+        all.filter(|piece| piece.is_of(slices)).for_each(|piece| piece.guess = 0);
         state.sort();
         drop(state);
         self.call_readers();
@@ -184,9 +185,8 @@ impl Queue {
     /// Takes back all reads of these slices, unless one of them was begun. Whether it did.
     pub(super) fn withdraw_unbegun(&self, slices: &[usize]) -> bool {
         let mut state = self.lock();
-        let is_one = |piece: &Piece| piece.slice.is_some_and(|slice| slices.contains(&slice));
         let is_read = |&slice: &usize| state.pending[slice] == 0;
-        if state.under_way.iter().any(is_one) || slices.iter().any(is_read) {
+        if state.under_way.iter().any(|piece| piece.is_of(slices)) || slices.iter().any(is_read) {
             return false;
         }
         state.withdraw(slices);

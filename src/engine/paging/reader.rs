@@ -150,8 +150,7 @@ impl RingReader {
 
     fn push(&mut self, entry: &squeue::Entry) {
         // SAFETY: what is read into is as in `read_by_thread`, and its file is kept open by the slot until the
-        // read is done; the system keeps the signal open while
-        // it watches it.
+        // read is done; the system keeps the signal open while it watches it.
         let pushed = unsafe { self.ring.submission().push(entry) };
         debug_assert!(pushed.is_ok(), "there are as many entries in the ring as slots and one");
     }

@@ -98,6 +98,15 @@ fn biases_norms_and_what_a_layer_made_are_reckoned_with() {
 }
 
 #[test]
+fn the_first_layer_is_guessed_by_the_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = made(folder.path(), "mixtral-8x7b", Some(1), 1);
+    let least = least_cache(builder(&path, 1));
+    let stats = paged(builder(&path, least + least / 4));
+    assert!(stats.ahead_slices > 0, "{stats:?}");
+}
+
+#[test]
 fn routers_on_a_device_are_asked_too() {
     let server = Server::start();
     let cache = cache_bytes(&demo());

@@ -12,7 +12,7 @@ struct Rank {
 pub(crate) enum Look {
     /// Once the router of the layer before has chosen.
     First,
-    /// Once that layer is computed.
+    /// Once that layer is computed, or the token looked up that comes into the first one.
     Again,
 }
 

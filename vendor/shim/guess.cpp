@@ -14,7 +14,12 @@ using namespace moe;
 
 namespace {
 
-constexpr const char * OUTPUT = "l_out-"; // what the engine calls what a layer made
+// What the engine calls what comes into the first layer, and what a layer made. A factor that comes between is undone
+// by the norm before the router.
+constexpr const char * INPUT  = "embd";
+constexpr const char * OUTPUT = "l_out-";
+
+constexpr int32_t NO_LAYER = -2;
 
 constexpr size_t MOST_COPIED = size_t(16) << 20; // numbers of weights on devices
 
@@ -58,6 +63,12 @@ void open_gate(std::vector<float> & scores, gate gated) {
     for (float & score : scores) {
         score /= gated == gate::softmax ? sum : 1;
     }
+}
+
+// The layer that made this node, which comes into the next one: -1 before the first.
+int32_t layer_before(const ggml_tensor * tensor) {
+    const int32_t layer = layer_of(tensor, OUTPUT);
+    return layer >= 0 ? layer : std::strcmp(tensor->name, INPUT) == 0 ? -1 : NO_LAYER;
 }
 
 } // namespace
@@ -186,13 +197,14 @@ std::vector<float> router_guess::scores_of(const router & next, const float * we
     return results;
 }
 
-// What the next router would be given if the attention before it added nothing. Empty if it cannot be had.
-std::vector<float> router_guess::normed(const router & next, const ggml_tensor * output) {
+// What the next router would be given if the attention before it added nothing to what comes into its layer. Empty if
+// it cannot be had.
+std::vector<float> router_guess::normed(const router & next, const ggml_tensor * incoming) {
     std::vector<float> scratch, other;
     const size_t  count  = size_t(next.weights->ne[0]);
-    const bool    fits   = size_t(ggml_nelements(output)) == count && size_t(ggml_nelements(next.norm)) == count;
+    const bool    fits   = size_t(ggml_nelements(incoming)) == count && size_t(ggml_nelements(next.norm)) == count;
     const float * norm   = fits ? values_of(next.norm, scratch) : nullptr;
-    const float * values = norm != nullptr ? values_of(output, other) : nullptr;
+    const float * values = norm != nullptr ? values_of(incoming, other) : nullptr;
     if (values == nullptr) {
         return {};
     }
@@ -241,12 +253,12 @@ guessed router_guess::after(int32_t layer) {
 }
 
 bool router_guess::tells(const ggml_tensor * tensor) const {
-    const int32_t  layer = tensor->ne[1] == 1 ? layer_of(tensor, OUTPUT) : -1;
-    const router * next  = layer >= 0 ? next_to_read(layer) : nullptr;
+    const int32_t  layer = tensor->ne[1] == 1 ? layer_before(tensor) : NO_LAYER;
+    const router * next  = layer != NO_LAYER ? next_to_read(layer) : nullptr;
     return next != nullptr && next->layer == layer + 1 && next->norm != nullptr && next->epsilon >= 0;
 }
 
-guessed router_guess::after(const ggml_tensor * output) {
-    const router * next = next_to_read(layer_of(output, OUTPUT));
-    return rank(next, [&] { return normed(*next, output); });
+guessed router_guess::after(const ggml_tensor * incoming) {
+    const router * next = next_to_read(layer_before(incoming));
+    return rank(next, [&] { return normed(*next, incoming); });
 }

@@ -36,7 +36,7 @@ struct guessed {
 };
 
 // What flows from layer to layer changes slowly, so the next router is asked about this layer's input, and then about
-// what the layer made of it.
+// what the layer made of it; the first one about the token itself.
 class router_guess {
   public:
     // Learns from the nodes of a graph in their order. Whether this one is a layer's router.
@@ -49,18 +49,18 @@ class router_guess {
     // that layer's experts are in memory.
     guessed after(int32_t layer);
 
-    // Whether this node is what a layer made of one token, and tells of the next layer's choice.
+    // Whether this node is one token as it comes into a layer, and tells of that layer's choice.
     bool tells(const ggml_tensor * tensor) const;
 
-    // The same by what a layer made: only the next layer's attention is missing.
-    guessed after(const ggml_tensor * output);
+    // The same by what comes into the next layer: only its attention is missing.
+    guessed after(const ggml_tensor * incoming);
 
   private:
     void               note_made(const ggml_tensor * tensor);
     const router *     next_to_read(int32_t layer) const;
     const float *      values_of(const ggml_tensor * tensor, std::vector<float> & scratch);
     std::vector<float> input_of(const router & next, const router & here);
-    std::vector<float> normed(const router & next, const ggml_tensor * output);
+    std::vector<float> normed(const router & next, const ggml_tensor * incoming);
     guessed            rank(const router * next, const std::function<std::vector<float>()> & input_of_it);
     std::vector<float> scores_of(const router & next, const float * weights, const std::vector<float> & input);
 

@@ -183,7 +183,7 @@ bool uses_paged(const ggml_tensor * tensor) {
     return false;
 }
 
-// A guess that fails is none. `what` is a layer whose router has chosen, or what a layer made.
+// A guess that fails is none. `what` is a layer whose router has chosen, or what comes into one.
 template <typename T> moe::guessed guess_after(seen & graph, T what) try {
     return graph.guess.after(what);
 } catch (...) {

@@ -211,7 +211,8 @@ typedef struct moe_pager {
     // were chosen. False stops.
     bool (*chosen)(int32_t layer, const int32_t * experts, size_t each, size_t used, size_t tokens, void * user);
     // After `chosen` for one token: the experts of the next layer, likeliest first, by its router and what
-    // this layer's was given. `again`: after a layer, mostly a better guess, by what it made. NULL if nobody wants it.
+    // this layer's was given. `again`: mostly a better guess, by what comes into that layer, also the first. NULL if
+    // nobody wants it.
     void (*expected)(int32_t layer, const int32_t * experts, size_t count, bool again, void * user);
     // Is about to multiply with these experts of a tensor. Returns when they are there; false stops.
     bool (*needed)(const char * tensor, const int32_t * experts, size_t count, void * user);

@@ -243,8 +243,13 @@ impl Queue {
         self.lock().start()
     }
 
+    /// A read has ended, of which [`Self::tell`] tells.
     pub(super) fn finish(&self, piece: &Piece, outcome: Result<(), Error>) {
         self.lock().finish(piece, outcome);
+    }
+
+    /// Wakes those who wait for what was read.
+    pub(super) fn tell(&self) {
         self.done.notify_all();
         self.work.notify_all();
     }

@@ -78,6 +78,7 @@ fn read_by_thread(queue: &Queue) {
         // piece alone; the mapping outlives the readers.
         let into = unsafe { std::slice::from_raw_parts_mut(piece.address as *mut u8, piece.bytes) };
         queue.finish(&piece, piece.file.read(piece.offset, into));
+        queue.tell();
     }
 }
 
@@ -107,10 +108,11 @@ impl RingReader {
     /// Until the queue is stopped and the system has none of the reads.
     fn run(mut self) {
         loop {
-            if !self.is_broken {
-                self.watch();
-                self.begin();
-            }
+            self.begin();
+            // Only then are those told who wait for what was read: where all cores compute, they take this thread's
+            // core at once, and the disk would have nothing to do until it comes to its turn.
+            drop(self.ring.submit()); // an error comes again below
+            self.queue.tell();
             let under_way = self.slots.iter().flatten().count();
             if under_way == 0 && (self.queue.is_stopped() || self.is_broken) {
                 return;
@@ -138,6 +140,10 @@ impl RingReader {
     }
 
     fn begin(&mut self) {
+        if self.is_broken {
+            return;
+        }
+        self.watch();
         while let Some(i) = self.slots.iter().position(Option::is_none) {
             let Some(piece) = self.queue.more() else { break };
             let bytes = u32::try_from(piece.bytes).unwrap_or(u32::MAX);

@@ -26,7 +26,8 @@ const HELP: &str = "paging MODEL [OPTION...]
   --budget SHARE     share of a limit that our loads may use (0.952)
   --tokens N         tokens that count (16; without a limit 4 times as many), after as many as --warm-up (8)
   --disk N           first the disk alone, N times a second (0)
-  --threads LIST     threads that compute (1,2); where the engine takes minutes, and after that, the first
+  --threads LIST     threads that compute (all cores, then 1); where the engine takes minutes, and after that,
+                     the first
   --pairs N          measurements of each (2); one where the engine takes minutes
   --read-ahead LIST  KiB of read-ahead, by comma (128,8192)
   --curve LIST       then both at limits of these percents of the file, with 128 KiB
@@ -82,7 +83,12 @@ fn main() {
     let mut all = Measuring {
         limit: options.number("ram", 5e9),
         budget: options.number("budget", 0.952),
-        threads: options.list("threads", "1,2").into_iter().map(|n| n as u32).collect(),
+        // All cores are the default for experts on disk; with one, computing takes longer than the disk.
+        threads: options
+            .list("threads", &format!("{},1", system::cores()))
+            .into_iter()
+            .map(|n| n as u32)
+            .collect(),
         pairs: options.number("pairs", 2.0) as usize,
         read_ahead: ReadAhead::of(&options.model),
         text: None,
@@ -100,6 +106,7 @@ fn main() {
     all.half_lives();
     all.whole();
     all.read_ahead.restore();
+    all.claim();
     all.write();
 }
 
@@ -169,7 +176,14 @@ impl Measuring {
             }
             self.report.claim_ratio(asked, least, &rates);
         }
+    }
+
+    /// What all rows show together.
+    fn claim(&mut self) {
         if !self.report.rows.is_empty() {
+            for threads in self.threads.clone() {
+                self.report.claim_disk(threads);
+            }
             self.report.claim_paging(self.limit * self.budget / 1e9);
         }
     }
@@ -181,7 +195,7 @@ impl Measuring {
             let limit = file * percent / 100.0;
             let threads = self.threads[0];
             let (engine, ours) = self.pair(&format!("{percent} %"), limit, threads);
-            self.report.curve.push(Point { percent, limit_gb: limit / 1e9, engine, ours });
+            self.report.curve.push(Point { percent, threads, limit_gb: limit / 1e9, engine, ours });
         }
     }
 
@@ -199,17 +213,25 @@ impl Measuring {
         if !self.options.values.contains_key("whole") {
             return;
         }
+        let ours = |all: &mut Self, threads| {
+            let ours = all.run("ours, all read", "cache:1e12", threads, None, 16.0);
+            let rate = ours.get("rate");
+            all.note(report::WHOLE.to_owned(), threads, ours);
+            rate
+        };
         let (mut rates, threads) = (Vec::new(), self.threads[0]);
         // More of them, as they should be the same, and each first in turn, as machines change their pace.
         for pair in 0..2 * self.pairs {
             let run_engine =
                 |all: &mut Self| all.run("engine, all read", "engine-read", threads, None, 0.0);
             let first = if pair % 2 == 0 { Some(run_engine(self)) } else { None };
-            let ours = self.run("ours, all read", "cache:1e12", threads, None, 16.0);
+            let ours = ours(self, threads);
             let engine = first.unwrap_or_else(|| run_engine(self));
-            rates.push((engine.get("rate"), ours.get("rate")));
+            rates.push((engine.get("rate"), ours));
             self.note("engine, everything in memory".to_owned(), threads, engine);
-            self.note("paged, everything in memory".to_owned(), threads, ours);
+        }
+        for threads in self.threads[1..].to_vec() {
+            ours(self, threads);
         }
         let asked = "within 3 % of the plain load with everything in memory";
         self.report.claim_same(asked, 0.03, &rates);

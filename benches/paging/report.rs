@@ -8,6 +8,9 @@ use plotters::prelude::*;
 
 use crate::child::Figures;
 
+/// The name of rows of ours with everything in memory.
+pub const WHOLE: &str = "paged, everything in memory";
+
 /// One measurement.
 pub struct Row {
     pub name: String,
@@ -17,7 +20,7 @@ pub struct Row {
 
 /// A promise, what was measured of it, and whether it holds.
 struct Claim {
-    asked: &'static str,
+    asked: String,
     measured: String,
     holds: bool,
 }
@@ -25,6 +28,7 @@ struct Claim {
 /// Rates of both at one memory limit.
 pub struct Point {
     pub percent: f64,
+    pub threads: u32,
     pub limit_gb: f64,
     pub engine: Figures,
     pub ours: Figures,
@@ -43,49 +47,74 @@ fn ratios(pairs: &[(f64, f64)]) -> (Vec<f64>, String) {
     (ratios, texts.join(", "))
 }
 
+fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, 0.0), |(least, most), value| (least.min(value), most.max(value)))
+}
+
+fn percents(least: f64, most: f64) -> String {
+    format!("{:.0} to {:.0} %", least * 100.0, most * 100.0)
+}
+
 impl Report {
-    fn claim(&mut self, asked: &'static str, measured: String, holds: bool) {
-        self.claims.push(Claim { asked, measured, holds });
+    fn claim(&mut self, asked: &str, measured: String, holds: bool) {
+        self.claims.push(Claim { asked: asked.to_owned(), measured, holds });
     }
 
     /// Pairs of tokens per second, the engine's first.
-    pub fn claim_ratio(&mut self, asked: &'static str, least: f64, pairs: &[(f64, f64)]) {
+    pub fn claim_ratio(&mut self, asked: &str, least: f64, pairs: &[(f64, f64)]) {
         let (ratios, text) = ratios(pairs);
         self.claim(asked, text, !ratios.is_empty() && ratios.iter().all(|&ratio| ratio >= least));
     }
 
     /// Pairs of tokens per second that should be the same but for so much.
-    pub fn claim_same(&mut self, asked: &'static str, off: f64, pairs: &[(f64, f64)]) {
+    pub fn claim_same(&mut self, asked: &str, off: f64, pairs: &[(f64, f64)]) {
         let (ratios, text) = ratios(pairs);
         let mean = ratios.iter().sum::<f64>() / ratios.len().max(1) as f64;
         let text = format!("mean {mean:.3} of {text}");
         self.claim(asked, text, (mean - 1.0).abs() <= off);
     }
 
+    /// What the runs of ours within a budget, at these numbers of threads, took of what the disk allows.
+    pub fn claim_disk(&mut self, threads: u32) {
+        let ours = || self.paged().filter(|row| row.threads == threads).map(|row| &row.figures);
+        let (alone, most_alone) = range(ours().map(|figures| figures.share_of("disk_gb")));
+        let (least, most) = range(ours().map(|figures| figures.share_of("reading_gb")));
+        let mut text = percents(alone, most_alone);
+        let whole: Vec<f64> =
+            self.rows.iter().filter(|row| row.is_whole(threads)).map(Row::rate).collect();
+        if !whole.is_empty() {
+            let computing = whole.iter().sum::<f64>() / whole.len() as f64;
+            let bound = |figures: &Figures| {
+                (figures.get("disk_gb") / figures.get("missed_gb")).min(computing)
+            };
+            let (least, most) = range(ours().map(|figures| figures.get("rate") / bound(figures)));
+            let _ = write!(
+                text,
+                " (of what disk and computing both allow, {computing:.2} tokens/s with everything in memory: {})",
+                percents(least, most),
+            );
+        }
+        let asked = format!(
+            "at least 80 % of what the disk allows, its speed alone, between the tokens, ÷ bytes missed, with {threads} \
+             threads"
+        );
+        self.claim(&asked, text, alone >= 0.8);
+        let asked = format!(
+            "the same of its speed while experts were read, so that each idle moment counts, with {threads} threads"
+        );
+        self.claim(&asked, percents(least, most), least >= 0.8);
+    }
+
+    /// Runs of ours within a budget.
+    fn paged(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().filter(|row| row.figures.get("missed_gb") > 0.0)
+    }
+
     /// What holds for every run of ours within a budget.
     pub fn claim_paging(&mut self, budget_gb: f64) {
-        let ours: Vec<&Figures> =
-            self.rows.iter().map(|row| &row.figures).filter(|f| f.get("missed_gb") > 0.0).collect();
-        let range = |values: Vec<f64>| {
-            let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-            (low, values.iter().copied().fold(0.0, f64::max))
-        };
-        let (least, most) = range(ours.iter().map(|f| f.share_of("reading_gb")).collect());
-        let (_, read) = range(ours.iter().map(|f| f.get("read_gb") / f.get("missed_gb")).collect());
-        let (_, peak) = range(ours.iter().map(|figures| figures.get("peak_gb")).collect());
-        let percents =
-            |least: f64, most: f64| format!("{:.0} to {:.0} %", least * 100.0, most * 100.0);
-        let (least_alone, most_alone) = range(ours.iter().map(|f| f.share_of("disk_gb")).collect());
-        self.claim(
-            "at least 80 % of what the disk allows: its speed alone, between the tokens, ÷ bytes missed",
-            percents(least_alone, most_alone),
-            least_alone >= 0.8,
-        );
-        self.claim(
-            "the same of its speed while experts were read, so that each idle moment counts",
-            percents(least, most),
-            least >= 0.8,
-        );
+        let ours = || self.paged().map(|row| &row.figures);
+        let (_, read) = range(ours().map(|f| f.get("read_gb") / f.get("missed_gb")));
+        let (_, peak) = range(ours().map(|figures| figures.get("peak_gb")));
         let text = format!("at most {read:.3} times");
         self.claim("bytes read at most 1.1 times those missed", text, read <= 1.1);
         let text = format!("at most {peak:.2} of {budget_gb:.2} GB");
@@ -112,10 +141,11 @@ impl Report {
         }
         let _ = writeln!(
             text,
-            "\n**How much memory**, as a share of the model's file; one thread, read-ahead 128 KiB:\n\n\
+            "\n**How much memory**, as a share of the model's file; {} threads, read-ahead 128 KiB:\n\n\
              ![tokens per second]({picture})\n\n\
              | memory | GB | engine, tokens/s | paged, tokens/s | GB read per token | hits | peak GB |\n\
-             | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+             | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+            self.curve[0].threads,
         );
         for point in &self.curve {
             let ours = &point.ours;
@@ -183,6 +213,15 @@ impl Report {
 }
 
 impl Row {
+    fn rate(&self) -> f64 {
+        self.figures.get("rate")
+    }
+
+    /// Whether it is of ours with everything in memory.
+    fn is_whole(&self, threads: u32) -> bool {
+        self.name == WHOLE && self.threads == threads
+    }
+
     fn markdown(&self) -> String {
         let figures = &self.figures;
         let or = |name: &str, digits: usize| match figures.get(name) {

@@ -86,8 +86,12 @@ pub fn read_bytes() -> f64 {
 }
 
 /// Cores and processor of this machine.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 pub fn machine() -> String {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cores = cores();
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     format!("{cores} cores of {}", model.map_or("an unknown processor", |(_, name)| name.trim()))

@@ -31,8 +31,9 @@ struct Arguments {
     #[arg(long, default_value = DEMO, hide_default_value = true)]
     model: PathBuf,
     /// Where tensors go: none, all-experts, first-layers:N, last-layers:N, layers:0-3,7 or
-    /// regex:PATTERN=DEVICE, joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN, with what it
-    /// may give up and how much CPU memory it may use before experts stay on disk:
+    /// regex:PATTERN, each followed by =DEVICE, =cpu or =disk (=cpu is the default but for regex),
+    /// joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN, with what it may give up and how
+    /// much CPU memory it may use before experts stay on disk:
     /// fit:10GiB,cache-to-host,fewer-layers,ram:24GiB
     #[arg(long, default_value = "all-experts")]
     policy: OffloadPolicy,
@@ -201,6 +202,9 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
     bar.finish_and_clear();
     let model = model?;
     say(model.plan());
+    if let Some(note) = arguments.speed.note(&model) {
+        say(&note);
+    }
     Ok(model)
 }
 

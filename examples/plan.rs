@@ -20,8 +20,9 @@ struct Arguments {
     #[arg(long)]
     model: PathBuf,
     /// Where tensors go: none, all-experts, first-layers:N, last-layers:N, layers:0-3,7 or
-    /// regex:PATTERN=DEVICE, joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN, with what it
-    /// may give up and how much CPU memory it may use before experts stay on disk:
+    /// regex:PATTERN, each followed by =DEVICE, =cpu or =disk (=cpu is the default but for regex),
+    /// joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN, with what it may give up and how
+    /// much CPU memory it may use before experts stay on disk:
     /// fit:10GiB,cache-to-host,fewer-layers,smaller-context:2048,ram:24GiB
     #[arg(long, default_value = "all-experts")]
     policy: OffloadPolicy,
@@ -45,6 +46,10 @@ struct Arguments {
     /// There is no device but the CPU
     #[arg(long, conflicts_with = "device")]
     cpu_only: bool,
+    /// CPU memory for experts that the policy leaves on disk, such as 8GiB; beside `ram:` the
+    /// smaller one counts
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    expert_cache: Option<u64>,
     /// Bytes per second of the disk, such as 2GB: says how fast a model with experts on disk can be
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     disk_speed: Option<u64>,
@@ -83,7 +88,13 @@ fn run(arguments: Arguments) -> Result<()> {
         named if named.is_empty() && !arguments.cpu_only => vec![Device::new("gpu")],
         named => named,
     };
-    let plan = arguments.policy.plan(&gguf, &devices, &context)?;
+    let mut plan = arguments.policy.plan(&gguf, &devices, &context)?;
+    if let Some(bytes) = arguments.expert_cache {
+        if plan.disk().is_none() {
+            eprintln!("--expert-cache changes nothing: no experts are on disk (see --policy)");
+        }
+        plan = plan.with_expert_cache(bytes);
+    }
     if let Some(path) = arguments.freeze {
         let json = serde_json::to_vec(&plan).expect("a plan is plain data");
         std::fs::write(&path, json).map_err(|source| Error::Io {
@@ -104,7 +115,9 @@ fn print(plan: &Plan, json: bool, disk_speed: Option<u64>) -> std::io::Result<()
         writeln!(out)?;
     } else {
         write!(out, "{plan}\n{}", plan.picture())?;
-        if let (Some(speed), Some(disk)) = (disk_speed, plan.disk()) {
+        if let (Some(speed), Some(disk)) = (disk_speed, plan.disk())
+            && disk.token_bytes > 0
+        {
             print_bounds(&mut out, speed, disk)?;
         }
     }

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cancel::CancelHandle;
+use crate::defaults::{cache_budget, threads_for};
 use crate::engine::{self, Context, ContextSettings, DryRun, LoadMode, LoadSettings, Weights};
 use crate::error::{Error, Result};
 use crate::gguf::{GgmlType, GgufFile};
 use crate::memory::{self, DeviceMemory};
 use crate::model::MoeModel;
 use crate::paging::PagingOptions;
-use crate::plan::{self, Compute, ContextOptions, Device, DiskPlan, OpenChoices, Plan};
+use crate::plan::{self, Compute, ContextOptions, Device, OpenChoices, Plan};
 use crate::policy::{DeviceName, FitLimit, OffloadPolicy};
 use crate::preflight;
 use crate::reservation::{self, Reservation};
@@ -125,7 +126,8 @@ impl MoeModelBuilder {
 
     /// Threads that compute on the CPU. Without it one core is left free, or half of them where
     /// there are more than 8: the engine's threads wait for each other by spinning, so that a core
-    /// that is also used for something else slows all of them down.
+    /// that is also used for something else slows all of them down. With experts on disk it is two of
+    /// two cores, as one that computes alone is slower than a disk (docs/paging.md).
     pub fn threads(self, threads: u32) -> Self {
         Self { threads: Some(threads), ..self }
     }
@@ -166,8 +168,8 @@ impl MoeModelBuilder {
     /// How experts are read that the plan leaves on disk, as `all-experts=disk` or `fit:ram:24GiB` do; without such
     /// experts it changes nothing. Linux only.
     ///
-    /// [`PagingOptions::cache_bytes`] goes before the policy's `ram:`; if it holds less than a token uses at
-    /// once, `load` says [`Error::PagingBudget`](crate::Error::PagingBudget). What was read is in
+    /// Of [`PagingOptions::cache_bytes`] and the policy's `ram:` the smaller counts; if it holds less than a token
+    /// uses at once, `load` says [`Error::PagingBudget`](crate::Error::PagingBudget). What was read is in
     /// [`Stats::paging`](crate::Stats). After a read that failed, or a file that changed, the model has to be
     /// loaded again.
     pub fn paging(mut self, paging: PagingOptions) -> Self {
@@ -293,14 +295,27 @@ impl MoeModelBuilder {
 
     /// The plan with exact bytes, by dry runs; without devices there is nothing to be exact about.
     fn exact_plan(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
-        if let Some(plan) = &self.plan {
-            plan.check(gguf)?;
-            let mut plan = plan.rebound(devices)?;
-            if plan.devices().len() > 1 {
-                plan.refine(&self.dry_run(gguf, &plan)?);
-            }
-            return Ok(plan);
+        let plan = match &self.plan {
+            Some(plan) => self.exact_stored(plan, gguf, devices)?,
+            None => self.solve(gguf, devices)?,
+        };
+        Ok(match self.load.paging.cache_bytes {
+            Some(bytes) => plan.with_expert_cache(bytes),
+            None => plan,
+        })
+    }
+
+    fn exact_stored(&self, plan: &Plan, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
+        plan.check(gguf)?;
+        let mut plan = plan.rebound(devices)?;
+        if plan.devices().len() > 1 || plan.disk().is_some() {
+            plan.refine(&self.dry_run(gguf, &plan)?);
+            plan.size_cache(ram_bytes(&plan))?;
         }
+        Ok(plan)
+    }
+
+    fn solve(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
         let mut ask = |plan: &Plan| self.dry_run(gguf, plan);
         let mut compute = match devices {
             [] if !self.policy.may_page() => Compute::Formula,
@@ -338,14 +353,17 @@ impl MoeModelBuilder {
         plan: &Plan,
         settings: LoadSettings,
     ) -> Result<(Arc<Weights>, Context)> {
-        let threads = self.threads.unwrap_or_else(default_threads);
+        let threads = self.threads.unwrap_or_else(|| threads_for(plan));
         engine::check_threads(threads as usize)?;
         let is_dry = settings.dry_run.is_some();
         let (wanted, left) = (settings.paging.cache_bytes, settings.paging.left.0);
         let before = memory::anonymous_bytes();
         let mut weights = Weights::load(gguf, plan, settings)?;
         if let Some(disk) = plan.disk().filter(|_| !is_dry) {
-            let budget = wanted.unwrap_or_else(|| cache_budget(plan, disk, before, left()));
+            let budget = match wanted {
+                Some(wanted) if ram_bytes(plan).is_none() => wanted,
+                _ => cache_budget(plan, disk, before, left()),
+            };
             weights.start_paging(budget, plan.active_experts())?;
         }
         let weights = Arc::new(weights);
@@ -358,6 +376,11 @@ impl MoeModelBuilder {
         let context = Context::new(&weights, &settings)?;
         Ok((weights, context))
     }
+}
+
+/// Most bytes of CPU memory, by a plan's policy.
+fn ram_bytes(plan: &Plan) -> Option<u64> {
+    plan.policy().fit().and_then(|fit| fit.ram_bytes)
 }
 
 /// A server's address names its first device, whatever number that has in this process.
@@ -396,25 +419,4 @@ fn check_placement(weights: &Weights, plan: &Plan) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// How many bytes of experts to hold: what the plan says, less what the load took besides the plan, such
-/// as the vocabulary, but never so little that the plan would have said no; or a part of what is free.
-fn cache_budget(plan: &Plan, disk: &DiskPlan, before: Option<u64>, free: Option<u64>) -> u64 {
-    let cpu = plan.device(plan::CPU);
-    let later = cpu.map_or(0, |cpu| cpu.total_bytes.saturating_sub(cpu.weights_bytes));
-    let Some(cache) = disk.cache_bytes else {
-        let free = free.unwrap_or(disk.weights_bytes);
-        return (free.saturating_sub(later) / 5 * 4)
-            .min(disk.weights_bytes + disk.weights_bytes / 64);
-    };
-    let grown = before.zip(memory::anonymous_bytes()).map_or(0, |(a, b)| b.saturating_sub(a));
-    let besides = grown.saturating_sub(cpu.map_or(0, |cpu| cpu.weights_bytes));
-    cache.saturating_sub(besides).max(plan.least_cache_bytes().min(cache))
-}
-
-pub(crate) fn default_threads() -> u32 {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = if cores > 8 { cores / 2 } else { cores - 1 };
-    u32::try_from(threads.clamp(1, 64)).unwrap_or(1)
 }

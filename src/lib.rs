@@ -14,6 +14,8 @@ mod cached;
 #[cfg(feature = "llama")]
 mod cancel;
 mod chat;
+#[cfg(feature = "llama")]
+mod defaults;
 mod digits;
 #[cfg(feature = "llama")]
 mod engine;

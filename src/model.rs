@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::builder::MoeModelBuilder;
 use crate::cached::Cached;
 use crate::chat::{self, ChatTemplate, Message, TemplateOptions};
-use crate::engine::{self, Context, Pager, Token};
+use crate::engine::{self, Context, Token};
 use crate::error::{Error, Result, TemplateFault};
 use crate::generate::{Generation, Timing};
 use crate::gguf::GgufFile;
@@ -204,7 +204,8 @@ impl MoeModel {
 
     /// What paging experts from disk did; `None` where none are on disk.
     pub fn paging(&self) -> Option<PagingStats> {
-        self.context.weights().pager().map(Pager::stats)
+        let stats = self.context.weights().pager()?.stats();
+        Some(PagingStats { tokens_at_once: self.context.micro_batch_tokens(), ..stats })
     }
 
     /// Counts from here on in [`paging`](Self::paging).

@@ -251,10 +251,53 @@ fn fit_leaves_on_disk_what_memory_does_not_hold() {
     assert_eq!(stored, less);
     stored.check(&gguf).unwrap();
     let least = least_cache(&demo(), "all-experts=disk");
+    // The buffers for computing, which only a load knows, do not fit beside.
+    let refused = builder(&demo(), "none").plan(stored).load().map(|_| ());
+    assert!(matches!(refused, Err(Error::DoesNotFit { .. })), "{refused:?}");
+    let everything = builder(&demo(), "fit:ram:1TiB").forecast().unwrap();
+    let ram = everything.device("cpu").unwrap().total_bytes - 1;
+    let stored = builder(&demo(), &format!("fit:ram:{ram}")).forecast().unwrap();
     let mut model = with_cache(&demo(), "none", least).plan(stored).load().unwrap();
     assert_eq!(text(&mut model), text(&mut builder(&demo(), "none").load().unwrap()));
     assert!(model.paging().unwrap().missed_slices > 0);
     assert!(less.to_string().contains("disk: "), "{less}");
+}
+
+#[test]
+fn of_two_budgets_the_smaller_counts() {
+    let least = least_cache(&demo(), "all-experts=disk");
+    let model = with_cache(&demo(), "all-experts=disk", least).load().unwrap();
+    assert_eq!(model.plan().disk().unwrap().cache_bytes, Some(least));
+    let at_once = model.paging().unwrap().tokens_at_once;
+    assert!((1..model.plan().context().micro_batch_tokens).contains(&at_once), "{at_once}");
+
+    let cpu_bytes = |plan: &Plan| plan.device("cpu").unwrap().total_bytes;
+    let ram = cpu_bytes(&builder(&demo(), "fit:ram:1TiB").forecast().unwrap()) - 1;
+    let policy = format!("fit:ram:{ram}");
+    let load = |bytes: u64| with_cache(&demo(), &policy, bytes).load().unwrap();
+    let small = load(least);
+    assert_eq!(small.plan().disk().unwrap().cache_bytes, Some(least));
+    assert!(small.paging().unwrap().budget_bytes < least);
+    let large = load(1 << 40);
+    let disk = large.plan().disk().unwrap();
+    assert!(cpu_bytes(large.plan()) + disk.cache_bytes.unwrap() <= ram);
+    assert!(large.paging().unwrap().budget_bytes < disk.cache_bytes.unwrap());
+    // Nor does a stored plan hold more than its policy says.
+    let mut stored = serde_json::to_value(large.plan()).unwrap();
+    stored["disk"]["cache_bytes"] = (1_u64 << 40).into();
+    let stored: Plan = serde_json::from_value(stored).unwrap();
+    let forecast = builder(&demo(), "none").plan(stored).forecast().unwrap();
+    assert_eq!(forecast.disk(), large.plan().disk());
+}
+
+#[test]
+fn what_is_too_little_is_told_by_its_name() {
+    let too_little = builder(&demo(), "fit:ram:1MiB").load().map(|_| ()).unwrap_err().to_string();
+    assert!(too_little.contains("at least `ram:"), "{too_little}");
+    let disc = builder(&demo(), "all-experts=disc").load().map(|_| ()).unwrap_err().to_string();
+    assert!(disc.contains("`disc`") && disc.contains("`disk`"), "{disc}");
+    let bytes = with_cache(&demo(), "all-experts=disk", 1).load().map(|_| ()).unwrap_err();
+    assert!(bytes.to_string().contains("--expert-cache"), "{bytes}");
 }
 
 /// What `chat` says and counts of paging, started by a shell that does `first` before.

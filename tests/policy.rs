@@ -92,6 +92,13 @@ fn faults_are_told_apart() {
     ] {
         assert_eq!(fault(text), PolicyFault::BadFit, "{text}");
     }
+    for text in ["fit:1GiB,ram:", "fit:ram:abc", "fit:ram:-1GiB", "fit:ram:1GiB,ram:2GiB"] {
+        assert_eq!(fault(text), PolicyFault::BadRam, "{text}");
+    }
+    for text in ["ram:5GiB", "fit:1GiB;ram:1GiB", "all-experts=disk,ram:1GiB", "all-experts;ram:1"]
+    {
+        assert_eq!(fault(text), PolicyFault::RamWithoutFit, "{text}");
+    }
     assert_eq!(fault("fit=cpu"), PolicyFault::UnknownRule);
     assert_eq!(fault("fit;all-experts"), PolicyFault::FitNotLast);
     assert_eq!(fault("none;all-experts"), PolicyFault::NoneInList);

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use moe_offload::plan::parse_bytes;
-use moe_offload::{LoadMode, MoeModelBuilder, PagingOptions};
+use moe_offload::{LoadMode, MoeModel, MoeModelBuilder, PagingOptions};
 
 #[derive(Args)]
 #[command(next_help_heading = "Speed, see `bench tune`")]
@@ -25,7 +25,8 @@ pub(crate) struct SpeedArguments {
         long,
         value_name = "BYTES",
         value_parser = bytes,
-        help = "CPU memory for experts that the policy leaves on disk, such as 8GiB"
+        help = "CPU memory for experts that the policy leaves on disk (by =disk, or by fit:...,ram:SIZE, \
+                beside which the smaller one counts), such as 8GiB"
     )]
     expert_cache: Option<u64>,
     #[arg(long, help = "Compare each read of an expert on disk with the first one")]
@@ -37,6 +38,20 @@ fn bytes(text: &str) -> Result<u64, String> {
 }
 
 impl SpeedArguments {
+    /// What the plan does not say of experts on disk.
+    pub(crate) fn note(&self, model: &MoeModel) -> Option<String> {
+        let Some(paging) = model.paging() else {
+            let is_for_disk = self.expert_cache.is_some() || self.verify_experts;
+            return is_for_disk.then(|| {
+                "--expert-cache and --verify-experts change nothing: no experts are on disk (see --policy)".to_owned()
+            });
+        };
+        let tokens = paging.tokens_at_once;
+        (tokens < model.plan().context().micro_batch_tokens).then(|| {
+            format!("prompts are read {tokens} tokens at a time: the memory for experts holds no more of their experts")
+        })
+    }
+
     pub(crate) fn apply(&self, mut builder: MoeModelBuilder) -> MoeModelBuilder {
         if let Some(threads) = self.threads {
             builder = builder.threads(threads);

@@ -103,7 +103,7 @@ impl Protocol {
             baseline: PolicyChoice::none(),
             prompts: default_prompts(),
             context_tokens: vec![2048],
-            threads: vec![crate::builder::default_threads()],
+            threads: vec![crate::defaults::default_threads()],
             micro_batch_tokens: vec![512],
             repetitions: 5,
             warm_up_rounds: 1,

@@ -40,7 +40,6 @@ pub(crate) use self::device::{check_threads, devices_named, devices_with};
 pub use self::device::{connect_rpc, devices, serve_rpc};
 pub(crate) use self::dry_run::DryRun;
 pub use self::load_mode::LoadMode;
-pub(crate) use self::paging::Pager;
 #[cfg(feature = "bench")]
 pub use self::revision::Revision;
 #[cfg(feature = "bench")]

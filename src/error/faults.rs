@@ -83,7 +83,7 @@ pub enum PolicyFault {
     Empty,
     /// No policy has this name.
     #[error(
-        "no such rule; there are none, all-experts, first-layers:N, last-layers:N, layers:0-3,7, regex:PATTERN=DEVICE, fit, fit:SIZE and fit:SIZE,cache-to-host,fewer-layers"
+        "no such rule; there are none, all-experts, first-layers:N, last-layers:N, layers:0-3,7 (each also with =DEVICE or =disk), regex:PATTERN=DEVICE, fit, fit:SIZE, fit:SIZE,ram:SIZE and fit:SIZE,cache-to-host,fewer-layers"
     )]
     UnknownRule,
     /// A number of layers is missing or no positive number.
@@ -100,9 +100,17 @@ pub enum PolicyFault {
     BadDevice,
     /// The limit of `fit` does not parse.
     #[error(
-        "`fit` takes a budget or a margin, then what it may give up, as in `fit:10GiB`, `fit:-1GiB`, `fit:cache-to-host` or `fit:10GiB,cache-to-host,fewer-layers,smaller-context:2048`"
+        "`fit` takes a budget or a margin, then what it may give up, as in `fit:10GiB`, `fit:-1GiB`, `fit:cache-to-host`, `fit:10GiB,ram:24GiB` or `fit:10GiB,cache-to-host,fewer-layers,smaller-context:2048`"
     )]
     BadFit,
+    /// The limit of CPU memory does not parse, or comes twice.
+    #[error("`ram:` takes one size, as in `fit:10GiB,ram:24GiB` or `fit:ram:24GiB`")]
+    BadRam,
+    /// A limit of CPU memory stands where no `fit` is.
+    #[error(
+        "`ram:` belongs to `fit`, as in `fit:10GiB,ram:24GiB` or `fit:ram:24GiB`; beside rules with `=disk` the memory for experts is an option of paging (`cache_bytes`, `--expert-cache`)"
+    )]
+    RamWithoutFit,
     /// `fit` stands before other rules.
     #[error("`fit` decides over all experts that are left, so it must be the last rule")]
     FitNotLast,

@@ -218,7 +218,7 @@ pub enum Error {
         layers: String,
     },
     /// A device of that name is not there.
-    #[error("there is no device `{name}`; there {}", list_devices(.known))]
+    #[error("there is no device `{name}`; there {}; experts can also stay on `disk`", list_devices(.known))]
     UnknownDevice {
         /// The name.
         name: String,
@@ -348,8 +348,8 @@ pub enum Error {
         /// The device.
         device: String,
     },
-    /// A device has not enough free memory for the plan.
-    #[error("the plan needs {} on {device}, but may have {} there; move more to the CPU (`fit` finds how much, `fit:cache-to-host,fewer-layers` also where not even the rest fits), lower `context_tokens`, or free memory", human_bytes(*needed_bytes), human_bytes(*free_bytes))]
+    /// A device has not enough free memory for the plan, or the CPU less than `fit:ram:` allows.
+    #[error("the plan needs {} on {device}, but may have {} there; {}", human_bytes(*needed_bytes), human_bytes(*free_bytes), make_room(.device, *.needed_bytes))]
     DoesNotFit {
         /// The device.
         device: String,
@@ -441,7 +441,7 @@ pub enum Error {
     },
     /// The memory for paged experts does not hold what is needed at once.
     #[error(
-        "{} of memory for experts from disk do not hold the {} that are needed at once; allow more, put fewer tensors on `disk`, or compute fewer tokens at once",
+        "{} of memory for experts from disk do not hold the {} that a token needs at once; allow at least so much (`cache_bytes`, `--expert-cache`), or put fewer tensors on `disk`",
         human_bytes(*.budget_bytes), human_bytes(*.needed_bytes)
     )]
     PagingBudget {
@@ -482,6 +482,19 @@ fn near_misses(near: &[String]) -> String {
     } else {
         format!("; did you mean {}?", near.join(", "))
     }
+}
+
+/// What to do where a device has too little memory. The CPU is only limited by a policy's `ram:`.
+fn make_room(device: &str, needed_bytes: u64) -> String {
+    if device == crate::plan::CPU {
+        let mebibytes = needed_bytes.div_ceil(1 << 20);
+        return format!(
+            "allow at least `ram:{mebibytes}MiB` in the policy, or lower `context_tokens` or `micro_batch_tokens`"
+        );
+    }
+    "move more to the CPU (`fit` finds how much, `fit:cache-to-host,fewer-layers` also where not even the rest \
+     fits), lower `context_tokens`, or free memory"
+        .to_owned()
 }
 
 fn list_devices(known: &[String]) -> String {

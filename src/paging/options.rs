@@ -12,8 +12,8 @@ use super::pressure::available_bytes;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PagingOptions {
-    /// Bytes of experts to keep in memory. `None`: what the plan says, or else four fifths of the
-    /// memory that is free after the rest was loaded.
+    /// Bytes of experts to keep in memory, of which a policy's `ram:` may leave less. `None`: what the plan says, or
+    /// else four fifths of the memory that is free after the rest was loaded.
     pub cache_bytes: Option<u64>,
     /// After so many tokens a use of an expert counts half when it is decided which ones stay. 0 keeps
     /// the most recently used ones, a large number those used most often.

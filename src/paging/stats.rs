@@ -19,6 +19,9 @@ pub struct PagingStats {
     pub budget_bytes: u64,
     /// Bytes that they hold.
     pub resident_bytes: u64,
+    /// Tokens of a prompt that are computed at once: fewer than were asked for if what they use of a layer is
+    /// more than the experts' memory holds.
+    pub tokens_at_once: u32,
     /// Slices that were needed: once for each tensor and expert of a layer in a computed batch.
     pub needed_slices: u64,
     /// How many of them were not in memory before, and so had to be read: when the router had chosen, or
@@ -55,12 +58,13 @@ impl PagingStats {
 
 impl fmt::Display for PagingStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hits = self.hit_rate().map_or("-".to_owned(), |rate| format!("{:.1} %", 100.0 * rate));
+        let (resident, budget) = (self.resident_bytes, self.budget_bytes);
+        write!(f, "experts  {} of {} in memory", human_bytes(resident), human_bytes(budget))?;
+        let Some(hit_rate) = self.hit_rate() else { return Ok(()) };
         write!(
             f,
-            "experts  {} of {} in memory, {hits} of {} slices were there, {} read, waited {:.2} s",
-            human_bytes(self.resident_bytes),
-            human_bytes(self.budget_bytes),
+            ", {:.1} % of {} slices were there, {} read, waited {:.2} s",
+            100.0 * hit_rate,
             self.needed_slices,
             human_bytes(self.read_bytes),
             self.stall_seconds,

@@ -42,6 +42,11 @@ impl DiskPlan {
         self.cache_bytes.map(|cache| share(cache).min(1.0))
     }
 
+    /// All of them: with the pages that two experts share they are a little more than the weights.
+    pub(crate) fn most_cache_bytes(&self) -> u64 {
+        self.weights_bytes + self.weights_bytes / 64
+    }
+
     /// Most tokens per second that a disk allows, if it reads so many bytes per second and this share of
     /// the needed bytes is in memory: `disk / (token_bytes · (1 − hit_rate))`. Infinite if nothing is read.
     ///
@@ -119,7 +124,7 @@ impl Plan {
     }
 
     /// Leaves to experts on disk what the rest leaves of `ram_bytes`.
-    pub(super) fn size_cache(&mut self, ram_bytes: Option<u64>) -> Result<()> {
+    pub(crate) fn size_cache(&mut self, ram_bytes: Option<u64>) -> Result<()> {
         let held = self.device(CPU).map_or(0, |cpu| cpu.total_bytes);
         let least = self.least_cache_bytes();
         let (Some(disk), Some(ram)) = (&mut self.disk, ram_bytes) else { return Ok(()) };
@@ -129,10 +134,36 @@ impl Plan {
         if needed > ram {
             return Err(too_little(needed, ram));
         }
-        // With the pages that two experts share they are a little more than the weights.
-        let whole = disk.weights_bytes + disk.weights_bytes / 64;
-        disk.cache_bytes = Some((ram - held).min(whole));
+        disk.cache_bytes = Some((ram - held).min(disk.most_cache_bytes()));
         Ok(())
+    }
+
+    /// The same with so many bytes of CPU memory for the experts on disk, as
+    /// [`PagingOptions::cache_bytes`](crate::PagingOptions) gives them, and no more than a policy's `ram:` leaves.
+    /// Without experts on disk nothing changes.
+    ///
+    /// ```
+    /// # use moe_offload::synth::{self, SynthOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("model.gguf");
+    /// # let options = SynthOptions::default().layers(2);
+    /// # synth::family("gpt-oss-20b")?.build(&options)?.save_without_weights(&path, 1)?;
+    /// use moe_offload::{GgufFile, OffloadPolicy};
+    ///
+    /// let gguf = GgufFile::open(&path)?;
+    /// let policy: OffloadPolicy = "all-experts=disk".parse()?;
+    /// let plan = policy.plan(&gguf, &[], &Default::default())?.with_expert_cache(200 << 20);
+    /// let hit_rate = plan.disk().and_then(|disk| disk.even_hit_rate());
+    /// assert!(hit_rate.is_some_and(|rate| 0.2 < rate && rate < 0.3));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn with_expert_cache(mut self, bytes: u64) -> Self {
+        if let Some(disk) = &mut self.disk {
+            let most = disk.cache_bytes.unwrap_or_else(|| disk.most_cache_bytes());
+            disk.cache_bytes = Some(bytes.min(most));
+        }
+        self
     }
 
     /// What must be in memory: what a token uses of the layer where that is most, and the pages at the ends of

@@ -84,7 +84,8 @@ impl Plan {
         self.fmt_disk(f)?;
         self.fmt_host(f)?;
         if self.devices.len() == 1 {
-            writeln!(f, "(no GPU or other device: everything stays in CPU memory)")?;
+            let what = if self.disk.is_some() { "what is not on disk" } else { "everything" };
+            writeln!(f, "(no GPU or other device: {what} stays in CPU memory)")?;
         }
         Ok(())
     }

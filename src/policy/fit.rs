@@ -96,10 +96,10 @@ impl FromStr for Fit {
         let mut fit = Self::default();
         for (i, part) in text.split(',').map(str::trim).enumerate() {
             if let Some(ram) = part.strip_prefix("ram:") {
-                let bytes = parse_bytes(ram.trim()).map_err(|_| bad())?;
-                if fit.ram_bytes.replace(bytes).is_some() {
-                    return Err(bad());
-                }
+                let fault = PolicyFault::BadRam;
+                let bad = || Error::InvalidPolicy { text: part.to_owned(), fault };
+                let bytes = parse_bytes(ram.trim()).ok().filter(|_| fit.ram_bytes.is_none());
+                fit.ram_bytes = Some(bytes.ok_or_else(bad)?);
                 continue;
             }
             match part.parse() {

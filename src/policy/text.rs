@@ -65,6 +65,9 @@ fn parse_rule(text: &str) -> Result<OffloadPolicy, Error> {
         return RegexRule::new(pattern, device.trim().parse()?).map(OffloadPolicy::Regex);
     }
     let (experts, target) = match text.split_once('=') {
+        Some((_, device)) if device.contains(",ram:") => {
+            return Err(invalid(text, PolicyFault::RamWithoutFit));
+        }
         Some((experts, device)) => (experts.trim(), device.trim().parse::<Target>()?),
         None => (text, Target::Cpu),
     };
@@ -76,9 +79,7 @@ fn parse_rule(text: &str) -> Result<OffloadPolicy, Error> {
         ("none", None) if !text.contains('=') => OffloadPolicy::None,
         ("fit", argument) if !text.contains('=') => {
             let fit = argument.map(str::parse::<Fit>).transpose();
-            OffloadPolicy::Fit(
-                fit.map_err(|_| invalid(text, PolicyFault::BadFit))?.unwrap_or_default(),
-            )
+            OffloadPolicy::Fit(fit.map_err(|error| within(text, error))?.unwrap_or_default())
         }
         ("all-experts", None) => OffloadPolicy::AllExperts,
         ("first-layers", n) => OffloadPolicy::FirstLayers(layer_count(text, n)?),
@@ -87,10 +88,19 @@ fn parse_rule(text: &str) -> Result<OffloadPolicy, Error> {
             set.parse::<LayerSet>().map_err(|_| invalid(text, PolicyFault::BadLayerSet))?,
         ),
         ("layers", None) => return Err(invalid(text, PolicyFault::BadLayerSet)),
+        ("ram", _) => return Err(invalid(text, PolicyFault::RamWithoutFit)),
         (name, _) if name.starts_with("fit,") => return Err(invalid(text, PolicyFault::BadFit)),
         _ => return Err(invalid(text, PolicyFault::UnknownRule)),
     };
     Ok(policy.on(target))
+}
+
+/// What is wrong with `fit`, as a fault of its whole rule.
+fn within(text: &str, error: Error) -> Error {
+    match error {
+        Error::InvalidPolicy { fault, .. } => invalid(text, fault),
+        other => other,
+    }
 }
 
 fn layer_count(text: &str, argument: Option<&str>) -> Result<u32, Error> {

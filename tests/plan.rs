@@ -138,9 +138,15 @@ fn errors_name_cause_and_remedy() {
     assert!(matches!(&far, Error::NoMatch { near, .. } if near.is_empty()), "{far}");
 
     let device = error(&deepseek(), "all-experts=CUDA1");
-    assert_eq!(device.to_string(), "there is no device `CUDA1`; there is CUDA0, and the cpu; experts can also stay on `disk`");
+    assert_eq!(
+        device.to_string(),
+        "there is no device `CUDA1`; there is CUDA0, and the cpu; experts can also stay on `disk`"
+    );
     let gpu = plan(&deepseek(), "regex:.=gpu", &[]).unwrap_err();
-    assert_eq!(gpu.to_string(), "there is no device `gpu`; there is only the CPU");
+    assert_eq!(
+        gpu.to_string(),
+        "there is no device `gpu`; there is only the CPU; experts can also stay on `disk`"
+    );
     let twice = plan(&deepseek(), "none", &["a", "A"]).unwrap_err();
     assert!(matches!(twice, Error::DuplicateDevice { .. }));
     for tokens in [0, u32::MAX] {

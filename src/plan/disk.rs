@@ -139,7 +139,7 @@ impl Plan {
     }
 
     /// The same with so many bytes of CPU memory for the experts on disk, as
-    /// [`PagingOptions::cache_bytes`](crate::PagingOptions) gives them, and no more than a policy's `ram:` leaves.
+    /// `PagingOptions::cache_bytes` gives them, and no more than a policy's `ram:` leaves.
     /// Without experts on disk nothing changes.
     ///
     /// ```

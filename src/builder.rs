@@ -286,8 +286,7 @@ impl MoeModelBuilder {
 
     fn plan_for(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
         if let Some(plan) = &self.plan {
-            plan.check(gguf)?;
-            return plan.rebound(devices);
+            return rebound(plan, gguf, devices);
         }
         let devices = reservation::with_available(devices.to_vec());
         self.policy_for(&devices).plan(gguf, &devices, &self.context)
@@ -306,8 +305,7 @@ impl MoeModelBuilder {
     }
 
     fn exact_stored(&self, plan: &Plan, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
-        plan.check(gguf)?;
-        let mut plan = plan.rebound(devices)?;
+        let mut plan = rebound(plan, gguf, devices)?;
         if plan.devices().len() > 1 || plan.disk().is_some() {
             plan.refine(&self.dry_run(gguf, &plan)?);
             plan.size_cache(ram_bytes(&plan))?;
@@ -376,6 +374,12 @@ impl MoeModelBuilder {
         let context = Context::new(&weights, &settings)?;
         Ok((weights, context))
     }
+}
+
+/// A stored plan for this file and the devices that are there now.
+fn rebound(plan: &Plan, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
+    plan.check(gguf)?;
+    plan.rebound(devices)
 }
 
 /// Most bytes of CPU memory, by a plan's policy.

@@ -24,14 +24,17 @@ pub(crate) fn cache_budget(
 
 /// Threads that compute by such a plan.
 pub(crate) fn threads_for(plan: &Plan) -> u32 {
-    let (threads, cores) = (default_threads(), std::thread::available_parallelism());
-    let has_two = cores.is_ok_and(|cores| cores.get() > 1);
-    if plan.disk().is_some() && has_two { threads.max(2) } else { threads }
+    let least = if plan.disk().is_some() && cores() > 1 { 2 } else { 1 };
+    default_threads().max(least)
 }
 
 /// Threads that compute where nothing has to be read.
 pub(crate) fn default_threads() -> u32 {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let cores = cores();
     let threads = if cores > 8 { cores / 2 } else { cores - 1 };
     u32::try_from(threads.clamp(1, 64)).unwrap_or(1)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }

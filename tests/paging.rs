@@ -254,13 +254,18 @@ fn fit_leaves_on_disk_what_memory_does_not_hold() {
     // The buffers for computing, which only a load knows, do not fit beside.
     let refused = builder(&demo(), "none").plan(stored).load().map(|_| ());
     assert!(matches!(refused, Err(Error::DoesNotFit { .. })), "{refused:?}");
-    let everything = builder(&demo(), "fit:ram:1TiB").forecast().unwrap();
-    let ram = everything.device("cpu").unwrap().total_bytes - 1;
-    let stored = builder(&demo(), &format!("fit:ram:{ram}")).forecast().unwrap();
+    let policy = format!("fit:ram:{}", nearly_all());
+    let stored = builder(&demo(), &policy).forecast().unwrap();
     let mut model = with_cache(&demo(), "none", least).plan(stored).load().unwrap();
     assert_eq!(text(&mut model), text(&mut builder(&demo(), "none").load().unwrap()));
     assert!(model.paging().unwrap().missed_slices > 0);
     assert!(less.to_string().contains("disk: "), "{less}");
+}
+
+/// A byte less than all of the demo model takes, its buffers for computing included.
+fn nearly_all() -> u64 {
+    let everything = builder(&demo(), "fit:ram:1TiB").forecast().unwrap();
+    everything.device("cpu").unwrap().total_bytes - 1
 }
 
 #[test]
@@ -271,8 +276,7 @@ fn of_two_budgets_the_smaller_counts() {
     let at_once = model.paging().unwrap().tokens_at_once;
     assert!((1..model.plan().context().micro_batch_tokens).contains(&at_once), "{at_once}");
 
-    let cpu_bytes = |plan: &Plan| plan.device("cpu").unwrap().total_bytes;
-    let ram = cpu_bytes(&builder(&demo(), "fit:ram:1TiB").forecast().unwrap()) - 1;
+    let ram = nearly_all();
     let policy = format!("fit:ram:{ram}");
     let load = |bytes: u64| with_cache(&demo(), &policy, bytes).load().unwrap();
     let small = load(least);
@@ -280,7 +284,7 @@ fn of_two_budgets_the_smaller_counts() {
     assert!(small.paging().unwrap().budget_bytes < least);
     let large = load(1 << 40);
     let disk = large.plan().disk().unwrap();
-    assert!(cpu_bytes(large.plan()) + disk.cache_bytes.unwrap() <= ram);
+    assert!(large.plan().device("cpu").unwrap().total_bytes + disk.cache_bytes.unwrap() <= ram);
     assert!(large.paging().unwrap().budget_bytes < disk.cache_bytes.unwrap());
     // Nor does a stored plan hold more than its policy says.
     let mut stored = serde_json::to_value(large.plan()).unwrap();

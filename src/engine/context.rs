@@ -185,13 +185,13 @@ impl Context {
         self.cancel = flag;
     }
 
-    /// How many tokens to compute in a call, at most so many: less while experts on disk have less memory than
-    /// at first, and one batch could use more than that.
     /// Tokens that the engine computes at once.
     pub(crate) fn micro_batch_tokens(&self) -> u32 {
         self.micro_batch_tokens
     }
 
+    /// How many tokens to compute in a call, at most so many: less while experts on disk have less memory than
+    /// at first, and one batch could use more than that.
     pub(crate) fn tokens_at_once(&self, most: usize) -> usize {
         let pager = self.weights.pager().filter(|_| self.paging.is_some());
         let Some(pager) = pager else { return most };

@@ -117,14 +117,14 @@ fn theirs(model: &LlamaModel, context: &mut LlamaContext<'_>, tokens: u64) -> (S
     let mut sampler = LlamaSampler::greedy();
     context.clear_kv_cache();
     let prompt = vocab.tokenize(PROMPT.as_bytes(), true, true);
-    let mut position = i32::try_from(prompt.len()).expect("short");
+    let first = i32::try_from(prompt.len()).expect("short");
     let mut batch = LlamaBatch::new(prompt.len(), 1);
     batch.add_sequence(&prompt, 0, false).expect("room");
     context.decode(&mut batch).expect("decodes");
     let mut token = sampler.sample(context, batch.n_tokens() - 1);
     let started = Instant::now();
     let (mut text, mut last) = (Vec::new(), started);
-    for i in 0..tokens {
+    for (i, position) in (0..tokens).zip(first..) {
         text.extend(vocab.token_to_piece(token, false, None));
         if i + 1 == tokens || vocab.is_eog(token) {
             break;
@@ -132,7 +132,6 @@ fn theirs(model: &LlamaModel, context: &mut LlamaContext<'_>, tokens: u64) -> (S
         batch.clear();
         batch.add(token, position, &[0], true).expect("room");
         context.decode(&mut batch).expect("decodes");
-        position += 1;
         token = sampler.sample(context, 0);
         last = Instant::now();
     }

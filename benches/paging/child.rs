@@ -1,21 +1,18 @@
 //! One measurement, in a process of its own.
 
 use std::collections::BTreeMap;
-use std::ffi::CString;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use llama_cpp_sys_2 as llama;
-use moe_offload::{GenerateOptions, LoadMode, MoeModel, OffloadPolicy, PagingOptions, Sampling};
+use moe_offload::PagingStats;
 
 use crate::Options;
 use crate::disk;
+use crate::sides::{self, Engine};
 use crate::system::{self, Group};
 
 const CHILD: &str = "MOE_OFFLOAD_PAGING_CHILD";
-const PROMPT: &str = "Water";
-const CONTEXT: u32 = 512;
-const MICRO_BATCH: u32 = 64;
 /// So many times the tokens are measured without a limit.
 pub const WITHOUT_LIMIT: f64 = 4.0;
 
@@ -68,6 +65,7 @@ impl Figures {
 /// Runs this program again for one measurement.
 pub fn run(
     options: &Options,
+    model: &str,
     what: &str,
     threads: u32,
     group: Option<&Group>,
@@ -78,8 +76,7 @@ pub fn run(
     let tokens = options.tokens() * if group.is_some() { 1.0 } else { WITHOUT_LIMIT };
     let warm_up = options.warm_up();
     let group = group.map_or(String::new(), |group| group.members().display().to_string());
-    let task =
-        format!("{}\n{what}\n{tokens}\n{warm_up}\n{threads}\n{half_life}\n{group}", options.model);
+    let task = format!("{model}\n{what}\n{tokens}\n{warm_up}\n{threads}\n{half_life}\n{group}");
     let program = std::env::current_exe().expect("known");
     let output = Command::new(program)
         .env(CHILD, task)
@@ -123,6 +120,7 @@ pub fn ran() -> bool {
     match what {
         "engine" => task.engine(llama::LLAMA_LOAD_MODE_MMAP),
         "engine-read" => task.engine(llama::LLAMA_LOAD_MODE_NONE),
+        "in-turns" => task.in_turns(),
         ours => task.ours(ours, number(half_life)),
     }
     true
@@ -171,29 +169,10 @@ impl Meter {
 
 impl Task<'_> {
     fn ours(&self, what: &str, half_life: f64) {
-        let mut paging = PagingOptions::default().half_life_tokens(half_life);
-        let policy = match what.strip_prefix("cache:") {
-            Some(bytes) => {
-                paging = paging.cache_bytes(bytes.parse::<f64>().expect("bytes") as u64);
-                "all-experts=disk"
-            }
-            None => what,
-        };
-        let mut model = MoeModel::builder(self.model)
-            .policy(policy.parse::<OffloadPolicy>().expect("a policy"))
-            .paging(paging)
-            .load_mode(LoadMode::Mapped)
-            .context_tokens(CONTEXT)
-            .micro_batch_tokens(MICRO_BATCH)
-            .threads(self.threads)
-            .load()
-            .unwrap_or_else(|error| panic!("{error}"));
+        let mut model = sides::load_ours(self.model, what, half_life, self.threads);
         let load = model.stats().load_seconds;
-        let options =
-            |tokens| GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(tokens);
-        let all = self.warm_up + self.tokens;
         let mut text = String::new();
-        let mut generation = model.generate(PROMPT, &options(all)).expect("generates");
+        let mut generation = sides::generate(&mut model, self.warm_up + self.tokens);
         let (mut count, mut before, mut meter) = (0, None, Meter::default());
         loop {
             let piece = match before {
@@ -209,81 +188,72 @@ impl Task<'_> {
             }
         }
         drop(generation);
-        let (counted, seconds) = ((count - self.warm_up) as f64, meter.seconds);
+        let counted = (count - self.warm_up) as f64;
         if let (Some(Some(before)), Some(after)) = (before, model.paging()) {
-            let missed = (after.missed_bytes - before.missed_bytes) as f64;
-            let slices = (after.missed_slices - before.missed_slices) as f64;
-            let needed = (after.needed_slices - before.needed_slices) as f64;
-            println!("missed_gb={}\nhit_rate={}", missed / counted / 1e9, 1.0 - slices / needed);
-            let reading = after.reading_seconds - before.reading_seconds;
-            println!("stall_share={}", (after.stall_seconds - before.stall_seconds) / seconds);
-            println!(
-                "reading_gb={}",
-                (after.read_bytes - before.read_bytes) as f64 / reading / 1e9
-            );
-            eprintln!(
-                "  ({}: of {seconds:.2} s {:.2} s waiting, {reading:.2} s reading; {} slices by a guess, {} in vain)",
-                after.reader,
-                after.stall_seconds - before.stall_seconds,
-                after.ahead_slices - before.ahead_slices,
-                after.wasted_slices - before.wasted_slices,
-            );
+            tell_paging(&before, &after, counted, meter.seconds);
         }
         meter.tell(&text, counted, load);
     }
 
-    /// The engine alone, with its plain kernels: it would repack experts into memory that is not there.
     fn engine(&self, mode: llama::llama_load_mode) {
-        let path = CString::new(self.model).expect("no NUL");
         let loading = Instant::now();
-        // SAFETY: plain calls in the order that llama.h asks for; everything lives until exit, and
-        // buffers have the sizes given.
-        unsafe {
-            llama::llama_log_set(Some(quiet), std::ptr::null_mut());
-            llama::llama_backend_init();
-            let mut params = llama::llama_model_default_params();
-            params.load_mode = mode;
-            params.use_extra_bufts = false;
-            let model = llama::llama_model_load_from_file(path.as_ptr(), params);
-            assert!(!model.is_null(), "the engine did not load");
-            let mut params = llama::llama_context_default_params();
-            let threads = i32::try_from(self.threads).expect("few");
-            (params.n_ctx, params.n_ubatch, params.swa_full) = (CONTEXT, MICRO_BATCH, false);
-            (params.n_threads, params.n_threads_batch) = (threads, threads);
-            let context = llama::llama_init_from_model(model, params);
-            assert!(!context.is_null(), "no context");
-            let load = loading.elapsed().as_secs_f64();
-            let vocab = llama::llama_model_get_vocab(model);
-            let sampler = llama::llama_sampler_init_greedy();
-            let mut batch = vec![0; 256];
-            let length = i32::try_from(PROMPT.len()).expect("short");
-            let prompt = PROMPT.as_ptr().cast();
-            let mut count =
-                llama::llama_tokenize(vocab, prompt, length, batch.as_mut_ptr(), 256, true, true);
-            let (mut text, mut meter) = (Vec::new(), Meter::default());
-            let mut token = || {
-                let decoded = llama::llama_decode(
-                    context,
-                    llama::llama_batch_get_one(batch.as_mut_ptr(), count),
-                );
-                assert_eq!(decoded, 0, "llama_decode");
-                batch[0] = llama::llama_sampler_sample(sampler, context, -1);
-                count = 1;
-                let mut piece = [0_u8; 64];
-                let bytes = piece.as_mut_ptr().cast();
-                let size = llama::llama_token_to_piece(vocab, batch[0], bytes, 64, 0, false);
-                text.extend_from_slice(&piece[..usize::try_from(size).unwrap_or(0)]);
+        let mut engine = Engine::load(self.model, mode, self.threads);
+        let load = loading.elapsed().as_secs_f64();
+        let mut meter = Meter::default();
+        (0..self.warm_up).for_each(|_| engine.token());
+        (0..self.tokens).for_each(|_| meter.token(self, || engine.token()));
+        meter.tell(&engine.text(), self.tokens as f64, load);
+    }
+
+    /// Both with everything in memory, token by token in turns, so that a machine that changes its pace does so
+    /// to both. They are the same tokens.
+    fn in_turns(&self) {
+        let mut engine = Engine::load(self.model, llama::LLAMA_LOAD_MODE_NONE, self.threads);
+        let mut model = sides::load_ours(self.model, "cache:1e12", 0.0, self.threads);
+        let all = self.warm_up + self.tokens;
+        let mut generation = sides::generate(&mut model, all);
+        let (mut text, mut ours, mut theirs) = (String::new(), 0.0, 0.0);
+        for token in 0..all {
+            let mut turn = |is_ours: bool| {
+                let started = Instant::now();
+                if is_ours {
+                    let piece = generation.next().expect("another token");
+                    text.push_str(&piece.unwrap_or_else(|error| panic!("{error}")));
+                } else {
+                    engine.token();
+                }
+                let seconds =
+                    if token < self.warm_up { 0.0 } else { started.elapsed().as_secs_f64() };
+                *(if is_ours { &mut ours } else { &mut theirs }) += seconds;
             };
-            (0..self.warm_up).for_each(|_| token());
-            (0..self.tokens).for_each(|_| meter.token(self, &mut token));
-            meter.tell(&String::from_utf8_lossy(&text), self.tokens as f64, load);
+            let ours_first = token % 2 == 0;
+            turn(ours_first);
+            turn(!ours_first);
         }
+        let count = generation.stats().generated_tokens;
+        drop(generation);
+        assert_eq!((&text, count), (&engine.text(), all), "the same tokens in each turn");
+        let paging = model.paging().expect("experts on disk");
+        assert_eq!(paging.read_bytes, 0, "everything is in memory");
+        println!("text={}", text.replace('\n', "\\n"));
+        println!("rate={}\nengine_rate={}", self.tokens as f64 / ours, self.tokens as f64 / theirs);
     }
 }
 
-unsafe extern "C" fn quiet(
-    _: llama::ggml_log_level,
-    _: *const std::ffi::c_char,
-    _: *mut std::ffi::c_void,
-) {
+/// What was counted between two looks.
+fn tell_paging(before: &PagingStats, after: &PagingStats, tokens: f64, seconds: f64) {
+    let missed = (after.missed_bytes - before.missed_bytes) as f64;
+    let slices = (after.missed_slices - before.missed_slices) as f64;
+    let needed = (after.needed_slices - before.needed_slices) as f64;
+    println!("missed_gb={}\nhit_rate={}", missed / tokens / 1e9, 1.0 - slices / needed);
+    let reading = after.reading_seconds - before.reading_seconds;
+    println!("stall_share={}", (after.stall_seconds - before.stall_seconds) / seconds);
+    println!("reading_gb={}", (after.read_bytes - before.read_bytes) as f64 / reading / 1e9);
+    eprintln!(
+        "  ({}: of {seconds:.2} s {:.2} s waiting, {reading:.2} s reading; {} slices by a guess, {} in vain)",
+        after.reader,
+        after.stall_seconds - before.stall_seconds,
+        after.ahead_slices - before.ahead_slices,
+        after.wasted_slices - before.wasted_slices,
+    );
 }

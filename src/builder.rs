@@ -1,6 +1,5 @@
 //! [`MoeModelBuilder`]: from a path and a policy to a loaded model, by a plan that is kept.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,8 +12,9 @@ use crate::gguf::{GgmlType, GgufFile};
 use crate::memory::{self, DeviceMemory};
 use crate::model::MoeModel;
 use crate::paging::PagingOptions;
+use crate::placement;
 use crate::plan::{self, Compute, ContextOptions, Device, OpenChoices, Plan};
-use crate::policy::{DeviceName, FitLimit, OffloadPolicy};
+use crate::policy::{DeviceName, OffloadPolicy};
 use crate::preflight;
 use crate::reservation::{self, Reservation};
 
@@ -211,9 +211,8 @@ impl MoeModelBuilder {
     /// As [`load`](Self::load).
     pub fn make_plan(&self) -> Result<Plan> {
         let gguf = self.open_file()?;
-        let mut plan = self.plan_for(&gguf, &self.devices()?)?;
-        self.expect_mode(&mut plan);
-        Ok(plan)
+        let plan = self.plan_for(&gguf, &self.devices()?)?;
+        Ok(self.with_options(plan))
     }
 
     /// The same with the bytes of context and compute buffers exact: the engine goes through
@@ -224,9 +223,7 @@ impl MoeModelBuilder {
     /// As [`load`](Self::load).
     pub fn forecast(&self) -> Result<Plan> {
         let gguf = self.open_file()?;
-        let mut plan = self.exact_plan(&gguf, &self.devices()?)?;
-        self.expect_mode(&mut plan);
-        Ok(plan)
+        self.exact_plan(&gguf, &self.devices()?)
     }
 
     /// Plans, sees that it fits, loads, and checks that every tensor is where the plan puts it.
@@ -243,18 +240,17 @@ impl MoeModelBuilder {
         let started = Instant::now();
         let gguf = self.open_file()?;
         let devices = self.devices()?;
-        let mut plan = self.exact_plan(&gguf, &devices)?;
-        self.expect_mode(&mut plan);
+        let plan = self.exact_plan(&gguf, &devices)?;
         let mut reservation = Reservation::new(&plan, &devices)?;
         let settings = std::mem::take(&mut self.load);
         let before = engine::devices_with(&self.rpc_servers)?;
         let (weights, context) = self.open(&gguf, &plan, settings)?;
         gguf.check_unchanged()?;
-        check_placement(&weights, &plan)?;
+        placement::check(&weights, &plan)?;
         reservation.loaded();
         let mut memory = context.memory()?;
         weights.check_held(&mut memory)?;
-        check_limits(&plan, &memory)?;
+        placement::check_limits(&plan, &memory)?;
         let after = engine::devices_with(&self.rpc_servers)?;
         for row in &mut memory {
             row.note_free(&before, &after);
@@ -298,10 +294,7 @@ impl MoeModelBuilder {
             Some(plan) => self.exact_stored(plan, gguf, devices)?,
             None => self.solve(gguf, devices)?,
         };
-        Ok(match self.load.paging.cache_bytes {
-            Some(bytes) => plan.with_expert_cache(bytes),
-            None => plan,
-        })
+        Ok(self.with_options(plan))
     }
 
     fn exact_stored(&self, plan: &Plan, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
@@ -323,10 +316,14 @@ impl MoeModelBuilder {
         plan::solve(&self.policy_for(&devices), gguf, &devices, &self.context, &mut compute)
     }
 
-    /// A plan made without the engine takes the file for mapped.
-    fn expect_mode(&self, plan: &mut Plan) {
+    /// What is said beside the policy: a plan takes the file for mapped, and decides on a cache by itself.
+    fn with_options(&self, mut plan: Plan) -> Plan {
         if self.load.mode.reads() {
             plan.expect_reading();
+        }
+        match self.load.paging.cache_bytes {
+            Some(bytes) => plan.with_expert_cache(bytes),
+            None => plan,
         }
     }
 
@@ -391,36 +388,4 @@ fn ram_bytes(plan: &Plan) -> Option<u64> {
 fn named(address: &str, devices: &[Device]) -> Option<DeviceName> {
     let is_meant = |device: &&Device| device.server() == Some(address);
     devices.iter().find(is_meant).and_then(|device| DeviceName::new(&device.name).ok())
-}
-
-/// With several devices the engine's dry run can be a little off, so what it took is compared with
-/// what it may take.
-fn check_limits(plan: &Plan, memory: &[DeviceMemory]) -> Result<()> {
-    for planned in plan.devices().iter().filter(|device| device.name != plan::CPU) {
-        let measured = memory.iter().find(|memory| memory.name == planned.name);
-        let needed_bytes = measured.map_or(0, DeviceMemory::total_bytes);
-        let limit = plan.policy().fit().map_or(FitLimit::Free, |fit| fit.limit);
-        if let Some(free_bytes) = limit.bytes(planned.free_bytes).filter(|&n| needed_bytes > n) {
-            let device = planned.name.clone();
-            return Err(Error::DoesNotFit { device, needed_bytes, free_bytes });
-        }
-    }
-    Ok(())
-}
-
-/// Every tensor that the engine holds must be where the plan puts it, or a copy that it foresees.
-fn check_placement(weights: &Weights, plan: &Plan) -> Result<()> {
-    let placed = plan.tensors().iter().map(|p| (p.tensor.name.as_str(), p.device.as_str()));
-    let planned: HashMap<&str, &str> = placed.collect();
-    for (name, _, actual) in weights.tensors()? {
-        let Some(&planned) = planned.get(name.as_str()) else {
-            continue; // made by the engine, not from the file
-        };
-        let is_copy =
-            || plan.copies().iter().any(|copy| copy.name == name && copy.device == actual);
-        if actual != planned && !is_copy() {
-            return Err(Error::PlanBroken { tensor: name, planned: planned.to_owned(), actual });
-        }
-    }
-    Ok(())
 }

@@ -32,6 +32,8 @@ mod model;
 mod options;
 #[cfg(feature = "llama")]
 mod paging;
+#[cfg(feature = "llama")]
+mod placement;
 pub mod plan;
 pub mod policy;
 pub mod preflight;

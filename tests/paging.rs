@@ -295,6 +295,23 @@ fn of_two_budgets_the_smaller_counts() {
 }
 
 #[test]
+fn too_small_a_cache_is_known_before_anything_is_loaded() {
+    let least = least_cache(&demo(), "all-experts=disk");
+    let loads = Arc::new(AtomicBool::new(false));
+    let load = |bytes: u64| {
+        let seen = Arc::clone(&loads);
+        let load = with_cache(&demo(), "all-experts=disk", bytes);
+        assert_eq!(load.make_plan().unwrap().disk().unwrap().cache_bytes, Some(bytes));
+        load.on_progress(move |_| seen.store(true, Ordering::Relaxed)).load().map(|_| ())
+    };
+    let error = load(least - 1).unwrap_err();
+    assert!(matches!(error, Error::PagingBudget { .. }), "{error}");
+    assert!(!loads.load(Ordering::Relaxed), "weights were loaded in vain");
+    load(least).unwrap();
+    assert!(loads.load(Ordering::Relaxed));
+}
+
+#[test]
 fn what_is_too_little_is_told_by_its_name() {
     let too_little = builder(&demo(), "fit:ram:1MiB").load().map(|_| ()).unwrap_err().to_string();
     assert!(too_little.contains("at least `ram:"), "{too_little}");

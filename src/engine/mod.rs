@@ -28,6 +28,7 @@ mod paging;
 #[cfg(not(target_os = "linux"))]
 #[path = "paging_elsewhere.rs"]
 mod paging;
+mod progress;
 #[cfg(feature = "bench")]
 mod revision;
 mod rpc;

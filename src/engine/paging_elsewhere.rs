@@ -22,6 +22,10 @@ impl Pager {
         match *self {}
     }
 
+    pub(super) fn check_budget(&self, _: u64, _: usize) -> Result<()> {
+        match *self {}
+    }
+
     pub(super) fn stream(&self, _: &GgufFile) -> Result<ModelStream> {
         match *self {}
     }

@@ -1,7 +1,6 @@
 //! A model's weights in the engine.
 
 use std::ffi::{CStr, CString, c_char, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 
 use super::call::{guarded, path_string};
@@ -10,6 +9,7 @@ use super::host_memory::{self, Held};
 use super::load_mode::LoadMode;
 use super::overrides::OverrideArray;
 use super::paging::{ModelStream, Pager};
+use super::progress::{Progress, on_progress};
 use super::rpc::RpcServers;
 use super::{Token, backend, device, ffi, locks};
 use crate::cancel::CancelHandle;
@@ -84,12 +84,7 @@ impl Weights {
             host_memory::preflight(settings.mode, plan, &devices)?;
             held = Held::new(settings.mode);
         }
-        let layout = Layout::of(plan, gguf)?;
-        let pager = if layout.is_empty() {
-            None
-        } else {
-            Some(Pager::new(gguf, layout, &settings.paging)?)
-        };
+        let pager = pager_for(gguf, plan, &settings.paging)?;
         let overrides = OverrideArray::new(&plan.overrides(), |name| match &pager {
             Some(pager) if name == DISK => Ok(pager.buffer_type()),
             _ => device::buffer_type(name),
@@ -407,6 +402,20 @@ fn maps(mode: LoadMode, devices: &[ffi::ggml_backend_dev_t]) -> Result<bool> {
     }
 }
 
+/// What will read the experts that a plan leaves on disk.
+fn pager_for(gguf: &GgufFile, plan: &Plan, options: &PagingOptions) -> Result<Option<Pager>> {
+    let layout = Layout::of(plan, gguf)?;
+    if layout.is_empty() {
+        return Ok(None);
+    }
+    let pager = Pager::new(gguf, layout, options)?;
+    if let Some(budget_bytes) = options.cache_bytes {
+        // Before the other weights are read, which can take minutes.
+        pager.check_budget(budget_bytes, plan.active_experts())?;
+    }
+    Ok(Some(pager))
+}
+
 /// How many layers each device gets, as the proportions that the engine wants, for all the devices
 /// that it can have.
 fn tensor_split(layers: &[u32]) -> Vec<f32> {
@@ -419,45 +428,4 @@ fn tensor_split(layers: &[u32]) -> Vec<f32> {
         *share = exact;
     }
     split
-}
-
-/// What the progress callback needs, and what it has to tell.
-struct Progress {
-    callback: Option<Box<dyn FnMut(f32) + Send>>,
-    cancel: Option<CancelHandle>,
-    stopped: Option<Error>,
-}
-
-impl Progress {
-    fn new(callback: Option<Box<dyn FnMut(f32) + Send>>, cancel: Option<CancelHandle>) -> Self {
-        Self { callback, cancel, stopped: None }
-    }
-
-    /// Whether loading shall go on.
-    fn report(&mut self, done: f32) -> bool {
-        if self.cancel.as_ref().is_some_and(CancelHandle::is_cancelled) {
-            self.stopped = Some(Error::Cancelled { operation: "loading" });
-        } else if let Some(callback) = &mut self.callback
-            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(done)))
-        {
-            let message = panic_message(panic.as_ref());
-            self.stopped = Some(Error::CallbackPanicked { callback: "progress", message });
-        }
-        self.stopped.is_none()
-    }
-
-    fn outcome(self) -> Result<()> {
-        self.stopped.map_or(Ok(()), Err)
-    }
-}
-
-unsafe extern "C" fn on_progress(done: f32, user: *mut c_void) -> bool {
-    // SAFETY: `user` is the `Progress` of `Weights::load`, which waits for the engine and does not
-    // touch it meanwhile; the engine reports from that one thread.
-    unsafe { &mut *user.cast::<Progress>() }.report(done)
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
 }

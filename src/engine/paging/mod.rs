@@ -158,6 +158,18 @@ impl Pager {
         self.buffer_type
     }
 
+    /// Whether so much memory holds what one token needs at once; `active` experts in a layer.
+    ///
+    /// # Errors
+    /// [`Error::PagingBudget`] if not.
+    pub(super) fn check_budget(&self, budget_bytes: u64, active: usize) -> Result<()> {
+        let needed_bytes = self.layout.needed_at_once(1, active) + self.layout.border_bytes();
+        if needed_bytes > budget_bytes {
+            return Err(Error::PagingBudget { budget_bytes, needed_bytes });
+        }
+        Ok(())
+    }
+
     /// The model in one file, without the paged tensors.
     pub(super) fn stream<'a>(&self, gguf: &'a GgufFile) -> Result<ModelStream<'a>> {
         let paged = self.layout.on_disk().map(|tensor| tensor.name.as_str()).collect();
@@ -167,8 +179,7 @@ impl Pager {
     /// After the load: reads what is always in memory, and as many experts as the budget holds.
     ///
     /// # Errors
-    /// [`Error::Paging`] if the budget does not hold what one token needs at once, and whatever goes
-    /// wrong with reading.
+    /// As [`Self::check_budget`], and whatever goes wrong with reading.
     pub(super) fn start(&mut self, budget_bytes: u64, active: usize) -> Result<()> {
         let readers = Readers::start(&self.queue, self.io_uring).map_err(|source| {
             Error::Paging { reason: format!("no thread to read with: {source}") }
@@ -177,12 +188,8 @@ impl Pager {
             if self.files.iter().all(|file| file.is_direct()) { "" } else { ", buffered" };
         let kind = format!("{}{buffered}", readers.kind);
         self.readers = Some(readers);
-        let border_bytes = self.layout.border_bytes();
-        let needed_bytes = self.layout.needed_at_once(1, active) + border_bytes;
-        if needed_bytes > budget_bytes {
-            return Err(Error::PagingBudget { budget_bytes, needed_bytes });
-        }
-        let cache_bytes = budget_bytes - border_bytes;
+        self.check_budget(budget_bytes, active)?;
+        let cache_bytes = budget_bytes - self.layout.border_bytes();
         for tensor in &self.layout.tensors {
             for range in tensor.borders() {
                 let pieces = self.pieces(tensor, &range, None)?;

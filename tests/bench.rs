@@ -11,7 +11,8 @@ use moe_offload::bench::{
     self, BenchError, BenchResult, Candidate, Check, Fault, Journal, ModelChoice, Outcome,
     PolicyChoice, Protocol, QualityProtocol, Record, Report, Saving, Setting, Stop, Task,
 };
-use moe_offload::{CancelHandle, DeviceKind, Error, GgufFile, LoadMode, MoeModel, Sampling};
+use moe_offload::{CancelHandle, DeviceKind, Error, GgufFile, LoadMode, MoeModel};
+use support::generate::greedy;
 use support::model_files::demo;
 use support::process::{Server, run};
 
@@ -217,8 +218,7 @@ fn counted_experts_are_those_of_every_token_and_change_no_text() {
     let answer = |watch: bool| {
         let builder = MoeModel::builder(demo()).context_tokens(512).threads(1);
         let mut model = builder.watch_experts(watch).load().unwrap();
-        let options =
-            moe_offload::GenerateOptions::default().max_tokens(12).sampling(Sampling::greedy());
+        let options = greedy(12);
         let text = model
             .generate(include_str!("../src/bench/prompts/short.txt"), &options)
             .unwrap()

@@ -12,6 +12,7 @@ use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
     Error, GenerateOptions, Message, MoeModel, MoeModelBuilder, Overflow, Sampling, StopReason,
 };
+use support::generate::greedy;
 use support::model_files::demo;
 use support::process::Server;
 
@@ -30,10 +31,6 @@ const QUESTIONS: [&str; 10] = [
 
 fn builder() -> MoeModelBuilder {
     MoeModel::builder(demo()).threads(1).context_tokens(2048)
-}
-
-fn greedy(max_tokens: u64) -> GenerateOptions {
-    GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(max_tokens)
 }
 
 fn family(name: &str, folder: &Path) -> PathBuf {

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
-    ContextOptions, Device, DeviceKind, Error, GenerateOptions, GgufFile, Message, MoeModel,
-    MoeModelBuilder, OffloadPolicy, Plan, Sampling, connect_rpc, devices, rpc_traffic,
+    ContextOptions, Device, DeviceKind, Error, GgufFile, Message, MoeModel, MoeModelBuilder,
+    OffloadPolicy, Plan, connect_rpc, devices, rpc_traffic,
 };
+use support::generate::greedy;
 use support::model_files::demo;
 use support::process::{Server, run};
 
@@ -58,7 +59,7 @@ fn small(folder: &Path, arch: &str, layers: u32) -> PathBuf {
 }
 
 fn text(model: &mut MoeModel) -> moe_offload::Result<String> {
-    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(16);
+    let options = greedy(16);
     model.chat(&[Message::user("What is an expert?")], &options)?.text()
 }
 

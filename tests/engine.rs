@@ -13,6 +13,7 @@ use moe_offload::{
     CancelHandle, Error, GenerateOptions, LoadMode, Message, MoeModel, MoeModelBuilder,
     OffloadPolicy, Plan, Sampling, StopReason,
 };
+use support::generate::greedy;
 use support::model_files::{Shape, demo};
 use support::process::Server;
 
@@ -26,10 +27,6 @@ static_assertions::assert_impl_all!(CancelHandle: Send, Sync);
 /// One thread each, since several tests run at once.
 fn builder() -> MoeModelBuilder {
     MoeModel::builder(demo()).threads(1).context_tokens(512)
-}
-
-fn greedy(max_tokens: u64) -> GenerateOptions {
-    GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(max_tokens)
 }
 
 fn ask(model: &mut MoeModel, question: &str, tokens: u64) -> String {

@@ -6,10 +6,11 @@ mod support;
 
 use std::path::Path;
 
+use moe_offload::MoeModel;
 use moe_offload::gguf::GgmlType;
 use moe_offload::plan::Decision;
 use moe_offload::synth::{self, Family, SynthOptions};
-use moe_offload::{GenerateOptions, MoeModel, Sampling};
+use support::generate::greedy;
 use support::process::Server;
 
 const TOKENS: u64 = 12;
@@ -25,7 +26,7 @@ fn load(path: &Path, server: &Server, policy: &str) -> MoeModel {
 }
 
 fn text(model: &mut MoeModel) -> String {
-    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(TOKENS);
+    let options = greedy(TOKENS);
     model.generate("The quick brown fox jumps", &options).unwrap().text().unwrap()
 }
 

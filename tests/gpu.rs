@@ -9,9 +9,8 @@ mod support;
 use std::process::Command;
 
 use moe_offload::synth::{self, SynthOptions};
-use moe_offload::{
-    Device, DeviceKind, GenerateOptions, Message, MoeModel, MoeModelBuilder, Sampling, devices,
-};
+use moe_offload::{Device, DeviceKind, Message, MoeModel, MoeModelBuilder, devices};
+use support::generate::greedy;
 use support::model_files::demo;
 use support::process::Server;
 
@@ -67,7 +66,7 @@ impl Place {
 }
 
 fn answers(model: &mut MoeModel) -> Vec<String> {
-    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(40);
+    let options = greedy(40);
     QUESTIONS
         .iter()
         .map(|question| model.chat(&[Message::user(*question)], &options).unwrap().text().unwrap())

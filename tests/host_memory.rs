@@ -11,7 +11,8 @@ use moe_offload::error::HostMemoryFault;
 use moe_offload::gguf::GgmlType;
 use moe_offload::memory::HostMemory;
 use moe_offload::synth::{self, SynthOptions};
-use moe_offload::{Error, GenerateOptions, LoadMode, MoeModel, MoeModelBuilder, Sampling};
+use moe_offload::{Error, LoadMode, MoeModel, MoeModelBuilder};
+use support::generate::greedy;
 use support::model_files::demo;
 use support::process::{Server, run};
 
@@ -20,7 +21,7 @@ fn builder(path: &Path, mode: LoadMode) -> MoeModelBuilder {
 }
 
 fn text(model: &mut MoeModel) -> String {
-    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(24);
+    let options = greedy(24);
     model.generate("The quick brown fox", &options).unwrap().text().unwrap()
 }
 

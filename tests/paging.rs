@@ -14,18 +14,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use moe_offload::plan::DISK;
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
-    Error, GenerateOptions, Generation, GgufFile, Message, MoeModel, MoeModelBuilder,
-    OffloadPolicy, PagingOptions, Plan, Sampling,
+    Error, Generation, GgufFile, Message, MoeModel, MoeModelBuilder, OffloadPolicy, PagingOptions,
+    Plan,
 };
+use support::generate::greedy;
 use support::model_files::demo;
 use support::paging::{self, builder, made};
 use support::process::{Server, example};
 
 const PROMPT: &str = "The quick brown fox jumps";
-
-fn greedy(tokens: u64) -> GenerateOptions {
-    GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(tokens)
-}
 
 fn text(model: &mut MoeModel) -> String {
     model.generate(PROMPT, &greedy(16)).unwrap().text().unwrap()

@@ -8,9 +8,8 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use moe_offload::{
-    GenerateOptions, GgufFile, MoeModel, MoeModelBuilder, PagingOptions, PagingStats, Sampling,
-};
+use moe_offload::{GgufFile, MoeModel, MoeModelBuilder, PagingOptions, PagingStats};
+use support::generate::greedy;
 use support::model_files::demo;
 use support::paging::{least_cache, made};
 use support::process::Server;
@@ -55,7 +54,7 @@ fn cache_bytes(path: &Path) -> u64 {
 
 fn paged(load: MoeModelBuilder) -> PagingStats {
     let mut model = load.load().unwrap();
-    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(120);
+    let options = greedy(120);
     model.generate("The quick brown fox jumps", &options).unwrap().text().unwrap();
     model.paging().unwrap()
 }

@@ -5,11 +5,12 @@
 
 mod support;
 
-use moe_offload::{Error, GenerateOptions, MoeModel, Sampling};
+use moe_offload::{Error, MoeModel};
+use support::generate::greedy;
 use support::paging::{builder, made};
 
 fn text(model: &mut MoeModel) -> String {
-    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(16);
+    let options = greedy(16);
     model.generate("The quick brown fox jumps", &options).unwrap().text().unwrap()
 }
 

@@ -8,10 +8,9 @@ mod support;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
-use moe_offload::{
-    Error, GenerateOptions, GgufFile, LoadMode, MoeModel, MoeModelBuilder, PagingOptions, Sampling,
-};
-use support::paging::made;
+use moe_offload::{Error, GgufFile, LoadMode, MoeModel, MoeModelBuilder, PagingOptions};
+use support::generate::greedy;
+use support::paging::{self, made};
 
 /// A model with far more experts than other weights.
 fn large(folder: &Path, shards: u16) -> PathBuf {
@@ -19,17 +18,11 @@ fn large(folder: &Path, shards: u16) -> PathBuf {
 }
 
 fn builder(path: &Path, policy: &str) -> MoeModelBuilder {
-    let paging = PagingOptions::default().cache_bytes(64 << 20);
-    MoeModel::builder(path)
-        .policy(policy.parse().unwrap())
-        .load_mode(LoadMode::Mapped)
-        .paging(paging)
-        .threads(1)
-        .context_tokens(128)
+    paging::builder(path, policy).paging(PagingOptions::default().cache_bytes(64 << 20))
 }
 
 fn text(model: &mut MoeModel) -> String {
-    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(16);
+    let options = greedy(16);
     model.generate("The quick brown fox", &options).unwrap().text().unwrap()
 }
 

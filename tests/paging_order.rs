@@ -7,8 +7,9 @@ mod support;
 
 use std::sync::{Arc, Mutex};
 
-use moe_offload::{GenerateOptions, MoeModel, MoeModelBuilder, PagingOptions, Sampling, synth};
+use moe_offload::{MoeModel, MoeModelBuilder, PagingOptions, synth};
 use regex::Regex;
+use support::generate::greedy;
 use support::paging::{least_cache, made};
 
 /// What the crate logs in a call.
@@ -71,7 +72,7 @@ fn every_family_needs_what_is_read_first_first() {
         let mut model = load(least_cache(load(1))).load().unwrap();
         let log = Log::default();
         tracing::subscriber::with_default(log.subscriber(), || {
-            let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(16);
+            let options = greedy(16);
             model.generate("The quick brown fox jumps", &options).unwrap().text().unwrap();
         });
         log.check_order(family.name);

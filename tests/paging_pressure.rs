@@ -8,9 +8,8 @@ mod support;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use moe_offload::{
-    GenerateOptions, GgufFile, MoeModel, MoeModelBuilder, PagingOptions, PagingStats, Sampling,
-};
+use moe_offload::{GgufFile, MoeModel, MoeModelBuilder, PagingOptions, PagingStats};
+use support::generate::greedy;
 use support::model_files::demo;
 use support::paging;
 
@@ -40,7 +39,7 @@ fn text(model: &mut MoeModel, told: u64) -> (String, PagingStats) {
     model.forget().unwrap();
     // It is asked no more often than this.
     std::thread::sleep(Duration::from_millis(250));
-    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(24);
+    let options = greedy(24);
     let text = model.generate("The quick brown fox", &options).unwrap().text().unwrap();
     (text, model.paging().unwrap_or_default())
 }

@@ -8,27 +8,20 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use moe_offload::{
-    Error, GenerateOptions, Generation, GgufFile, LoadMode, MoeModel, PagingOptions, Sampling,
-};
-use support::paging::made;
+use moe_offload::{Error, Generation, GgufFile, MoeModel, PagingOptions};
+use support::generate::greedy;
+use support::paging::{self, made};
 
 const EXPERTS: &str = "all-experts=disk";
 const VICTIM: &str = "blk.1.ffn_down_exps.weight";
 
-fn load(path: &Path, policy: &str, paging: PagingOptions) -> Result<MoeModel, Error> {
-    MoeModel::builder(path)
-        .policy(policy.parse().unwrap())
-        .load_mode(LoadMode::Mapped)
-        .paging(paging)
-        .threads(1)
-        .context_tokens(128)
-        .load()
+fn load(path: &Path, policy: &str, options: PagingOptions) -> Result<MoeModel, Error> {
+    paging::builder(path, policy).paging(options).load()
 }
 
 fn text(model: &mut MoeModel) -> Result<String, Error> {
     model.forget()?;
-    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(12);
+    let options = greedy(12);
     model.generate("The quick brown fox", &options).and_then(Generation::text)
 }
 

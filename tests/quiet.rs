@@ -6,7 +6,8 @@ mod support;
 
 use std::process::Command;
 
-use moe_offload::{GenerateOptions, GgufFile, Message, MoeModel, Sampling};
+use moe_offload::{GgufFile, Message, MoeModel};
+use support::generate::greedy;
 use support::model_files::demo;
 
 /// Plans, loads, talks, fails and drops.
@@ -19,7 +20,7 @@ fn use_everything() {
     let builder = || MoeModel::builder(demo()).threads(1).context_tokens(128);
     builder().forecast().unwrap();
     let mut model = builder().load().unwrap();
-    let options = GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(5);
+    let options = greedy(5);
     model.chat(&[Message::user("What is this?")], &options).unwrap().text().unwrap();
     let _ = model.generate("", &options).map(|_| ()).unwrap_err();
     let _ = builder().rpc_server("127.0.0.1:9").load().unwrap_err();

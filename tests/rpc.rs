@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use moe_offload::{
-    Error, GenerateOptions, Message, MoeModel, MoeModelBuilder, Sampling, connect_rpc, rpc_traffic,
+    Error, GenerateOptions, Message, MoeModel, MoeModelBuilder, connect_rpc, rpc_traffic,
 };
+use support::generate::greedy;
 use support::model_files::demo;
 use support::process::Server;
 
@@ -23,7 +24,7 @@ fn builder(endpoint: &str) -> MoeModelBuilder {
 }
 
 fn options() -> GenerateOptions {
-    GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(40)
+    greedy(40)
 }
 
 fn text(model: &mut MoeModel) -> moe_offload::Result<String> {

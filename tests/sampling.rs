@@ -10,6 +10,7 @@ use moe_offload::error::TemplateFault;
 use moe_offload::{
     Dry, Error, GenerateOptions, Message, Mirostat, MoeModel, Sampling, StopReason, TemplateOptions,
 };
+use support::generate::greedy;
 use support::model_files::demo;
 
 fn model() -> MoeModel {
@@ -73,7 +74,7 @@ fn every_sampler_has_an_effect_and_repeats() {
 #[test]
 fn penalties_and_bias_work_on_the_tokens_they_name() {
     let mut model = model();
-    let greedy = GenerateOptions::default().max_tokens(60).sampling(Sampling::greedy());
+    let greedy = greedy(60);
     let tokens = |model: &mut MoeModel, sampling: Sampling| {
         let options = greedy.clone().sampling(sampling).log_probabilities(0);
         let mut answer = model.generate("one two one two one two", &options).unwrap();
@@ -128,7 +129,7 @@ fn log_probabilities_are_those_of_the_tokens() {
     drop(answer);
     assert_eq!(count, model.stats().generated_tokens);
     // Greedy takes the likeliest; nobody who does not ask is given any.
-    let greedy = GenerateOptions::default().max_tokens(9).sampling(Sampling::greedy());
+    let greedy = greedy(9);
     let mut answer = model.generate("Hello", &greedy.clone().log_probabilities(1)).unwrap();
     assert!(answer.by_ref().all(|piece| piece.is_ok()));
     let tokens = answer.take_log_probabilities();
@@ -189,7 +190,7 @@ fn time_ends_an_answer() {
 fn stop_strings_across_tokens_do_not_leak() {
     let mut model = model();
     let question = [Message::user("What is an expert?")];
-    let greedy = GenerateOptions::default().max_tokens(40).sampling(Sampling::greedy());
+    let greedy = greedy(40);
     let full = model.chat(&question, &greedy).unwrap().text().unwrap();
     let letters: Vec<(usize, char)> = full.char_indices().collect();
     assert!(letters.len() > 20, "{full}");
@@ -249,7 +250,7 @@ fn a_chat_is_the_template_s_text() {
     assert_eq!(prompt, expected);
     let closed = TemplateOptions::default().generation_prompt(false);
     assert!(model.chat_prompt(&talk, &closed).unwrap().ends_with("<|im_end|>\n"));
-    let greedy = GenerateOptions::default().max_tokens(8).sampling(Sampling::greedy());
+    let greedy = greedy(8);
     let by_chat = model.chat(&talk[1..], &greedy).unwrap().text().unwrap();
     let prompt = model.chat_prompt(&talk[1..], &TemplateOptions::default()).unwrap();
     assert_eq!(model.generate(&prompt, &greedy).unwrap().text().unwrap(), by_chat);

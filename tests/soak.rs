@@ -4,7 +4,8 @@
 
 mod support;
 
-use moe_offload::{CancelHandle, Error, GenerateOptions, Message, MoeModel, Sampling};
+use moe_offload::{CancelHandle, Error, Message, MoeModel};
+use support::generate::greedy;
 use support::model_files::demo;
 
 /// Several threads load, generate, cancel and drop, over and over: nothing hangs, and memory levels
@@ -21,8 +22,7 @@ fn many_threads_load_generate_cancel_and_drop() {
     let cycle = |number: usize| {
         let cancel = CancelHandle::new();
         let mut model = MoeModel::builder(demo()).threads(1).context_tokens(128).load().unwrap();
-        let options =
-            GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(20).cancel(&cancel);
+        let options = greedy(20).cancel(&cancel);
         let generation = model.chat(&[Message::user("What is this?")], &options).unwrap();
         for (i, piece) in generation.enumerate() {
             match piece {

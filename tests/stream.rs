@@ -7,6 +7,7 @@ mod support;
 use futures_executor::block_on;
 use futures_util::StreamExt;
 use moe_offload::{AsyncModel, Error, GenerateOptions, Message, MoeModel, Sampling};
+use support::generate::greedy;
 use support::model_files::demo;
 
 static_assertions::assert_impl_all!(AsyncModel: Send, Sync, Clone);
@@ -18,10 +19,6 @@ fn load() -> MoeModel {
 
 fn question() -> Vec<Message> {
     vec![Message::user("What is this crate?")]
-}
-
-fn greedy(max_tokens: u64) -> GenerateOptions {
-    GenerateOptions::default().sampling(Sampling::greedy()).max_tokens(max_tokens)
 }
 
 #[test]

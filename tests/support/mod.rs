@@ -1,6 +1,8 @@
 //! What several test files need.
 #![allow(dead_code, missing_docs, unreachable_pub)] // each test file uses a part of it
 
+#[cfg(feature = "llama")]
+pub mod generate;
 pub mod model_files;
 #[cfg(feature = "llama")]
 pub mod paging;

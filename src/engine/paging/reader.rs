@@ -107,13 +107,16 @@ impl RingReader {
 
     /// Until the queue is stopped and the system has none of the reads.
     fn run(mut self) {
+        let mut has_news = false;
         loop {
             self.begin();
             // Only then are those told who wait for what was read: where all cores compute, they take this thread's
             // core at once, and the disk would have nothing to do until it comes to its turn.
             drop(self.ring.submit()); // an error comes again below
-            self.queue.tell();
-            let under_way = self.slots.iter().flatten().count();
+            if has_news {
+                self.queue.tell();
+            }
+            let under_way = self.under_way();
             if under_way == 0 && (self.queue.is_stopped() || self.is_broken) {
                 return;
             }
@@ -126,7 +129,7 @@ impl RingReader {
                 // What it has may still be written, so it is waited for.
                 std::thread::sleep(Duration::from_millis(1));
             }
-            self.finish();
+            has_news = self.finish();
         }
     }
 
@@ -161,7 +164,9 @@ impl RingReader {
         debug_assert!(pushed.is_ok(), "there are as many entries in the ring as slots and one");
     }
 
-    fn finish(&mut self) {
+    /// Notes the reads that have ended; whether there are any.
+    fn finish(&mut self) -> bool {
+        let before = self.under_way();
         let finished: Vec<(u64, i32)> =
             self.ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
         for (i, result) in finished {
@@ -177,6 +182,11 @@ impl RingReader {
                 self.queue.finish(&piece, outcome(&piece, result));
             }
         }
+        self.under_way() < before
+    }
+
+    fn under_way(&self) -> usize {
+        self.slots.iter().flatten().count()
     }
 
     fn failed(&mut self, error: &io::Error) {

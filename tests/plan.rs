@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use moe_offload::gguf::{GgmlType, GgufWriter};
 use moe_offload::plan::{CPU, Decision};
-use moe_offload::{ContextOptions, Device, Error, ExpertMap, OffloadPolicy, Plan};
+use moe_offload::synth::{self, SynthOptions};
+use moe_offload::{ContextOptions, Device, Error, ExpertMap, GgufFile, OffloadPolicy, Plan};
 use proptest::prelude::*;
 use regex::Regex;
 use support::model_files::{Shape, bytes_of, read};
@@ -269,6 +270,24 @@ fn long_names_print() {
 fn plans_print_as_tables() {
     insta::assert_snapshot!(plan(&deepseek(), "first-layers:2", &["CUDA0"]).unwrap());
     insta::assert_snapshot!(plan(&deepseek(), "none", &[]).unwrap());
+}
+
+#[test]
+fn experts_on_disk_are_shown_and_what_stays_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let model = synth::family("gpt-oss-20b").unwrap().build(&SynthOptions::default().layers(3));
+    model.unwrap().save_without_weights(&path, 1).unwrap();
+    let policy: OffloadPolicy = "layers:0=cpu;layers:1=disk".parse().unwrap();
+    let gguf = GgufFile::open(&path).unwrap();
+    let plan = policy.plan(&gguf, &[Device::new("CUDA0")], &ContextOptions::default()).unwrap();
+    let stays = |p: &&moe_offload::plan::Placement| {
+        p.tensor.layer == Some(1) && p.tensor.kind.is_expert() && p.device == CPU
+    };
+    let bytes = plan.tensors().iter().filter(stays).map(|placed| placed.tensor.bytes).sum::<u64>();
+    assert_eq!([plan.rules()[0].unpaged_bytes, plan.rules()[1].unpaged_bytes], [0, bytes]);
+    assert!(bytes > 0, "biases");
+    insta::assert_snapshot!(format!("{plan}\n{}", plan.picture()));
 }
 
 /// Applies the override array as the engine does: the first pattern that is found.

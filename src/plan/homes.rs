@@ -1,8 +1,7 @@
 //! What decides over each tensor's place: a rule, or the engine's own habits.
 
-use super::RuleMatch;
 use super::board::is_tied_embedding;
-use super::rules::{Destination, Rule};
+use super::rules::{Destination, Rule, RuleMatch};
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
 
@@ -52,7 +51,7 @@ pub(super) fn decide_all(
 ) -> Result<(Vec<Decided>, Vec<RuleMatch>)> {
     let mut reports: Vec<RuleMatch> = rules
         .iter()
-        .map(|rule| RuleMatch { text: rule.text.clone(), matched_tensors: 0, matched_bytes: 0 })
+        .map(|rule| RuleMatch { text: rule.text.clone(), ..RuleMatch::default() })
         .collect();
     let mut found = vec![false; rules.len()];
     let mut to_page = vec![0; rules.len()];
@@ -70,14 +69,17 @@ pub(super) fn decide_all(
                 first = first.or(Some(i));
             }
         }
-        if let Some(i) = first {
-            reports[i].matched_tensors += 1;
-            reports[i].matched_bytes += tensor.bytes;
-        }
         let own = own_layer(tensor, experts.layers() as usize);
         let pageable = is_pageable(tensor, experts);
-        if let Some(i) = first.filter(|_| pageable) {
-            to_page[i] += 1;
+        if let Some(i) = first {
+            let report = &mut reports[i];
+            report.matched_tensors += 1;
+            report.matched_bytes += tensor.bytes;
+            if pageable {
+                to_page[i] += 1;
+            } else if rules[i].destination == Destination::Disk {
+                report.unpaged_bytes += tensor.bytes;
+            }
         }
         decided.push(decide(first.map(|i| &rules[i]), own, host_layers, pageable));
     }

@@ -41,6 +41,7 @@ pub use self::disk::DiskPlan;
 #[cfg(feature = "llama")]
 pub(crate) use self::disk::{PAGE_BYTES, ROWS_BYTES};
 pub use self::picture::Picture;
+pub use self::rules::RuleMatch;
 pub(crate) use self::solve::{Compute, plan as solve};
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap};
@@ -123,18 +124,6 @@ pub struct TensorCopy {
     pub bytes: u64,
     /// The device that gets the copy.
     pub device: String,
-}
-
-/// What one rule of the policy did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct RuleMatch {
-    /// The rule as text.
-    pub text: String,
-    /// How many tensors it placed; those that an earlier rule matched are not counted.
-    pub matched_tensors: u64,
-    /// Their bytes.
-    pub matched_bytes: u64,
 }
 
 /// One entry of the override array that the engine is given.

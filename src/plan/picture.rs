@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::bytes::human_bytes;
-use super::{CPU, NOT_LOADED, Plan};
+use super::{CPU, DISK, NOT_LOADED, Plan};
 
 /// Characters of the longest bar.
 const WIDTH: u64 = 40;
 
 /// The layers of a plan as bars, made by [`Plan::picture`]: `█` is what is no expert, `▓` experts
-/// on a device, `░` experts on the CPU. Layers that are alike share a line.
+/// on a device, `░` experts on the CPU, `·` experts on disk. Layers that are alike share a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
     lines: Vec<Line>,
@@ -31,6 +31,13 @@ struct Layer {
     dense: u64,
     experts_on_device: u64,
     experts_on_cpu: u64,
+    experts_on_disk: u64,
+}
+
+impl Layer {
+    fn total(&self) -> u64 {
+        self.dense + self.experts_on_device + self.experts_on_cpu + self.experts_on_disk
+    }
 }
 
 impl Plan {
@@ -41,15 +48,17 @@ impl Plan {
             let Some(number) = placement.tensor.layer else { continue };
             let layer = layers.entry(number).or_default();
             let bytes = placement.tensor.bytes;
-            match (placement.tensor.kind.is_expert(), placement.device == CPU) {
-                (true, true) => layer.experts_on_cpu += bytes,
-                (true, false) => layer.experts_on_device += bytes,
-                (false, _) => {
-                    layer.dense += bytes;
-                    if layer.device.is_empty() {
-                        layer.device.clone_from(&placement.device);
-                    }
-                }
+            if placement.tensor.kind.is_expert() {
+                *match placement.device.as_str() {
+                    CPU => &mut layer.experts_on_cpu,
+                    DISK => &mut layer.experts_on_disk,
+                    _ => &mut layer.experts_on_device,
+                } += bytes;
+                continue;
+            }
+            layer.dense += bytes;
+            if layer.device.is_empty() {
+                layer.device.clone_from(&placement.device);
             }
         }
         let mut lines: Vec<Line> = Vec::new();
@@ -65,11 +74,12 @@ impl Plan {
 
 impl fmt::Display for Picture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let total = |layer: &Layer| layer.dense + layer.experts_on_device + layer.experts_on_cpu;
-        let largest = self.lines.iter().map(|line| total(&line.layer)).max().unwrap_or(0).max(1);
+        let largest = self.lines.iter().map(|line| line.layer.total()).max().unwrap_or(0).max(1);
+        let any_on_disk = self.lines.iter().any(|line| line.layer.experts_on_disk > 0);
         let width = self.lines.iter().map(|line| line.layer.device.chars().count()).max();
         let width = width.unwrap_or(0).min(60);
-        writeln!(f, "layers   █ not experts  ▓ experts on a device  ░ experts on the cpu")?;
+        write!(f, "layers   █ not experts  ▓ experts on a device  ░ experts on the cpu")?;
+        writeln!(f, "{}", if any_on_disk { "  · experts on disk" } else { "" })?;
         for Line { first, last, layer } in &self.lines {
             let numbers = if first == last { first.to_string() } else { format!("{first}-{last}") };
             // A part that is there is seen.
@@ -80,12 +90,13 @@ impl fmt::Display for Picture {
             };
             writeln!(
                 f,
-                "{numbers:>7}  {:width$}  {}{}{} {}",
+                "{numbers:>7}  {:width$}  {}{}{}{} {}",
                 layer.device,
                 bar(layer.dense, "█"),
                 bar(layer.experts_on_device, "▓"),
                 bar(layer.experts_on_cpu, "░"),
-                human_bytes(total(layer)),
+                bar(layer.experts_on_disk, "·"),
+                human_bytes(layer.total()),
             )?;
         }
         Ok(())

@@ -3,12 +3,34 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use regex::Regex;
+use serde::{Deserialize, Serialize};
 
 use super::Device;
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap};
 use crate::gguf::GgufFile;
 use crate::policy::{LayerSet, OffloadPolicy, Target};
+
+/// What one rule of the policy did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct RuleMatch {
+    /// The rule as text.
+    pub text: String,
+    /// How many tensors it placed; those that an earlier rule matched are not counted.
+    pub matched_tensors: u64,
+    /// Their bytes.
+    pub matched_bytes: u64,
+    /// How many of these bytes stay in CPU memory although the rule says `disk`, as a token needs all of them, or
+    /// experts of them are too small to be read one by one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unpaged_bytes: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
+}
 
 /// Where a rule puts a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

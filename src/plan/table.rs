@@ -141,13 +141,13 @@ impl Plan {
         writeln!(f)?;
         writeln!(f, "{:width$}  {:>7}  {:>11}", "rule", "tensors", "bytes")?;
         for rule in &self.rules {
-            writeln!(
-                f,
-                "{:width$}  {:>7}  {:>11}",
-                rule.text,
-                rule.matched_tensors,
-                human_bytes(rule.matched_bytes)
-            )?;
+            let (text, bytes) = (&rule.text, human_bytes(rule.matched_bytes));
+            write!(f, "{text:width$}  {:>7}  {bytes:>11}", rule.matched_tensors)?;
+            if rule.unpaged_bytes > 0 {
+                let bytes = human_bytes(rule.unpaged_bytes);
+                write!(f, "  ({bytes} of it cannot be read in parts and stays in memory)")?;
+            }
+            writeln!(f)?;
         }
         Ok(())
     }

@@ -9,12 +9,14 @@ chat: export CHAT_PROMPT = $(value PROMPT)
 chat: setup
 	cargo run --release --quiet --example chat -- $${CHAT_PROMPT:+--prompt "$$CHAT_PROMPT"} $(ARGS)
 
-# The pure half in a debug build, then everything in release, so that llama.cpp is built once.
+# The pure half in a debug build, then everything in release, so that llama.cpp is built once; but with our own
+# code's checks of itself (debug assertions, what `unsafe` promises).
+CHECKED = cargo --config 'profile.release.package.moe-offload.debug-assertions=true'
 test: setup
 	cargo test --no-default-features
-	cargo test --release --features async,bench
+	$(CHECKED) test --release --features async,bench
 	@if scripts/can-limit-memory; then \
-		cargo test --release --features async,bench --test paging -- --ignored; \
+		$(CHECKED) test --release --features async,bench --test paging -- --ignored; \
 	else \
 		echo "not run: a test that needs root and memory control groups (tests/paging.rs)"; \
 	fi

@@ -51,7 +51,7 @@ struct Arguments {
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     expert_cache: Option<u64>,
     /// Bytes per second of the disk, such as 2GB: says how fast a model with experts on disk can be
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = some_bytes)]
     disk_speed: Option<u64>,
     /// Print the plan as JSON, with every tensor
     #[arg(long)]
@@ -93,7 +93,7 @@ fn run(arguments: Arguments) -> Result<()> {
         if plan.disk().is_none() {
             eprintln!("--expert-cache changes nothing: no experts are on disk (see --policy)");
         }
-        plan = plan.with_expert_cache(bytes);
+        plan = plan.with_expert_cache(bytes)?;
     }
     if let Some(path) = arguments.freeze {
         let json = serde_json::to_vec(&plan).expect("a plan is plain data");
@@ -141,6 +141,11 @@ fn print_bounds(out: &mut impl Write, speed: u64, disk: &DiskPlan) -> std::io::R
 
 fn bytes(text: &str) -> Result<u64, String> {
     moe_offload::plan::parse_bytes(text).map_err(|error| error.to_string())
+}
+
+fn some_bytes(text: &str) -> Result<u64, String> {
+    bytes(text)
+        .and_then(|bytes| if bytes > 0 { Ok(bytes) } else { Err("must be more than 0".into()) })
 }
 
 /// `NAME=BYTES`, the bytes as a number or with a unit such as `12GiB` or `12GB`.

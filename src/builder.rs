@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::gguf::{GgmlType, GgufFile};
 use crate::memory::{self, DeviceMemory};
 use crate::model::MoeModel;
-use crate::paging::PagingOptions;
+use crate::paging::{Layout, PagingOptions};
 use crate::placement;
 use crate::plan::{self, Compute, ContextOptions, Device, OpenChoices, Plan};
 use crate::policy::{DeviceName, OffloadPolicy};
@@ -212,7 +212,7 @@ impl MoeModelBuilder {
     pub fn make_plan(&self) -> Result<Plan> {
         let gguf = self.open_file()?;
         let plan = self.plan_for(&gguf, &self.devices()?)?;
-        Ok(self.with_options(plan))
+        self.with_options(&gguf, plan)
     }
 
     /// The same with the bytes of context and compute buffers exact: the engine goes through
@@ -294,7 +294,7 @@ impl MoeModelBuilder {
             Some(plan) => self.exact_stored(plan, gguf, devices)?,
             None => self.solve(gguf, devices)?,
         };
-        Ok(self.with_options(plan))
+        self.with_options(gguf, plan)
     }
 
     fn exact_stored(&self, plan: &Plan, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
@@ -317,13 +317,16 @@ impl MoeModelBuilder {
     }
 
     /// What is said beside the policy: a plan takes the file for mapped, and decides on a cache by itself.
-    fn with_options(&self, mut plan: Plan) -> Plan {
+    fn with_options(&self, gguf: &GgufFile, mut plan: Plan) -> Result<Plan> {
         if self.load.mode.reads() {
             plan.expect_reading();
         }
         match self.load.paging.cache_bytes {
-            Some(bytes) => plan.with_expert_cache(bytes),
-            None => plan,
+            Some(bytes) if plan.disk().is_some() => {
+                Layout::of(&plan, gguf)?.check_budget(bytes, plan.active_experts())?;
+                plan.with_expert_cache(bytes)
+            }
+            _ => Ok(plan),
         }
     }
 

@@ -15,7 +15,9 @@ pub(crate) fn cache_budget(
     let later = cpu.map_or(0, |cpu| cpu.total_bytes.saturating_sub(cpu.weights_bytes));
     let Some(cache) = disk.cache_bytes else {
         let free = free.unwrap_or(disk.weights_bytes);
-        return (free.saturating_sub(later) / 5 * 4).min(disk.most_cache_bytes());
+        // If that is too little, then what is needed at least, as long as there is so much.
+        let least = plan.least_cache_bytes().min(free);
+        return (free.saturating_sub(later) / 5 * 4).min(disk.most_cache_bytes()).max(least);
     };
     let grown = before.zip(memory::anonymous_bytes()).map_or(0, |(a, b)| b.saturating_sub(a));
     let besides = grown.saturating_sub(cpu.map_or(0, |cpu| cpu.weights_bytes));
@@ -24,7 +26,8 @@ pub(crate) fn cache_budget(
 
 /// Threads that compute by such a plan.
 pub(crate) fn threads_for(plan: &Plan) -> u32 {
-    let least = if plan.disk().is_some() && cores() > 1 { 2 } else { 1 };
+    let reads = |disk: &DiskPlan| disk.even_hit_rate().is_none_or(|rate| rate < 1.0);
+    let least = if plan.disk().is_some_and(reads) && cores() > 1 { 2 } else { 1 };
     default_threads().max(least)
 }
 
@@ -37,4 +40,35 @@ pub(crate) fn default_threads() -> u32 {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gguf::GgufFile;
+    use crate::policy::OffloadPolicy;
+    use crate::synth::{self, SynthOptions};
+
+    #[test]
+    fn more_than_one_thread_where_experts_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let options = SynthOptions::default().layers(2);
+        let model = synth::family("gpt-oss-20b").unwrap().build(&options).unwrap();
+        model.save_without_weights(&path, 1).unwrap();
+        let gguf = GgufFile::open(&path).unwrap();
+        let threads = |policy: &str, cache: Option<u64>| {
+            let policy: OffloadPolicy = policy.parse().unwrap();
+            let mut plan = policy.plan(&gguf, &[], &Default::default()).unwrap();
+            if let Some(bytes) = cache {
+                plan = plan.with_expert_cache(bytes).unwrap();
+            }
+            threads_for(&plan)
+        };
+        let reading = default_threads().max(u32::try_from(cores().min(2)).unwrap());
+        assert_eq!(threads("none", None), default_threads());
+        assert_eq!(threads("all-experts=disk", None), reading);
+        assert_eq!(threads("all-experts=disk", Some(400 << 20)), reading);
+        assert_eq!(threads("all-experts=disk", Some(1 << 40)), default_threads(), "all is there");
+    }
 }

@@ -102,8 +102,12 @@ impl<'m> Together<'m> {
             last.is_last = true;
         }
         let batch = self.model.plan().context().batch_tokens.max(1) as usize;
-        for steps in steps.chunks(batch) {
+        let mut rest = &steps[..];
+        while !rest.is_empty() {
+            let at_once = self.model.context.tokens_at_once(batch.min(rest.len()));
+            let (steps, later) = rest.split_at(at_once);
             self.compute(steps)?;
+            rest = later;
         }
         let mut sequence = Sequence {
             sampler,

@@ -212,6 +212,51 @@ fn a_file_that_changes_stops_the_text() {
         // And nothing more comes of it.
         let later = model.generate(PROMPT, &greedy(3)).and_then(Generation::text);
         assert!(later.is_err(), "{later:?}");
+        assert!(model.another().is_err(), "nor of another context");
+    }
+}
+
+/// Text, and the logarithms of its tokens' probabilities.
+fn exact(load: MoeModelBuilder, prompt: &str) -> (String, Vec<f32>) {
+    let mut model = load.load().unwrap();
+    let mut generation = model.generate(prompt, &greedy(12).log_probabilities(1)).unwrap();
+    let (mut text, mut logarithms) = (String::new(), Vec::new());
+    while let Some(piece) = generation.next() {
+        text.push_str(&piece.unwrap());
+        let tokens = generation.take_log_probabilities();
+        logarithms.extend(tokens.into_iter().map(|token| token.chosen.log_probability));
+    }
+    (text, logarithms)
+}
+
+/// Also in the parts of a prompt that come to no output, of whose last layer nothing is computed.
+#[test]
+fn with_the_same_threads_and_micro_batch_each_bit_is_the_same() {
+    let prompt = (0..33).map(|i| format!("dragon {i} and the king of {} moons said ", i * 7));
+    let prompt: String = prompt.collect();
+    let least = least_cache(&demo(), "all-experts=disk");
+    let mut seen = Vec::new();
+    for (threads, micro_batch) in [(1, 512), (1, 1), (2, 1), (1, 3)] {
+        let sized = |load: MoeModelBuilder| {
+            load.context_tokens(1024).threads(threads).micro_batch_tokens(micro_batch)
+        };
+        let expected = exact(sized(builder(&demo(), "none")), &prompt);
+        assert!(expected.1.len() > 2, "{expected:?}");
+        for bytes in [least, 3 * least, 1 << 40] {
+            let load = with_cache(&demo(), "all-experts=disk", bytes);
+            let model = sized(with_cache(&demo(), "all-experts=disk", bytes)).load().unwrap();
+            if model.paging().unwrap().tokens_at_once == micro_batch {
+                assert_eq!(
+                    exact(sized(load), &prompt),
+                    expected,
+                    "{threads} {micro_batch} {bytes}"
+                );
+                seen.push((micro_batch, bytes == least));
+            }
+        }
+    }
+    for some in [(1, true), (3, false), (512, false)] {
+        assert!(seen.contains(&some), "{seen:?}");
     }
 }
 
@@ -298,7 +343,8 @@ fn too_small_a_cache_is_known_before_anything_is_loaded() {
     let load = |bytes: u64| {
         let seen = Arc::clone(&loads);
         let load = with_cache(&demo(), "all-experts=disk", bytes);
-        assert_eq!(load.make_plan().unwrap().disk().unwrap().cache_bytes, Some(bytes));
+        let planned = load.make_plan().map(|plan| plan.disk().unwrap().cache_bytes);
+        assert_eq!(planned.ok(), (bytes >= least).then_some(Some(bytes)));
         load.on_progress(move |_| seen.store(true, Ordering::Relaxed)).load().map(|_| ())
     };
     let error = load(least - 1).unwrap_err();

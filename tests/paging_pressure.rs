@@ -8,7 +8,7 @@ mod support;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use moe_offload::{GgufFile, MoeModel, MoeModelBuilder, PagingOptions, PagingStats};
+use moe_offload::{Error, GgufFile, MoeModel, MoeModelBuilder, PagingOptions, PagingStats};
 use support::generate::greedy;
 use support::model_files::demo;
 use support::paging;
@@ -84,6 +84,10 @@ fn the_budget_follows_what_memory_is_left() {
     let (said, stats) = text(&mut model, PLENTY);
     assert_eq!(said, expected);
     assert_eq!(stats.budget_bytes, whole.budget_bytes);
+    assert_eq!(
+        stats.tokens_at_once, whole.tokens_at_once,
+        "for a while it was short, not for good"
+    );
 }
 
 #[test]
@@ -93,14 +97,19 @@ fn without_a_size_the_cache_takes_four_fifths_of_what_is_told() {
     fn once() -> Option<u64> {
         Some(ONCE.swap(UNKNOWN, Ordering::Relaxed)).filter(|&bytes| bytes != UNKNOWN)
     }
-    let budget = |told: u64| {
+    let load = |told: u64| {
         ONCE.store(told, Ordering::Relaxed);
         let paging = PagingOptions::default().available_bytes(once);
-        let model = builder("all-experts=disk").paging(paging).load().unwrap();
-        model.paging().unwrap().budget_bytes
+        builder("all-experts=disk").paging(paging).load()
     };
+    let budget = |told: u64| load(told).unwrap().paging().unwrap().budget_bytes;
     let (less, more) = (budget(5 << 20), budget(6 << 20));
     let four_fifths = (1_u64 << 20) * 4 / 5;
     assert!((more - less).abs_diff(four_fifths) < 8, "{less} {more}");
     assert!(budget(PLENTY) > more, "all experts, and not more");
+    // If that is too little, what a token needs, as long as there is so much.
+    let error = load(1).map(|_| ()).unwrap_err();
+    let Error::PagingBudget { budget_bytes: 1, needed_bytes } = error else { panic!("{error}") };
+    assert!((1..less).contains(&budget(needed_bytes)));
+    assert!(load(needed_bytes - 1).is_err());
 }

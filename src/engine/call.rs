@@ -77,6 +77,18 @@ pub(super) fn table<T>(
     }
 }
 
+/// What C tells as an address and a number.
+///
+/// # Safety
+/// `first` must point to so many values that live and stay as they are during `'a`; of none it may be null.
+pub(super) unsafe fn told<'a, T>(first: *const T, count: usize) -> &'a [T] {
+    if count == 0 {
+        return &[];
+    }
+    // SAFETY: by the caller's promise.
+    unsafe { std::slice::from_raw_parts(first, count) }
+}
+
 /// The text as C wants it.
 pub(super) fn c_string(what: &'static str, text: &str) -> Result<CString> {
     CString::new(text).map_err(|error| Error::NulByte { what, position: error.nul_position() })

@@ -117,7 +117,7 @@ impl Context {
         let paging = PagerWatch::new(weights, counting)?;
         if let (Some(paging), Some(pager)) = (&paging, weights.pager()) {
             paging.set(&mut params);
-            params.n_ubatch = pager.tokens_at_once(params.n_ubatch, settings.active_experts);
+            params.n_ubatch = pager.most_tokens_at_once(params.n_ubatch, settings.active_experts);
             // The engine would copy experts to a device without asking whether they are there.
             params.op_offload = false;
         }

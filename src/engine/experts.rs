@@ -3,8 +3,8 @@
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
-use std::slice;
 
+use super::call::told;
 use super::ffi;
 use crate::bench::ExpertUse;
 
@@ -62,8 +62,7 @@ impl Drop for ExpertWatch {
 unsafe extern "C" fn visit(layer: i32, experts: *const i32, count: usize, user: *mut c_void) {
     // SAFETY: `user` is the `Counts` of a living context, used by nobody else while it computes; the
     // shim passes `count` numbers that live during the call.
-    let (counts, experts) =
-        unsafe { (&mut *user.cast::<Counts>(), slice::from_raw_parts(experts, count)) };
+    let (counts, experts) = unsafe { (&mut *user.cast::<Counts>(), told(experts, count)) };
     let counted = catch_unwind(AssertUnwindSafe(|| counts.counted.record(layer, experts)));
     counts.panicked |= counted.is_err();
 }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 ///
 /// What a mode needs is looked at before anything is loaded, and what is missing is
 /// [`Error::HostMemory`]. Experts that the plan leaves on disk are held by the pager: with them only the
-/// first three modes are possible.
+/// first three modes are possible, and all three read.
 ///
 /// ```
 /// use moe_offload::LoadMode;

@@ -22,10 +22,6 @@ impl Pager {
         match *self {}
     }
 
-    pub(super) fn check_budget(&self, _: u64, _: usize) -> Result<()> {
-        match *self {}
-    }
-
     pub(super) fn stream(&self, _: &GgufFile) -> Result<ModelStream> {
         match *self {}
     }
@@ -35,6 +31,10 @@ impl Pager {
     }
 
     pub(super) fn stop(&mut self) {
+        match *self {}
+    }
+
+    pub(super) fn most_tokens_at_once(&self, _: u32, _: usize) -> u32 {
         match *self {}
     }
 

@@ -84,7 +84,12 @@ impl Weights {
             host_memory::preflight(settings.mode, plan, &devices)?;
             held = Held::new(settings.mode);
         }
-        let pager = pager_for(gguf, plan, &settings.paging)?;
+        let layout = Layout::of(plan, gguf)?;
+        let pager = if layout.is_empty() {
+            None
+        } else {
+            Some(Pager::new(gguf, layout, &settings.paging)?)
+        };
         let overrides = OverrideArray::new(&plan.overrides(), |name| match &pager {
             Some(pager) if name == DISK => Ok(pager.buffer_type()),
             _ => device::buffer_type(name),
@@ -400,20 +405,6 @@ fn maps(mode: LoadMode, devices: &[ffi::ggml_backend_dev_t]) -> Result<bool> {
         LoadMode::Mapped => Ok(true),
         _ => Ok(false),
     }
-}
-
-/// What will read the experts that a plan leaves on disk.
-fn pager_for(gguf: &GgufFile, plan: &Plan, options: &PagingOptions) -> Result<Option<Pager>> {
-    let layout = Layout::of(plan, gguf)?;
-    if layout.is_empty() {
-        return Ok(None);
-    }
-    let pager = Pager::new(gguf, layout, options)?;
-    if let Some(budget_bytes) = options.cache_bytes {
-        // Before the other weights are read, which can take minutes.
-        pager.check_budget(budget_bytes, plan.active_experts())?;
-    }
-    Ok(Some(pager))
 }
 
 /// How many layers each device gets, as the proportions that the engine wants, for all the devices

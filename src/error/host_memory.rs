@@ -10,7 +10,7 @@ use crate::plan::human_bytes;
 pub enum HostMemoryFault {
     /// The weights and what belongs to them do not fit the free memory.
     #[error(
-        "the model needs {} of CPU memory, of which {} are free; map the file (`mapped`), put more on a device or on `disk`, or end other programs",
+        "the model needs {} of CPU memory, of which {} are free; put more on a device or on `disk`, end other programs, or, with no experts on `disk`, map the file (`mapped`)",
         human_bytes(*.needed_bytes), human_bytes(*.available_bytes)
     )]
     NotEnough {

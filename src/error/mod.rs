@@ -276,9 +276,9 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
-    /// A part of a file was read again and was another one, though nobody wrote to the file.
+    /// A part of a file was read again and was another one, though the file has the size and the time that it had.
     #[error(
-        "`{}` gave other bytes than before, in {bytes} from offset {offset}, though nobody wrote to it; the disk or the memory may be failing: compare the file with its source, then load again",
+        "`{}` gave other bytes than before, in {bytes} from offset {offset}, though its size and time are the same; the disk or the memory may be failing: compare the file with its source, then load again",
         path.display()
     )]
     WrongBytes {
@@ -441,7 +441,7 @@ pub enum Error {
     },
     /// The memory for paged experts does not hold what is needed at once.
     #[error(
-        "{} of memory for experts from disk do not hold the {} that a token needs at once; allow at least so much (`cache_bytes`, `--expert-cache`), or put fewer tensors on `disk`",
+        "{} of memory for experts from disk do not hold the {} that a token needs at once; allow at least so much (`cache_bytes`, `--expert-cache`), have more memory free, or put fewer tensors on `disk`",
         human_bytes(*.budget_bytes), human_bytes(*.needed_bytes)
     )]
     PagingBudget {

@@ -1,5 +1,7 @@
 //! Which groups (an expert's slices in all tensors of its layer) are in memory, within a budget.
 
+use std::ops::Range;
+
 use super::uses::Uses;
 
 /// What is in memory, and what it is worth.
@@ -91,9 +93,14 @@ impl Cache {
         self.groups.get(group).is_some_and(|group| group.is_pinned)
     }
 
-    /// Whether everything fits.
-    pub(crate) fn holds_all(&self) -> bool {
-        self.groups.iter().map(|group| group.bytes).sum::<u64>() <= self.budget_bytes
+    /// Whether everything is in memory, so that nothing has to be read any more.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.groups.iter().all(|group| group.is_resident)
+    }
+
+    /// Bytes of all groups.
+    pub(crate) fn all_bytes(&self) -> u64 {
+        self.groups.iter().map(|group| group.bytes).sum()
     }
 
     /// Counts what a batch of tokens uses of a layer, as if they had come one by one and evenly.
@@ -185,19 +192,19 @@ impl Cache {
         self.resident_bytes -= group.bytes;
     }
 
-    /// Takes groups that nobody asked for yet, as far as there is free room, until they have so many bytes.
-    /// Nothing is released.
-    pub(crate) fn fill(
-        &mut self,
-        wanted: &mut impl Iterator<Item = usize>,
-        bytes: u64,
-    ) -> Vec<usize> {
+    /// Takes the next of these groups, which nobody asked for yet, up to the first for which there is no free room,
+    /// until they have so many bytes. Nothing is released.
+    pub(crate) fn fill(&mut self, wanted: &mut Range<usize>, bytes: u64) -> Vec<usize> {
         let (mut taken, before) = (Vec::new(), self.resident_bytes);
-        while self.resident_bytes - before < bytes
-            && let Some(i) = wanted.next()
-        {
+        for i in wanted.clone() {
             let group = &mut self.groups[i];
-            if !group.is_resident && self.resident_bytes + group.bytes <= self.budget_bytes {
+            if self.resident_bytes - before >= bytes
+                || !group.is_resident && self.resident_bytes + group.bytes > self.budget_bytes
+            {
+                break;
+            }
+            wanted.start = i + 1;
+            if !group.is_resident {
                 group.is_resident = true;
                 self.resident_bytes += group.bytes;
                 taken.push(i);
@@ -393,5 +400,21 @@ mod tests {
         assert_eq!((cache.budget_bytes(), cache.resident_bytes()), (20, 20));
         assert_eq!(cache.set_budget(30), [0_usize; 0]);
         assert_eq!(cache.fill(&mut (0..8), u64::MAX), [0]);
+    }
+
+    /// A load during which memory is short for a moment.
+    #[test]
+    fn what_was_given_up_while_filling_is_not_taken_for_there() {
+        let mut cache = cache(2, 4, 80, 16.0);
+        let mut wanted = 0..8;
+        assert_eq!(cache.fill(&mut wanted, 50), [0, 1, 2, 3, 4]);
+        assert_eq!(cache.set_budget(30).len(), 2);
+        assert_eq!(cache.fill(&mut wanted, 50), [0_usize; 0]);
+        assert_eq!(wanted, 5..8, "what does not fit now may fit later");
+        cache.set_budget(80);
+        assert_eq!(cache.fill(&mut wanted, 50), [5, 6, 7]);
+        assert!(cache.all_bytes() <= cache.budget_bytes() && !cache.is_whole());
+        assert_eq!(cache.fill(&mut (0..8), 50).len(), 2);
+        assert!(cache.is_whole());
     }
 }

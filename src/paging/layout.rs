@@ -188,6 +188,18 @@ impl Layout {
         low
     }
 
+    /// Whether so much memory holds what one token needs at once, with `active` experts in a layer.
+    ///
+    /// # Errors
+    /// [`Error::PagingBudget`] if not.
+    pub(crate) fn check_budget(&self, budget_bytes: u64, active: usize) -> Result<()> {
+        let needed_bytes = self.needed_at_once(1, active) + self.border_bytes();
+        if needed_bytes > budget_bytes {
+            return Err(Error::PagingBudget { budget_bytes, needed_bytes });
+        }
+        Ok(())
+    }
+
     /// Layer and bytes in memory of each group.
     pub(crate) fn groups(&self) -> Vec<(u32, u64)> {
         let mut groups = Vec::new();

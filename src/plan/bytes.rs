@@ -26,12 +26,17 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidOption`] for anything else, or more than 2^63 bytes.
+/// [`Error::InvalidOption`] for anything else, or 2^63 bytes and more.
 pub fn parse_bytes(text: &str) -> Result<u64> {
     let bad = || Error::InvalidOption {
         option: "a number of bytes",
         value: format!("`{text}`"),
         expected: "a number with a unit, such as 12GiB, 500MB or 1048576",
+    };
+    let too_many = || Error::InvalidOption {
+        option: "a number of bytes",
+        value: format!("`{text}`"),
+        expected: "less than 8 EiB (8388608TiB)",
     };
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -49,13 +54,13 @@ pub fn parse_bytes(text: &str) -> Result<u64> {
         _ => return Err(bad()),
     };
     if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(factor).filter(|&bytes| bytes <= 1 << 63).ok_or_else(bad);
+        return whole.checked_mul(factor).filter(|&bytes| bytes < 1 << 63).ok_or_else(too_many);
     }
     let value: f64 = number.parse().map_err(|_| bad())?;
     #[allow(clippy::cast_precision_loss)] // the factors are exact
     let bytes = value * factor as f64;
     if !(0.0..=9.2e18).contains(&bytes) {
-        return Err(bad());
+        return Err(too_many());
     }
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked above
     Ok(bytes.round() as u64)
@@ -85,6 +90,10 @@ mod tests {
         for text in ["", "GiB", "-1", "1e3", "12XB", "1.2.3G", "99999999999TiB", "٣", "NaN", "inf"]
         {
             assert!(parse_bytes(text).is_err(), "{text}");
+        }
+        for text in ["8388608TiB", "18446744073709551616", "8388608.5TiB"] {
+            let error = parse_bytes(text).unwrap_err().to_string();
+            assert!(error.contains("8 EiB"), "{error}");
         }
     }
 }

@@ -142,6 +142,10 @@ impl Plan {
     /// `PagingOptions::cache_bytes` gives them, and no more than a policy's `ram:` leaves.
     /// Without experts on disk nothing changes.
     ///
+    /// # Errors
+    /// [`Error::PagingBudget`] if they hold less than a token uses of a layer at once. What else must be there, a page
+    /// between any two experts, is exact only in a load.
+    ///
     /// ```
     /// # use moe_offload::synth::{self, SynthOptions};
     /// # let folder = tempfile::tempdir()?;
@@ -152,23 +156,33 @@ impl Plan {
     ///
     /// let gguf = GgufFile::open(&path)?;
     /// let policy: OffloadPolicy = "all-experts=disk".parse()?;
-    /// let plan = policy.plan(&gguf, &[], &Default::default())?.with_expert_cache(200 << 20);
+    /// let plan = policy.plan(&gguf, &[], &Default::default())?.with_expert_cache(200 << 20)?;
     /// let hit_rate = plan.disk().and_then(|disk| disk.even_hit_rate());
     /// assert!(hit_rate.is_some_and(|rate| 0.2 < rate && rate < 0.3));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[must_use]
-    pub fn with_expert_cache(mut self, bytes: u64) -> Self {
+    pub fn with_expert_cache(mut self, bytes: u64) -> Result<Self> {
+        let (used, ends) = self.layer_use();
         if let Some(disk) = &mut self.disk {
+            // How many ends there really are only a load knows.
+            if bytes < used {
+                let needed_bytes = used.saturating_add(ends);
+                return Err(Error::PagingBudget { budget_bytes: bytes, needed_bytes });
+            }
             let most = disk.cache_bytes.unwrap_or_else(|| disk.most_cache_bytes());
             disk.cache_bytes = Some(bytes.min(most));
         }
-        self
+        Ok(self)
     }
 
-    /// What must be in memory: what a token uses of the layer where that is most, and the pages at the ends of
-    /// a tensor's experts, which stay.
+    /// What must be in memory at least, or a little more.
     pub(crate) fn least_cache_bytes(&self) -> u64 {
+        let (used, ends) = self.layer_use();
+        used.saturating_add(ends)
+    }
+
+    /// What a token uses of the layer where that is most, and the pages at the ends of a tensor's experts, which stay.
+    fn layer_use(&self) -> (u64, u64) {
         let all = self.model.experts.unwrap_or(1).max(1);
         let active = self.model.active_experts.unwrap_or(1).min(all);
         let (mut layers, mut ends) = (BTreeMap::new(), 0_u64);
@@ -179,7 +193,7 @@ impl Plan {
             }
         }
         let most = layers.into_values().max().unwrap_or(0);
-        (most / all * active).saturating_add(ends.saturating_mul(PAGE_BYTES))
+        (most / all * active, ends.saturating_mul(PAGE_BYTES))
     }
 }
 

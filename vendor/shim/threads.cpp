@@ -24,6 +24,7 @@ moe_status moe_threads_attach(llama_context * context, uint32_t threads, ggml_th
     return guarded(message, [&] {
         using New = ggml_threadpool_t(ggml_threadpool_params *);
         ggml_threadpool_params params = ggml_threadpool_params_default(int(threads));
+        params.poll = 1; // the engine's default would turn for seconds, on a core that others could use
         *pool = of_cpu<New>("ggml_threadpool_new")(&params);
         if (*pool == nullptr) {
             return fail(message, "no threads");

@@ -39,6 +39,7 @@ pub(super) fn preflight(
         let devices = plan.used_devices().map(|(name, _)| name.to_owned()).collect();
         return Err(error(mode, HostMemoryFault::NoPinningDevice { devices }));
     }
+    let mode = preflight::really(mode, plan.disk().is_some());
     let cpu = plan.device(CPU);
     let needs = Needs {
         weights_bytes: cpu.map_or(0, |cpu| cpu.weights_bytes),

@@ -26,6 +26,14 @@ pub(super) struct Needs {
     pub(super) has_disk: bool,
 }
 
+/// How weights will be held: beside experts on disk nothing is mapped.
+pub(super) fn really(mode: LoadMode, has_disk: bool) -> LoadMode {
+    match mode {
+        LoadMode::Auto | LoadMode::Mapped if has_disk => LoadMode::Read,
+        mode => mode,
+    }
+}
+
 /// Whether weights can be held so.
 pub(super) fn check(mode: LoadMode, needs: Needs, limits: &Limits) -> Result<(), Fault> {
     if needs.has_disk && !matches!(mode, LoadMode::Auto | LoadMode::Mapped | LoadMode::Read) {
@@ -158,6 +166,10 @@ mod tests {
             let possible = matches!(mode, LoadMode::Auto | LoadMode::Mapped | LoadMode::Read);
             let expected = if possible { Ok(()) } else { Err(Fault::ExpertsOnDisk) };
             assert_eq!(check(mode, needs, &limits()), expected, "{mode}");
+            // The rest is read, whatever the mode, so that it has to fit.
+            let short = Limits { available_bytes: Some(4 * GIB - 1), ..limits() };
+            assert!(check(really(mode, true), needs, &short).is_err(), "{mode}");
+            assert_eq!(really(mode, false), mode);
         }
     }
 

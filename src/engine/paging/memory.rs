@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::paging::PAGE_BYTES;
+use crate::plan::human_bytes;
 
 /// Reserved addresses: memory is only taken for pages that were written, and is given back page by page.
 #[derive(Debug)]
@@ -21,7 +22,10 @@ impl Reserved {
     pub(super) fn new(bytes: usize) -> Result<Self> {
         // Nobody else knows where that is.
         let base = reserve(0, bytes).map_err(|source| Error::Paging {
-            reason: format!("no room for {bytes} bytes of addresses: {source}"),
+            reason: format!(
+                "the process may not have {} of addresses more ({source}); see `ulimit -v`",
+                human_bytes(bytes as u64)
+            ),
         })?;
         Ok(Self { base, bytes })
     }

@@ -158,18 +158,6 @@ impl Pager {
         self.buffer_type
     }
 
-    /// Whether so much memory holds what one token needs at once; `active` experts in a layer.
-    ///
-    /// # Errors
-    /// [`Error::PagingBudget`] if not.
-    pub(super) fn check_budget(&self, budget_bytes: u64, active: usize) -> Result<()> {
-        let needed_bytes = self.layout.needed_at_once(1, active) + self.layout.border_bytes();
-        if needed_bytes > budget_bytes {
-            return Err(Error::PagingBudget { budget_bytes, needed_bytes });
-        }
-        Ok(())
-    }
-
     /// The model in one file, without the paged tensors.
     pub(super) fn stream<'a>(&self, gguf: &'a GgufFile) -> Result<ModelStream<'a>> {
         let paged = self.layout.on_disk().map(|tensor| tensor.name.as_str()).collect();
@@ -179,7 +167,7 @@ impl Pager {
     /// After the load: reads what is always in memory, and as many experts as the budget holds.
     ///
     /// # Errors
-    /// As [`Self::check_budget`], and whatever goes wrong with reading.
+    /// As [`Layout::check_budget`], and whatever goes wrong with reading.
     pub(super) fn start(&mut self, budget_bytes: u64, active: usize) -> Result<()> {
         let readers = Readers::start(&self.queue, self.io_uring).map_err(|source| {
             Error::Paging { reason: format!("no thread to read with: {source}") }
@@ -188,8 +176,9 @@ impl Pager {
             if self.files.iter().all(|file| file.is_direct()) { "" } else { ", buffered" };
         let kind = format!("{}{buffered}", readers.kind);
         self.readers = Some(readers);
-        self.check_budget(budget_bytes, active)?;
-        let cache_bytes = budget_bytes - self.layout.border_bytes();
+        self.layout.check_budget(budget_bytes, active)?;
+        let most = lock(&self.state).cache.all_bytes();
+        let cache_bytes = (budget_bytes - self.layout.border_bytes()).min(most);
         for tensor in &self.layout.tensors {
             for range in tensor.borders() {
                 let pieces = self.pieces(tensor, &range, None)?;
@@ -206,7 +195,7 @@ impl Pager {
             return Err(failure);
         }
         let mut state = lock(&self.state);
-        state.is_whole = state.cache.holds_all() && self.layout.table.is_none();
+        state.is_whole = state.cache.is_whole() && self.layout.table.is_none();
         drop(state);
         self.reset();
         Ok(())
@@ -217,7 +206,7 @@ impl Pager {
         let mut wanted = 0..lock(&self.state).cache.len();
         loop {
             self.queue.wait_idle();
-            if wanted.is_empty() || self.queue.has_failed() {
+            if self.queue.has_failed() {
                 return Ok(());
             }
             let mut state = lock(&self.state);
@@ -225,6 +214,9 @@ impl Pager {
             let filled = state.cache.fill(&mut wanted, FILL_BYTES);
             drop(state);
             self.replace(&released, &filled, |_| 0)?;
+            if filled.is_empty() {
+                return Ok(());
+            }
         }
     }
 
@@ -233,11 +225,17 @@ impl Pager {
         self.readers = None;
     }
 
-    /// How many of `wanted` tokens may be computed at once.
-    pub(super) fn tokens_at_once(&self, wanted: u32, active: usize) -> u32 {
+    /// How many of `wanted` tokens may be computed at once while memory is not short.
+    pub(super) fn most_tokens_at_once(&self, wanted: u32, active: usize) -> u32 {
         if self.readers.is_none() {
             return wanted; // a dry run, which has no budget yet
         }
+        let bytes = lock(&self.state).pressure.wanted_bytes();
+        self.layout.tokens_at_once(wanted, active, bytes)
+    }
+
+    /// The same now.
+    pub(super) fn tokens_at_once(&self, wanted: u32, active: usize) -> u32 {
         let bytes = lock(&self.state).cache.budget_bytes();
         self.layout.tokens_at_once(wanted, active, bytes)
     }

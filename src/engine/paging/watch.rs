@@ -3,10 +3,9 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
-use std::slice;
 use std::sync::Arc;
 
-use super::super::call::guarded;
+use super::super::call::{guarded, told};
 use super::super::ffi;
 use super::super::weights::Weights;
 use super::Pager;
@@ -29,6 +28,9 @@ impl PagerWatch {
         let Some(pager) = weights.pager().filter(|pager| !pager.is_whole()) else {
             return Ok(None);
         };
+        if let Some(failure) = pager.failure() {
+            return Err(failure);
+        }
         let user = ptr::from_ref(pager).cast_mut().cast();
         let raw = Box::new(ffi::moe_pager {
             chosen: Some(chosen),
@@ -91,8 +93,7 @@ unsafe extern "C" fn chosen(
     user: *mut c_void,
 ) -> bool {
     // SAFETY: `user` is the pager of the weights that the watch keeps; there are as many experts as it says.
-    let (pager, experts) =
-        unsafe { (&*user.cast::<Pager>(), slice::from_raw_parts(experts, each * tokens)) };
+    let (pager, experts) = unsafe { (&*user.cast::<Pager>(), told(experts, each * tokens)) };
     on(pager, || pager.chosen(u32::try_from(layer).unwrap_or(0), experts, each, used))
 }
 
@@ -104,8 +105,7 @@ unsafe extern "C" fn expected(
     user: *mut c_void,
 ) {
     // SAFETY: as in `chosen`.
-    let (pager, experts) =
-        unsafe { (&*user.cast::<Pager>(), slice::from_raw_parts(experts, count)) };
+    let (pager, experts) = unsafe { (&*user.cast::<Pager>(), told(experts, count)) };
     let look = if again { Look::Again } else { Look::First };
     on(pager, || pager.expected(u32::try_from(layer).unwrap_or(0), experts, look));
 }
@@ -117,9 +117,8 @@ unsafe extern "C" fn needed(
     user: *mut c_void,
 ) -> bool {
     // SAFETY: as in `chosen`; the name is the engine's NUL-terminated text.
-    let (pager, experts, name) = unsafe {
-        (&*user.cast::<Pager>(), slice::from_raw_parts(experts, count), CStr::from_ptr(tensor))
-    };
+    let (pager, experts, name) =
+        unsafe { (&*user.cast::<Pager>(), told(experts, count), CStr::from_ptr(tensor)) };
     on(pager, || pager.needed(&name.to_string_lossy(), experts))
 }
 
@@ -130,8 +129,7 @@ unsafe extern "C" fn rows(
     user: *mut c_void,
 ) -> bool {
     // SAFETY: as in `chosen`; the name is the engine's NUL-terminated text.
-    let (pager, rows, name) = unsafe {
-        (&*user.cast::<Pager>(), slice::from_raw_parts(rows, count), CStr::from_ptr(tensor))
-    };
+    let (pager, rows, name) =
+        unsafe { (&*user.cast::<Pager>(), told(rows, count), CStr::from_ptr(tensor)) };
     on(pager, || pager.rows_needed(&name.to_string_lossy(), rows))
 }

@@ -46,6 +46,7 @@ fn cores() -> usize {
 mod tests {
     use super::*;
     use crate::gguf::GgufFile;
+    use crate::plan::ContextOptions;
     use crate::policy::OffloadPolicy;
     use crate::synth::{self, SynthOptions};
 
@@ -59,7 +60,7 @@ mod tests {
         let gguf = GgufFile::open(&path).unwrap();
         let threads = |policy: &str, cache: Option<u64>| {
             let policy: OffloadPolicy = policy.parse().unwrap();
-            let mut plan = policy.plan(&gguf, &[], &Default::default()).unwrap();
+            let mut plan = policy.plan(&gguf, &[], &ContextOptions::default()).unwrap();
             if let Some(bytes) = cache {
                 plan = plan.with_expert_cache(bytes).unwrap();
             }

@@ -41,10 +41,10 @@ impl PagedFile {
     pub(super) fn open(path: &Path, verify: bool) -> Result<Self> {
         let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
         let open = |flags| OpenOptions::new().read(true).custom_flags(flags).open(path);
-        // Some file systems, such as those in memory, have no direct reads.
+        // Some file systems have no direct reads; of these some tell only when one is tried.
         let (file, is_direct) = match open(libc::O_DIRECT) {
-            Ok(file) => (file, true),
-            Err(_) => (open(0).map_err(io("open"))?, false),
+            Ok(file) if reads_directly(&file) => (file, true),
+            _ => (open(0).map_err(io("open"))?, false),
         };
         let state = State::of(&file.metadata().map_err(io("inspect"))?);
         let checksums = verify.then(Checksums::default);
@@ -111,4 +111,14 @@ impl PagedFile {
     pub(super) fn failed(&self, source: std::io::Error) -> Error {
         Error::Io { action: "read", path: self.path.clone(), source }
     }
+}
+
+/// Whether a file that was opened for it can be read directly.
+fn reads_directly(file: &File) -> bool {
+    #[repr(align(4096))]
+    struct Page([u8; 4096]);
+    let mut page = Page([0; 4096]);
+    let read = file.read_at(&mut page.0, 0);
+    // Any other fault is told by the reads that follow.
+    !matches!(read, Err(error) if error.raw_os_error() == Some(libc::EINVAL))
 }

@@ -40,7 +40,7 @@ bench: setup
 benchmarks: setup
 	scripts/benchmarks.sh
 
-# Experts on disk against the mapped file, in a control group with a memory limit; as root. 25 minutes.
+# Experts on disk against the mapped file, in a control group with a memory limit; as root. 30 minutes.
 paging-benchmark: setup
 	scripts/paging-benchmark
 

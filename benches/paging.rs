@@ -79,8 +79,8 @@ fn main() {
         return;
     }
     let Some(options) = Options::parse() else {
-        println!("{HELP}");
-        return;
+        eprintln!("{HELP}");
+        std::process::exit(2);
     };
     let mut all = Measuring {
         limit: options.number("ram", 5e9),
@@ -227,7 +227,7 @@ impl Measuring {
                     rates
                 })
                 .collect();
-            self.report.claim_no_slower(threads, 0.03, &rates);
+            self.report.claim_no_slower(&half, threads, 0.03, &rates);
         }
     }
 
@@ -235,7 +235,7 @@ impl Measuring {
         let setting = format!(
             "By `make paging-benchmark`: {}, {}; a memory control group of {:.2} GB, of which ours may use \
              {:.2} GB, {} tokens ({} with everything in memory) after {} to warm up, empty caches, the engine \
-             and ours in turns, each in a process of its own. What it shows, and what was asked:\n",
+             and ours in turns, each in a process of its own unless it says otherwise. What it shows, and what was asked:\n",
             self.options.model,
             system::machine(),
             self.limit / 1e9,

@@ -165,6 +165,14 @@ impl MoeModelBuilder {
         self
     }
 
+    /// Whether the CPU may copy weights of some types into a layout for which it has faster kernels. That takes
+    /// memory beside the mapped file, and the kernels add in another order, so that last bits differ; of experts on
+    /// disk there is no such copy. By default it may.
+    pub fn repack(mut self, repack: bool) -> Self {
+        self.load.plain_layout = !repack;
+        self
+    }
+
     /// How experts are read that the plan leaves on disk, as `all-experts=disk` or `fit:ram:24GiB` do; without such
     /// experts it changes nothing. Linux only.
     ///
@@ -232,7 +240,8 @@ impl MoeModelBuilder {
     /// Whatever is wrong with the file, the policy or an option; [`Error::UnknownDevice`] and
     /// [`Error::PlannedDeviceMissing`] for devices that are not there; [`Error::DoesNotFit`] if one
     /// has not enough free memory; [`Error::HostMemory`] if CPU memory cannot be held as
-    /// [`load_mode`](Self::load_mode) says; [`Error::LoadFailed`] with the engine's reason;
+    /// [`load_mode`](Self::load_mode) says; [`Error::PagingBudget`] if what experts on disk may take of it
+    /// is too little for a token; [`Error::LoadFailed`] with the engine's reason;
     /// [`Error::PlanBroken`] if the engine placed a tensor elsewhere; [`Error::FileChanged`];
     /// [`Error::RpcLost`]; [`Error::Cancelled`]. Nothing
     /// stays allocated after an error.
@@ -321,12 +330,14 @@ impl MoeModelBuilder {
         if self.load.mode.reads() {
             plan.expect_reading();
         }
-        match self.load.paging.cache_bytes {
-            Some(bytes) if plan.disk().is_some() => {
-                Layout::of(&plan, gguf)?.check_budget(bytes, plan.active_experts())?;
-                plan.with_expert_cache(bytes)
-            }
-            _ => Ok(plan),
+        let Some(disk) = plan.disk() else { return Ok(plan) };
+        let by_hand = self.load.paging.cache_bytes;
+        if let Some(bytes) = by_hand.into_iter().chain(disk.cache_bytes).min() {
+            Layout::of(&plan, gguf)?.check_budget(bytes, plan.active_experts())?;
+        }
+        match by_hand {
+            Some(bytes) => plan.with_expert_cache(bytes),
+            None => Ok(plan),
         }
     }
 
@@ -340,7 +351,8 @@ impl MoeModelBuilder {
             return Err(Error::Cancelled { operation: "loading" });
         }
         let dry_run = Some(DryRun::of(gguf));
-        let settings = LoadSettings { dry_run, mode: self.load.mode, ..LoadSettings::default() };
+        let LoadSettings { mode, plain_layout, .. } = self.load;
+        let settings = LoadSettings { mode, plain_layout, dry_run, ..LoadSettings::default() };
         let (_, context) = self.open(gguf, plan, settings)?;
         context.memory()
     }

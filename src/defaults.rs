@@ -14,10 +14,10 @@ pub(crate) fn cache_budget(
     let cpu = plan.device(plan::CPU);
     let later = cpu.map_or(0, |cpu| cpu.total_bytes.saturating_sub(cpu.weights_bytes));
     let Some(cache) = disk.cache_bytes else {
-        let free = free.unwrap_or(disk.weights_bytes);
-        // If that is too little, then what is needed at least, as long as there is so much.
+        let free = free.unwrap_or(disk.weights_bytes).saturating_sub(later);
+        // If four fifths are too little, then what is needed at least, as long as there is so much.
         let least = plan.least_cache_bytes().min(free);
-        return (free.saturating_sub(later) / 5 * 4).min(disk.most_cache_bytes()).max(least);
+        return (free / 5 * 4).min(disk.most_cache_bytes()).max(least);
     };
     let grown = before.zip(memory::anonymous_bytes()).map_or(0, |(a, b)| b.saturating_sub(a));
     let besides = grown.saturating_sub(cpu.map_or(0, |cpu| cpu.weights_bytes));
@@ -27,15 +27,18 @@ pub(crate) fn cache_budget(
 /// Threads that compute by such a plan.
 pub(crate) fn threads_for(plan: &Plan) -> u32 {
     let reads = |disk: &DiskPlan| disk.even_hit_rate().is_none_or(|rate| rate < 1.0);
-    let least = if plan.disk().is_some_and(reads) && cores() > 1 { 2 } else { 1 };
-    default_threads().max(least)
+    threads(cores(), plan.disk().is_some_and(reads))
 }
 
 /// Threads that compute where nothing has to be read.
 pub(crate) fn default_threads() -> u32 {
-    let cores = cores();
+    threads(cores(), false)
+}
+
+fn threads(cores: usize, reads: bool) -> u32 {
     let threads = if cores > 8 { cores / 2 } else { cores - 1 };
-    u32::try_from(threads.clamp(1, 64)).unwrap_or(1)
+    let least = if reads { cores.min(2) } else { 1 };
+    u32::try_from(threads.clamp(least, 64)).unwrap_or(1)
 }
 
 fn cores() -> usize {
@@ -58,7 +61,7 @@ mod tests {
         let model = synth::family("gpt-oss-20b").unwrap().build(&options).unwrap();
         model.save_without_weights(&path, 1).unwrap();
         let gguf = GgufFile::open(&path).unwrap();
-        let threads = |policy: &str, cache: Option<u64>| {
+        let of_plan = |policy: &str, cache: Option<u64>| {
             let policy: OffloadPolicy = policy.parse().unwrap();
             let mut plan = policy.plan(&gguf, &[], &ContextOptions::default()).unwrap();
             if let Some(bytes) = cache {
@@ -66,10 +69,14 @@ mod tests {
             }
             threads_for(&plan)
         };
-        let reading = default_threads().max(u32::try_from(cores().min(2)).unwrap());
-        assert_eq!(threads("none", None), default_threads());
-        assert_eq!(threads("all-experts=disk", None), reading);
-        assert_eq!(threads("all-experts=disk", Some(400 << 20)), reading);
-        assert_eq!(threads("all-experts=disk", Some(1 << 40)), default_threads(), "all is there");
+        let reading = threads(cores(), true);
+        assert_eq!(of_plan("none", None), default_threads());
+        assert_eq!(of_plan("all-experts=disk", None), reading);
+        assert_eq!(of_plan("all-experts=disk", Some(400 << 20)), reading);
+        assert_eq!(of_plan("all-experts=disk", Some(1 << 40)), default_threads(), "all is there");
+        let expected = [(1, 1, 1), (2, 1, 2), (3, 2, 2), (8, 7, 7), (16, 8, 8), (200, 64, 64)];
+        for (cores, else_, while_reading) in expected {
+            assert_eq!((threads(cores, false), threads(cores, true)), (else_, while_reading));
+        }
     }
 }

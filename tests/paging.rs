@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use moe_offload::gguf::GgmlType;
 use moe_offload::plan::DISK;
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
@@ -73,6 +74,11 @@ fn with_everything_in_memory_no_router_is_watched() {
     let stats = model.paging().unwrap();
     assert_eq!((stats.needed_slices, stats.read_bytes), (0, 0), "{stats:?}");
     assert!(stats.resident_bytes > 0);
+    // Nor are prompts read in smaller parts where only the token embedding is not.
+    let rest = "regex:token_embd=disk;layers:0=disk";
+    let model = with_cache(&demo(), rest, 1 << 40).load().unwrap();
+    let whole = model.plan().context().micro_batch_tokens;
+    assert_eq!(model.paging().unwrap().tokens_at_once, whole);
 }
 
 #[test]
@@ -258,6 +264,32 @@ fn with_the_same_threads_and_micro_batch_each_bit_is_the_same() {
     for some in [(1, true), (3, false), (512, false)] {
         assert!(seen.contains(&some), "{seen:?}");
     }
+}
+
+/// Of a type for which the CPU has another layout, which those on disk never are in.
+#[test]
+fn without_repacking_each_bit_is_the_same_for_any_type() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let options =
+        SynthOptions::default().layers(2).expert_type(GgmlType::from_name("q4_0").unwrap());
+    let model = synth::family("granite-3.1-3b-a800m").unwrap().build(&options).unwrap();
+    model.save(&path, 1, |_| {}).unwrap();
+    let in_memory = |repack: bool| builder(&path, "none").micro_batch_tokens(1).repack(repack);
+    let least = least_cache(&path, "all-experts=disk");
+    let load = with_cache(&path, "all-experts=disk", least).micro_batch_tokens(1).repack(false);
+    assert_eq!(exact(load, PROMPT), exact(in_memory(false), PROMPT));
+    let copied = |repack: bool| {
+        let model = in_memory(repack).load().unwrap();
+        model.memory().last().and_then(|cpu| cpu.host).unwrap().anonymous_bytes
+    };
+    let (plain, repacked) = (copied(false), copied(true));
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        let experts = GgufFile::open(&path).unwrap().tensor_bytes() / 4;
+        assert!(repacked > plain + experts, "{repacked} {plain}");
+    }
+    assert!(repacked >= plain);
 }
 
 #[test]

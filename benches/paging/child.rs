@@ -217,7 +217,7 @@ impl Task<'_> {
             let mut turn = |is_ours: bool| {
                 let started = Instant::now();
                 if is_ours {
-                    let piece = generation.next().expect("another token");
+                    let piece = generation.next().expect("text for each token");
                     text.push_str(&piece.unwrap_or_else(|error| panic!("{error}")));
                 } else {
                     engine.token();

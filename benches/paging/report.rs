@@ -71,11 +71,12 @@ impl Report {
     }
 
     /// Pairs of tokens per second, the engine's first, of which ours should be no slower but for so much.
-    pub fn claim_no_slower(&mut self, threads: u32, off: f64, pairs: &[(f64, f64)]) {
+    pub fn claim_no_slower(&mut self, model: &str, threads: u32, off: f64, pairs: &[(f64, f64)]) {
         let (ratios, text) = ratios(pairs);
         let mean = ratios.iter().sum::<f64>() / ratios.len().max(1) as f64;
         let asked = format!(
-            "at most {:.0} % slower than the plain load with everything in memory, token by token in turns, with {}",
+            "at most {:.0} % slower than the plain load with everything in memory, token by token in turns in one process \
+             ({model}), with {}",
             off * 100.0,
             counted(threads),
         );

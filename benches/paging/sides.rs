@@ -94,6 +94,7 @@ pub fn load_ours(path: &str, what: &str, half_life: f64, threads: u32) -> MoeMod
         .policy(policy.parse::<OffloadPolicy>().expect("a policy"))
         .paging(paging)
         .load_mode(LoadMode::Mapped)
+        .repack(false)
         .context_tokens(CONTEXT)
         .micro_batch_tokens(MICRO_BATCH)
         .threads(threads)

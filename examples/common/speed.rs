@@ -19,6 +19,12 @@ pub(crate) struct SpeedArguments {
                 (pages), locked (never swapped), interleaved (over NUMA nodes) or pinned (by a device)"
     )]
     load_mode: Option<LoadMode>,
+    #[arg(
+        long,
+        help = "Leave weights in CPU memory in the file's layout: less memory, slower prompts, and the last bits of \
+                experts on disk, which never are in another one"
+    )]
+    no_repack: bool,
     #[arg(long, help = "Compute nothing on a device of what is in CPU memory")]
     no_operation_offload: bool,
     #[arg(
@@ -62,6 +68,7 @@ impl SpeedArguments {
         if let Some(mode) = self.load_mode {
             builder = builder.load_mode(mode);
         }
+        builder = builder.repack(!self.no_repack);
         let paging = PagingOptions::default().verify(self.verify_experts);
         builder = builder.paging(match self.expert_cache {
             Some(bytes) => paging.cache_bytes(bytes),

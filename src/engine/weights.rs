@@ -23,6 +23,8 @@ use crate::plan::{CPU, DISK, Plan};
 #[derive(Default)]
 pub(crate) struct LoadSettings {
     pub(crate) mode: LoadMode,
+    /// Weights in CPU memory stay in the file's layout.
+    pub(crate) plain_layout: bool,
     pub(crate) on_progress: Option<Box<dyn FnMut(f32) + Send>>,
     pub(crate) cancel: Option<CancelHandle>,
     /// Only count what would be allocated; the weights cannot be used.
@@ -103,6 +105,7 @@ impl Weights {
         params.tensor_split = tensor_split.as_ptr();
         params.n_gpu_layers = i32::try_from(plan.device_layers()).unwrap_or(i32::MAX);
         params.load_mode = settings.mode.for_engine();
+        params.use_extra_bufts = !settings.plain_layout;
         if settings.mode.is_held() {
             params.no_host = true; // a device's own memory would come first
             params.lazy_mode = ffi::LLAMA_LAZY_MODE_OFF; // which would map a part

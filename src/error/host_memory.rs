@@ -76,7 +76,7 @@ pub enum HostMemoryFault {
     },
     /// The engine put weights elsewhere.
     #[error(
-        "of {} of weights in CPU memory the engine put {} elsewhere, which happens with types of its own for some processors, or where a device's driver has no more to pin; use `read`",
+        "of {} of weights in CPU memory the engine put {} elsewhere, which happens with types of its own for some processors, or where a device's driver has no more to pin; use `read`, or leave weights in the file's layout (`repack(false)`, `--no-repack`)",
         human_bytes(*.all_bytes), human_bytes(*.elsewhere_bytes)
     )]
     Elsewhere {

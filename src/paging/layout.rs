@@ -164,17 +164,18 @@ impl Layout {
         of.map_or((0..0, 0), |(tensors, first)| (tensors.clone(), group - first))
     }
 
-    /// Bytes of the experts of so many tokens at once, in the layer where they are most, if each token
-    /// uses `active` others.
+    /// At most so many bytes have the experts of so many tokens at once, in the layer where they are most, if each
+    /// token uses `active` others.
     pub(crate) fn needed_at_once(&self, tokens: usize, active: usize) -> u64 {
-        let mut largest = BTreeMap::new();
+        let mut layers = BTreeMap::new();
         for (layer, bytes) in self.groups() {
-            let (count, most) = largest.entry(layer).or_insert((0_usize, 0_u64));
-            *count += 1;
-            *most = bytes.max(*most);
+            let (largest, all) = layers.entry(layer).or_insert((0_u64, 0_u64));
+            *largest = bytes.max(*largest);
+            *all += bytes;
         }
-        let used = |count: usize| count.min(tokens.saturating_mul(active)) as u64;
-        largest.into_values().map(|(count, most)| used(count) * most).max().unwrap_or(0)
+        let used = tokens.saturating_mul(active) as u64;
+        let needed = |(largest, all): (u64, u64)| largest.saturating_mul(used).min(all);
+        layers.into_values().map(needed).max().unwrap_or(0)
     }
 
     /// How many tokens may be computed at once, if so many bytes hold what they use.

@@ -59,7 +59,8 @@ pub fn parse_bytes(text: &str) -> Result<u64> {
     let value: f64 = number.parse().map_err(|_| bad())?;
     #[allow(clippy::cast_precision_loss)] // the factors are exact
     let bytes = value * factor as f64;
-    if !(0.0..=9.2e18).contains(&bytes) {
+    #[allow(clippy::cast_precision_loss)] // a power of 2
+    if !(0.0..(1_u64 << 63) as f64).contains(&bytes) {
         return Err(too_many());
     }
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // checked above

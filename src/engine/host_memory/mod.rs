@@ -39,14 +39,14 @@ pub(super) fn preflight(
         let devices = plan.used_devices().map(|(name, _)| name.to_owned()).collect();
         return Err(error(mode, HostMemoryFault::NoPinningDevice { devices }));
     }
-    let mode = preflight::really(mode, plan.disk().is_some());
     let cpu = plan.device(CPU);
     let needs = Needs {
         weights_bytes: cpu.map_or(0, |cpu| cpu.weights_bytes),
         all_bytes: cpu.map_or(0, |cpu| cpu.total_bytes),
         has_disk: plan.disk().is_some(),
     };
-    preflight::check(mode, needs, &limits()).map_err(|fault| error(mode, fault))
+    let really = preflight::really(mode, needs.has_disk);
+    preflight::check(really, needs, &limits()).map_err(|fault| error(mode, fault))
 }
 
 fn error(mode: LoadMode, fault: HostMemoryFault) -> Error {

@@ -19,6 +19,7 @@ mod stream;
 mod watch;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -203,21 +204,26 @@ impl Pager {
 
     /// Reads experts as far as the budget goes, and as far as there is memory: what is asked for may be more.
     fn fill(&self) -> Result<()> {
-        let mut wanted = 0..lock(&self.state).cache.len();
-        loop {
-            self.queue.wait_idle();
-            if self.queue.has_failed() {
-                return Ok(());
-            }
-            let mut state = lock(&self.state);
-            let released = state.follow_memory(Duration::ZERO);
-            let filled = state.cache.fill(&mut wanted, FILL_BYTES);
-            drop(state);
-            self.replace(&released, &filled, |_| 0)?;
-            if filled.is_empty() {
-                return Ok(());
-            }
+        // Twice, as what was given up in between may fit again.
+        for _ in 0..2 {
+            let mut wanted = 0..lock(&self.state).cache.len();
+            while self.fill_some(&mut wanted)? {}
         }
+        Ok(())
+    }
+
+    /// Reads the next of these experts. Whether there were any.
+    fn fill_some(&self, wanted: &mut Range<usize>) -> Result<bool> {
+        self.queue.wait_idle();
+        if self.queue.has_failed() {
+            return Ok(false);
+        }
+        let mut state = lock(&self.state);
+        let released = state.follow_memory(Duration::ZERO);
+        let filled = state.cache.fill(wanted, FILL_BYTES);
+        drop(state);
+        self.replace(&released, &filled, |_| 0)?;
+        Ok(!filled.is_empty())
     }
 
     /// Ends the threads that read, after what is under way.

@@ -129,6 +129,10 @@ impl State {
     }
 }
 
+fn failed_before() -> Error {
+    Error::Paging { reason: "it failed before; load the model again".into() }
+}
+
 impl Queue {
     pub(super) fn new(slices: usize) -> Self {
         let state = State { pending: vec![0; slices], ..State::default() };
@@ -219,11 +223,15 @@ impl Queue {
         self.lock().failure.is_some()
     }
 
+    /// Whether nothing went wrong yet; what did is left to [`Self::failure`].
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if self.has_failed() { Err(failed_before()) } else { Ok(()) }
+    }
+
     /// What went wrong, once; after it every wait fails.
     pub(super) fn failure(&self) -> Option<Error> {
         let mut state = self.lock();
-        let later = || Error::Paging { reason: "it failed before; load the model again".into() };
-        state.failure.as_mut().map(|failure| std::mem::replace(failure, later()))
+        state.failure.as_mut().map(|failure| std::mem::replace(failure, failed_before()))
     }
 
     /// Bytes read, and seconds in which reads were under way.

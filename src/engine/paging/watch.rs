@@ -28,9 +28,7 @@ impl PagerWatch {
         let Some(pager) = weights.pager().filter(|pager| !pager.is_whole()) else {
             return Ok(None);
         };
-        if let Some(failure) = pager.failure() {
-            return Err(failure);
-        }
+        pager.queue.check()?;
         let user = ptr::from_ref(pager).cast_mut().cast();
         let raw = Box::new(ffi::moe_pager {
             chosen: Some(chosen),

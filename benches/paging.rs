@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use self::child::Figures;
-use self::report::{Point, Report, Row};
+use self::report::{Kind, Point, Report, Row};
 use self::system::{Group, ReadAhead};
 
 const HELP: &str = "paging MODEL [OPTION...]
@@ -153,8 +153,8 @@ impl Measuring {
         (engine, ours)
     }
 
-    fn note(&mut self, name: String, threads: u32, figures: Figures) {
-        self.report.rows.push(Row { name, threads, figures });
+    fn note(&mut self, kind: Kind, name: String, threads: u32, figures: Figures) {
+        self.report.rows.push(Row { kind, name, threads, figures });
     }
 
     fn pairs(&mut self) {
@@ -173,8 +173,13 @@ impl Measuring {
                 for _ in 0..pairs {
                     let (engine, ours) = self.pair(&format!("{kib} KiB"), self.limit, threads);
                     rates.push((engine.get("rate"), ours.get("rate")));
-                    self.note(format!("engine, mapped, read-ahead {kib} KiB"), threads, engine);
-                    self.note(format!("paged, read-ahead {kib} KiB"), threads, ours);
+                    self.note(
+                        Kind::Engine,
+                        format!("engine, mapped, read-ahead {kib} KiB"),
+                        threads,
+                        engine,
+                    );
+                    self.note(Kind::Paged, format!("paged, read-ahead {kib} KiB"), threads, ours);
                 }
             }
             self.report.claim_ratio(asked, least, &rates);
@@ -208,7 +213,7 @@ impl Measuring {
             let what = format!("fit:ram:{}", self.limit * self.budget);
             let (name, threads) = (format!("paged, half-life {half_life} tokens"), self.threads[0]);
             let figures = self.run(&name, &what, threads, Some(&group), half_life);
-            self.note(name, threads, figures);
+            self.note(Kind::OtherHalfLife, name, threads, figures);
         }
     }
 
@@ -216,9 +221,9 @@ impl Measuring {
         let Some(half) = self.options.values.get("whole").cloned() else { return };
         for threads in self.threads.clone() {
             let engine = self.run("engine, all read", "engine-read", threads, None, 0.0);
-            self.note("engine, everything in memory".to_owned(), threads, engine);
+            self.note(Kind::Engine, "engine, everything in memory".to_owned(), threads, engine);
             let ours = self.run("ours, all read", "cache:1e12", threads, None, 0.0);
-            self.note(report::WHOLE.to_owned(), threads, ours);
+            self.note(Kind::Whole, "paged, everything in memory".to_owned(), threads, ours);
             let rates: Vec<_> = (0..2 * self.pairs)
                 .map(|_| {
                     let both = child::run(&self.options, &half, "in-turns", threads, None, 0.0);

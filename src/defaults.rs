@@ -31,6 +31,7 @@ pub(crate) fn threads_for(plan: &Plan) -> u32 {
 }
 
 /// Threads that compute where nothing has to be read.
+#[cfg(feature = "bench")]
 pub(crate) fn default_threads() -> u32 {
     threads(cores(), false)
 }
@@ -70,10 +71,11 @@ mod tests {
             threads_for(&plan)
         };
         let reading = threads(cores(), true);
-        assert_eq!(of_plan("none", None), default_threads());
+        let computing = threads(cores(), false);
+        assert_eq!(of_plan("none", None), computing);
         assert_eq!(of_plan("all-experts=disk", None), reading);
         assert_eq!(of_plan("all-experts=disk", Some(400 << 20)), reading);
-        assert_eq!(of_plan("all-experts=disk", Some(1 << 40)), default_threads(), "all is there");
+        assert_eq!(of_plan("all-experts=disk", Some(1 << 40)), computing, "all is there");
         let expected = [(1, 1, 1), (2, 1, 2), (3, 2, 2), (8, 7, 7), (16, 8, 8), (200, 64, 64)];
         for (cores, else_, while_reading) in expected {
             assert_eq!((threads(cores, false), threads(cores, true)), (else_, while_reading));

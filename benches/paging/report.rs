@@ -8,11 +8,21 @@ use plotters::prelude::*;
 
 use crate::child::Figures;
 
-/// The name of rows of ours with everything in memory.
-pub const WHOLE: &str = "paged, everything in memory";
+/// What a row is of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Engine,
+    /// Ours as it is by default, within a budget.
+    Paged,
+    /// The same with another half-life.
+    OtherHalfLife,
+    /// Ours with everything in memory.
+    Whole,
+}
 
 /// One measurement.
 pub struct Row {
+    pub kind: Kind,
     pub name: String,
     pub threads: u32,
     pub figures: Figures,
@@ -85,12 +95,14 @@ impl Report {
 
     /// What the runs of ours within a budget, at these numbers of threads, took of what the disk allows.
     pub fn claim_disk(&mut self, threads: u32) {
-        let ours = || self.paged().filter(|row| row.threads == threads).map(|row| &row.figures);
+        let of = |kind: Kind| {
+            self.rows.iter().filter(move |row| row.kind == kind && row.threads == threads)
+        };
+        let ours = || of(Kind::Paged).map(|row| &row.figures);
         let (alone, most_alone) = range(ours().map(|figures| figures.share_of("disk_gb")));
         let (least, most) = range(ours().map(|figures| figures.share_of("reading_gb")));
         let mut text = percents(alone, most_alone);
-        let whole: Vec<f64> =
-            self.rows.iter().filter(|row| row.is_whole(threads)).map(Row::rate).collect();
+        let whole: Vec<f64> = of(Kind::Whole).map(|row| row.figures.get("rate")).collect();
         if !whole.is_empty() {
             let computing = whole.iter().sum::<f64>() / whole.len() as f64;
             let bound = |figures: &Figures| {
@@ -115,14 +127,10 @@ impl Report {
         self.claim(&asked, percents(least, most), least >= 0.8);
     }
 
-    /// Runs of ours within a budget.
-    fn paged(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter().filter(|row| row.figures.get("missed_gb") > 0.0)
-    }
-
     /// What holds for every run of ours within a budget.
     pub fn claim_paging(&mut self, budget_gb: f64) {
-        let ours = || self.paged().map(|row| &row.figures);
+        let is_paged = |row: &&Row| matches!(row.kind, Kind::Paged | Kind::OtherHalfLife);
+        let ours = || self.rows.iter().filter(is_paged).map(|row| &row.figures);
         let (_, read) = range(ours().map(|f| f.get("read_gb") / f.get("missed_gb")));
         let (_, peak) = range(ours().map(|figures| figures.get("peak_gb")));
         let text = format!("at most {read:.3} times");
@@ -224,15 +232,6 @@ impl Report {
 }
 
 impl Row {
-    fn rate(&self) -> f64 {
-        self.figures.get("rate")
-    }
-
-    /// Whether it is of ours with everything in memory.
-    fn is_whole(&self, threads: u32) -> bool {
-        self.name == WHOLE && self.threads == threads
-    }
-
     fn markdown(&self) -> String {
         let figures = &self.figures;
         let or = |name: &str, digits: usize| match figures.get(name) {

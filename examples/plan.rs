@@ -128,7 +128,10 @@ fn print(plan: &Plan, json: bool, disk_speed: Option<u64>) -> std::io::Result<()
 fn print_bounds(out: &mut impl Write, speed: u64, disk: &DiskPlan) -> std::io::Result<()> {
     #[allow(clippy::cast_precision_loss)] // a rate
     let most = |hit_rate| disk.tokens_per_second_at_most(speed as f64, hit_rate);
-    if let Some(even) = disk.even_hit_rate().filter(|&even| even < 1.0) {
+    if disk.even_hit_rate() == Some(1.0) {
+        return writeln!(out, "\nnothing is read from disk while text is made: all fit in memory");
+    }
+    if let Some(even) = disk.even_hit_rate() {
         writeln!(out, "\nat most {:.2} tokens/s if routers chose evenly", most(even))?;
     }
     writeln!(

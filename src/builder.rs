@@ -363,19 +363,19 @@ impl MoeModelBuilder {
         plan: &Plan,
         settings: LoadSettings,
     ) -> Result<(Arc<Weights>, Context)> {
-        let threads = self.threads.unwrap_or_else(|| threads_for(plan));
-        engine::check_threads(threads as usize)?;
+        if let Some(threads) = self.threads {
+            engine::check_threads(threads as usize)?;
+        }
         let is_dry = settings.dry_run.is_some();
         let (wanted, left) = (settings.paging.cache_bytes, settings.paging.left.0);
         let before = memory::anonymous_bytes();
         let mut weights = Weights::load(gguf, plan, settings)?;
         if let Some(disk) = plan.disk().filter(|_| !is_dry) {
-            let budget = match wanted {
-                Some(wanted) if ram_bytes(plan).is_none() => wanted,
-                _ => cache_budget(plan, disk, before, left()),
-            };
+            let by_hand = disk.cache_by_hand(wanted).filter(|_| ram_bytes(plan).is_none());
+            let budget = by_hand.unwrap_or_else(|| cache_budget(plan, disk, before, left()));
             weights.start_paging(budget, plan.active_experts())?;
         }
+        let threads = self.threads.unwrap_or_else(|| threads_for(weights.reads_experts()));
         let weights = Arc::new(weights);
         #[cfg_attr(not(feature = "bench"), allow(unused_mut))]
         let mut settings = ContextSettings::of(plan, threads);

@@ -24,10 +24,9 @@ pub(crate) fn cache_budget(
     cache.saturating_sub(besides).max(plan.least_cache_bytes().min(cache))
 }
 
-/// Threads that compute by such a plan.
-pub(crate) fn threads_for(plan: &Plan) -> u32 {
-    let reads = |disk: &DiskPlan| disk.even_hit_rate().is_none_or(|rate| rate < 1.0);
-    threads(cores(), plan.disk().is_some_and(reads))
+/// Threads that compute, where experts are read meanwhile or not.
+pub(crate) fn threads_for(reads: bool) -> u32 {
+    threads(cores(), reads)
 }
 
 /// Threads that compute where nothing has to be read.
@@ -49,36 +48,12 @@ fn cores() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gguf::GgufFile;
-    use crate::plan::ContextOptions;
-    use crate::policy::OffloadPolicy;
-    use crate::synth::{self, SynthOptions};
 
     #[test]
     fn more_than_one_thread_where_experts_are_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.gguf");
-        let options = SynthOptions::default().layers(2);
-        let model = synth::family("gpt-oss-20b").unwrap().build(&options).unwrap();
-        model.save_without_weights(&path, 1).unwrap();
-        let gguf = GgufFile::open(&path).unwrap();
-        let of_plan = |policy: &str, cache: Option<u64>| {
-            let policy: OffloadPolicy = policy.parse().unwrap();
-            let mut plan = policy.plan(&gguf, &[], &ContextOptions::default()).unwrap();
-            if let Some(bytes) = cache {
-                plan = plan.with_expert_cache(bytes).unwrap();
-            }
-            threads_for(&plan)
-        };
-        let reading = threads(cores(), true);
-        let computing = threads(cores(), false);
-        assert_eq!(of_plan("none", None), computing);
-        assert_eq!(of_plan("all-experts=disk", None), reading);
-        assert_eq!(of_plan("all-experts=disk", Some(400 << 20)), reading);
-        assert_eq!(of_plan("all-experts=disk", Some(1 << 40)), computing, "all is there");
         let expected = [(1, 1, 1), (2, 1, 2), (3, 2, 2), (8, 7, 7), (16, 8, 8), (200, 64, 64)];
-        for (cores, else_, while_reading) in expected {
-            assert_eq!((threads(cores, false), threads(cores, true)), (else_, while_reading));
+        for (cores, computing, reading) in expected {
+            assert_eq!((threads(cores, false), threads(cores, true)), (computing, reading));
         }
     }
 }

@@ -325,6 +325,13 @@ fn fit_leaves_on_disk_what_memory_does_not_hold() {
     assert_eq!(stored, less);
     stored.check(&gguf).unwrap();
     let least = least_cache(&demo(), "all-experts=disk");
+    // A cache that was set by hand is in the stored plan too.
+    let by_hand = OffloadPolicy::AllExperts.to_string() + "=disk";
+    let loaded = with_cache(&demo(), &by_hand, 2 * least).load().unwrap();
+    let stored_by_hand = loaded.plan().clone();
+    let again = builder(&demo(), "none").plan(stored_by_hand).load().unwrap();
+    let budget = |model: &MoeModel| model.paging().unwrap().budget_bytes;
+    assert_eq!(budget(&again), budget(&loaded));
     // The buffers for computing, which only a load knows, do not fit beside.
     let refused = builder(&demo(), "none").plan(stored).load().map(|_| ());
     assert!(matches!(refused, Err(Error::DoesNotFit { .. })), "{refused:?}");

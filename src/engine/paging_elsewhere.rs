@@ -34,6 +34,10 @@ impl Pager {
         match *self {}
     }
 
+    pub(super) fn is_whole(&self) -> bool {
+        match *self {}
+    }
+
     pub(super) fn most_tokens_at_once(&self, _: u32, _: usize) -> u32 {
         match *self {}
     }

@@ -180,6 +180,11 @@ impl Weights {
         self.pager.as_ref()
     }
 
+    /// Whether experts have to be read while text is made.
+    pub(crate) fn reads_experts(&self) -> bool {
+        self.pager.as_ref().is_some_and(|pager| !pager.is_whole())
+    }
+
     /// Reads as many experts on disk as the budget holds; `active` are used for a token.
     pub(crate) fn start_paging(&mut self, budget_bytes: u64, active: usize) -> Result<()> {
         self.pager.as_mut().map_or(Ok(()), |pager| pager.start(budget_bytes, active))

@@ -91,20 +91,20 @@ fn group_bytes(line: &str, mounted: &Path) -> Option<u64> {
 struct Names {
     limits: &'static [&'static str],
     usage: &'static str,
-    /// In `memory.stat`.
-    inactive: &'static str,
+    /// What is cached of files, in `memory.stat`.
+    cached: [&'static str; 2],
 }
 
 /// Over `memory.high` a group is slowed down to a halt.
 const VERSION_2: Names = Names {
     limits: &["memory.max", "memory.high"],
     usage: "memory.current",
-    inactive: "inactive_file ",
+    cached: ["inactive_file ", "active_file "],
 };
 const VERSION_1: Names = Names {
     limits: &["memory.limit_in_bytes"],
     usage: "memory.usage_in_bytes",
-    inactive: "total_inactive_file ",
+    cached: ["total_inactive_file ", "total_active_file "],
 };
 
 /// What one group leaves; `None` if it has no limit.
@@ -113,9 +113,10 @@ fn folder_bytes(folder: &Path, names: &Names) -> Option<u64> {
         |file: &&str| std::fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
     let limit = names.limits.iter().filter_map(number).min()?;
     let stat = std::fs::read_to_string(folder.join("memory.stat")).unwrap_or_default();
-    // Cached files give way.
-    let of_files = |line: &str| line.strip_prefix(names.inactive)?.parse::<u64>().ok();
-    let cached = stat.lines().find_map(of_files).unwrap_or(0);
+    // Cached files give way, also those that were read more than once, as in the system's `MemAvailable`.
+    let bytes = |line: &str, name: &str| line.strip_prefix(name)?.parse::<u64>().ok();
+    let of_files = |line: &str| names.cached.iter().find_map(|name| bytes(line, name));
+    let cached: u64 = stat.lines().filter_map(of_files).sum();
     Some(limit.saturating_sub(number(&names.usage)?).saturating_add(cached))
 }
 
@@ -150,7 +151,7 @@ mod tests {
         write("a/memory.max", "1000\n");
         write("a/memory.current", "300\n");
         write("a/memory.stat", "anon 7\ninactive_file 50\nactive_file 9\n");
-        assert_eq!(left("0::/a/b"), Some(750), "the group above does");
+        assert_eq!(left("0::/a/b"), Some(759), "the group above does");
         write("a/b/memory.high", "400\n");
         assert_eq!(left("0::/a/b"), Some(390));
         write("memory.max", "100\n");

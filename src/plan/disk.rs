@@ -47,6 +47,14 @@ impl DiskPlan {
         self.weights_bytes + self.weights_bytes / 64
     }
 
+    /// Without a `ram:` the cache is what was set by hand, in this plan or for a load of it.
+    #[cfg(feature = "llama")]
+    pub(crate) fn cache_by_hand(&self, wanted: Option<u64>) -> Option<u64> {
+        // Where that is all, the pages are a little more than the plan counts.
+        let is_all = self.cache_bytes == Some(self.most_cache_bytes());
+        wanted.filter(|_| is_all).or(self.cache_bytes)
+    }
+
     /// Most tokens per second that a disk allows, if it reads so many bytes per second and this share of
     /// the needed bytes is in memory: `disk / (token_bytes · (1 − hit_rate))`. Infinite if nothing is read.
     ///

@@ -94,7 +94,10 @@ impl Plan {
         let Some(disk) = &self.disk else { return Ok(()) };
         write!(f, "disk: {} of experts, ", human_bytes(disk.weights_bytes))?;
         match disk.cache_bytes {
-            Some(bytes) => write!(f, "{} of them in CPU memory at a time", human_bytes(bytes))?,
+            Some(bytes) => {
+                let bytes = human_bytes(bytes.min(disk.weights_bytes));
+                write!(f, "{bytes} of them in CPU memory at a time")?;
+            }
             None => write!(f, "as many of them in CPU memory as fit when it is loaded")?,
         }
         write!(f, "; a token uses {}", human_bytes(disk.token_bytes))?;

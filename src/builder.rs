@@ -126,8 +126,8 @@ impl MoeModelBuilder {
 
     /// Threads that compute on the CPU. Without it one core is left free, or half of them where
     /// there are more than 8: the engine's threads wait for each other by spinning, so that a core
-    /// that is also used for something else slows all of them down. With experts on disk it is two of
-    /// two cores, as one that computes alone is slower than a disk (docs/paging.md).
+    /// that is also used for something else slows all of them down. Where experts have to be read from
+    /// disk it is two of two cores, as one that computes alone is slower than a disk (docs/paging.md).
     pub fn threads(self, threads: u32) -> Self {
         Self { threads: Some(threads), ..self }
     }
@@ -332,6 +332,7 @@ impl MoeModelBuilder {
         }
         let Some(disk) = plan.disk() else { return Ok(plan) };
         let by_hand = self.load.paging.cache_bytes;
+        // First, as it knows exactly how much is needed.
         if let Some(bytes) = by_hand.into_iter().chain(disk.cache_bytes).min() {
             Layout::of(&plan, gguf)?.check_budget(bytes, plan.active_experts())?;
         }

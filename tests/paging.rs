@@ -249,14 +249,10 @@ fn with_the_same_threads_and_micro_batch_each_bit_is_the_same() {
         let expected = exact(sized(builder(&demo(), "none")), &prompt);
         assert!(expected.1.len() > 2, "{expected:?}");
         for bytes in [least, 3 * least, 1 << 40] {
-            let load = with_cache(&demo(), "all-experts=disk", bytes);
-            let model = sized(with_cache(&demo(), "all-experts=disk", bytes)).load().unwrap();
-            if model.paging().unwrap().tokens_at_once == micro_batch {
-                assert_eq!(
-                    exact(sized(load), &prompt),
-                    expected,
-                    "{threads} {micro_batch} {bytes}"
-                );
+            let paged = || sized(with_cache(&demo(), "all-experts=disk", bytes));
+            let at_once = paged().load().unwrap().paging().unwrap().tokens_at_once;
+            if at_once == micro_batch {
+                assert_eq!(exact(paged(), &prompt), expected, "{threads} {micro_batch} {bytes}");
                 seen.push((micro_batch, bytes == least));
             }
         }
@@ -326,10 +322,8 @@ fn fit_leaves_on_disk_what_memory_does_not_hold() {
     stored.check(&gguf).unwrap();
     let least = least_cache(&demo(), "all-experts=disk");
     // A cache that was set by hand is in the stored plan too.
-    let by_hand = OffloadPolicy::AllExperts.to_string() + "=disk";
-    let loaded = with_cache(&demo(), &by_hand, 2 * least).load().unwrap();
-    let stored_by_hand = loaded.plan().clone();
-    let again = builder(&demo(), "none").plan(stored_by_hand).load().unwrap();
+    let loaded = with_cache(&demo(), "all-experts=disk", 2 * least).load().unwrap();
+    let again = builder(&demo(), "none").plan(loaded.plan().clone()).load().unwrap();
     let budget = |model: &MoeModel| model.paging().unwrap().budget_bytes;
     assert_eq!(budget(&again), budget(&loaded));
     // The buffers for computing, which only a load knows, do not fit beside.

@@ -235,7 +235,6 @@ impl Task<'_> {
         assert_eq!((&text, count), (&engine.text(), all), "the same tokens in each turn");
         let paging = model.paging().expect("experts on disk");
         assert_eq!(paging.read_bytes, 0, "everything is in memory");
-        println!("text={}", text.replace('\n', "\\n"));
         println!("rate={}\nengine_rate={}", self.tokens as f64 / ours, self.tokens as f64 / theirs);
     }
 }

@@ -45,8 +45,7 @@ pub(super) fn preflight(
         all_bytes: cpu.map_or(0, |cpu| cpu.total_bytes),
         has_disk: plan.disk().is_some(),
     };
-    let really = preflight::really(mode, needs.has_disk);
-    preflight::check(really, needs, &limits()).map_err(|fault| error(mode, fault))
+    preflight::check(mode, needs, &limits()).map_err(|fault| error(mode, fault))
 }
 
 fn error(mode: LoadMode, fault: HostMemoryFault) -> Error {

@@ -26,14 +26,6 @@ pub(super) struct Needs {
     pub(super) has_disk: bool,
 }
 
-/// How weights will be held: beside experts on disk nothing is mapped.
-pub(super) fn really(mode: LoadMode, has_disk: bool) -> LoadMode {
-    match mode {
-        LoadMode::Auto | LoadMode::Mapped if has_disk => LoadMode::Read,
-        mode => mode,
-    }
-}
-
 /// Whether weights can be held so.
 pub(super) fn check(mode: LoadMode, needs: Needs, limits: &Limits) -> Result<(), Fault> {
     if needs.has_disk && !matches!(mode, LoadMode::Auto | LoadMode::Mapped | LoadMode::Read) {
@@ -56,7 +48,9 @@ pub(super) fn check(mode: LoadMode, needs: Needs, limits: &Limits) -> Result<(),
         _ => {}
     }
     let needed_bytes = needs.all_bytes;
-    match limits.available_bytes.filter(|&bytes| mode.reads() && bytes < needed_bytes) {
+    // Beside experts on disk nothing is mapped.
+    let reads = mode.reads() || needs.has_disk;
+    match limits.available_bytes.filter(|&bytes| reads && bytes < needed_bytes) {
         Some(available_bytes) => Err(Fault::NotEnough { needed_bytes, available_bytes }),
         None => Ok(()),
     }
@@ -168,8 +162,7 @@ mod tests {
             assert_eq!(check(mode, needs, &limits()), expected, "{mode}");
             // The rest is read, whatever the mode, so that it has to fit.
             let short = Limits { available_bytes: Some(4 * GIB - 1), ..limits() };
-            assert!(check(really(mode, true), needs, &short).is_err(), "{mode}");
-            assert_eq!(really(mode, false), mode);
+            assert!(check(mode, needs, &short).is_err(), "{mode}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! What a context holds of the conversation so far.
 
-use crate::cancel::CancelHandle;
 use crate::engine::{Context, Decoded, Token, Weights};
 use crate::error::{Error, Result};
+use crate::limits::{Interruption, Limits};
 use crate::tokenize::tokenize;
 
 /// The tokens whose KV state a context holds, kept true through every error.
@@ -64,22 +64,24 @@ impl Cached {
         &mut self,
         context: &mut Context,
         tokens: &[Token],
-        cancel: Option<&CancelHandle>,
+        limits: &Limits,
     ) -> Result<()> {
         let mut rest = tokens;
         while !rest.is_empty() {
             let batch;
             (batch, rest) = rest.split_at(context.tokens_at_once(self.batch.min(rest.len())));
-            let decoded = if cancel.is_some_and(CancelHandle::is_cancelled) {
-                Ok(Decoded::Cancelled)
-            } else {
-                context.decode(batch)
+            let decoded = match limits.interruption() {
+                Some(_) => Ok(Decoded::Cancelled),
+                None => context.decode(batch),
             };
             match decoded {
                 Ok(Decoded::Done) => self.tokens.extend_from_slice(batch),
                 Ok(Decoded::Cancelled) => {
                     self.restore(context)?;
-                    return Err(Error::Cancelled { operation: "generating" });
+                    return Err(limits
+                        .interruption()
+                        .unwrap_or(Interruption::Cancelled)
+                        .into_error());
                 }
                 Ok(Decoded::NoRoom) => {
                     self.restore(context)?;

@@ -29,9 +29,4 @@ impl CancelHandle {
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
-
-    /// The switch itself, for the engine's callback.
-    pub(crate) fn flag(&self) -> &Arc<AtomicBool> {
-        &self.0
-    }
 }

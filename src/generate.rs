@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::cancel::CancelHandle;
 use crate::engine::{Sampler, Token};
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::model::MoeModel;
 use crate::options::{GenerateOptions, LogProbability, StopReason, TokenLogProbabilities};
 use crate::stats::Stats;
@@ -52,11 +52,10 @@ pub struct Generation<'m> {
     sampler: Sampler,
     text: TextBuffer,
     max_tokens: u64,
-    deadline: Option<Instant>,
     /// How many of the likeliest tokens are reported with each.
     likeliest: Option<usize>,
     log_probabilities: Vec<TokenLogProbabilities>,
-    cancel: Option<CancelHandle>,
+    limits: Limits,
     started: Instant,
     first_token: Option<Instant>,
     /// The token that was chosen last and is not computed yet.
@@ -94,8 +93,8 @@ impl<'m> Generation<'m> {
         }
         let sampler =
             Sampler::new(&options.sampling, options.structure.as_ref(), model.context.weights())?;
-        let cancel = options.cancel.clone();
-        model.context.watch(cancel.as_ref());
+        let limits = Limits::of(options, started);
+        model.context.watch(&limits);
         let prefill_started = Instant::now();
         let reused = model.cached.rewind(&mut model.context, prompt)?;
         model.timing = Timing {
@@ -103,24 +102,28 @@ impl<'m> Generation<'m> {
             reused_tokens: reused as u64,
             ..Timing::default()
         };
-        model.cached.append(&mut model.context, &prompt[reused..], cancel.as_ref())?;
+        let late = match model.cached.append(&mut model.context, &prompt[reused..], &limits) {
+            Err(Error::TimedOut { .. }) => true,
+            read => read.map(|()| false)?,
+        };
         let mut generation = Self {
             model,
             sampler,
             text: TextBuffer::new(&options.stop),
             max_tokens: options.max_tokens.unwrap_or(u64::MAX),
-            deadline: options.max_time.and_then(|time| started.checked_add(time)),
             likeliest: options.log_probabilities.map(|likeliest| likeliest as usize),
             log_probabilities: Vec::new(),
-            cancel,
+            limits,
             started,
             first_token: None,
             pending: None,
             stop_reason: None,
-            over: options.max_tokens == Some(0),
+            over: false,
         };
-        if generation.over {
-            generation.stop_reason = Some(StopReason::MaxTokens);
+        if late {
+            generation.end(StopReason::TimeLimit);
+        } else if options.max_tokens == Some(0) {
+            generation.end(StopReason::MaxTokens);
         }
         generation.model.timing.prefill = prefill_started.elapsed();
         Ok(generation)
@@ -177,7 +180,7 @@ impl<'m> Generation<'m> {
             if model.cached.is_full() {
                 return Ok(None);
             }
-            model.cached.append(&mut model.context, &[token], self.cancel.as_ref())?;
+            model.cached.append(&mut model.context, &[token], &self.limits)?;
         }
         self.sampler.sample(&mut model.context).map(Some)
     }
@@ -213,9 +216,7 @@ impl<'m> Generation<'m> {
 
     /// The next piece of text, perhaps empty; `None` for the end.
     fn step(&mut self) -> Result<Option<String>> {
-        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Ok(self.end(StopReason::TimeLimit));
-        }
+        self.limits.check()?;
         let Some(token) = self.next_token()? else {
             return Ok(self.end(StopReason::ContextFull));
         };
@@ -253,7 +254,11 @@ impl Iterator for Generation<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.over {
-            match self.step() {
+            let step = match self.step() {
+                Err(Error::TimedOut { .. }) => Ok(self.end(StopReason::TimeLimit)),
+                step => step,
+            };
+            match step {
                 Ok(Some(piece)) if piece.is_empty() => {}
                 Ok(Some(piece)) => return Some(Ok(piece)),
                 Ok(None) => {}

@@ -25,6 +25,8 @@ pub mod experts;
 mod generate;
 pub mod gguf;
 pub mod kv_cache;
+#[cfg(feature = "llama")]
+mod limits;
 pub mod memory;
 #[cfg(feature = "llama")]
 mod model;

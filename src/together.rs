@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::cancel::CancelHandle;
 use crate::engine::{Decoded, Sampler, Step, Token};
 use crate::error::{Error, Result};
+use crate::limits::{Interruption, Limits};
 use crate::model::MoeModel;
 use crate::options::{GenerateOptions, StopReason};
 use crate::text::{Output, TextBuffer};
@@ -17,8 +17,7 @@ pub struct Together<'m> {
     model: &'m mut MoeModel,
     sequences: Vec<Sequence>,
     max_tokens: u64,
-    deadline: Option<Instant>,
-    cancel: Option<CancelHandle>,
+    limits: Limits,
     /// Tokens that the context holds, of all sequences.
     held: usize,
     ready: VecDeque<(usize, String)>,
@@ -68,15 +67,15 @@ impl<'m> Together<'m> {
         if prompt_tokens + prompts.len() > context_tokens {
             return Err(Error::PromptTooLong { prompt_tokens, context_tokens });
         }
-        model.context.watch(options.cancel.as_ref());
+        let limits = Limits::of(options, started);
+        model.context.watch(&limits);
         model.cached.replace(Vec::new());
         model.context.keep(0)?;
         let mut together = Self {
             model,
             sequences: Vec::new(),
             max_tokens: options.max_tokens.unwrap_or(u64::MAX),
-            deadline: options.max_time.and_then(|time| started.checked_add(time)),
-            cancel: options.cancel.clone(),
+            limits,
             held: 0,
             ready: VecDeque::new(),
             failed: false,
@@ -128,15 +127,15 @@ impl<'m> Together<'m> {
     }
 
     fn compute(&mut self, steps: &[Step]) -> Result<()> {
-        let is_cancelled = self.cancel.as_ref().is_some_and(CancelHandle::is_cancelled);
-        let decoded = if is_cancelled {
-            Decoded::Cancelled
-        } else {
-            self.model.context.decode_together(steps)?
+        let decoded = match self.limits.interruption() {
+            Some(_) => Decoded::Cancelled,
+            None => self.model.context.decode_together(steps)?,
         };
         match decoded {
             Decoded::Done => Ok(()),
-            Decoded::Cancelled => Err(Error::Cancelled { operation: "generating" }),
+            Decoded::Cancelled => {
+                Err(self.limits.interruption().unwrap_or(Interruption::Cancelled).into_error())
+            }
             Decoded::NoRoom => {
                 let reason = "the KV cache has no room".to_owned();
                 Err(Error::Engine { operation: "compute", reason })
@@ -174,6 +173,13 @@ impl<'m> Together<'m> {
         self.finish(number, reason)
     }
 
+    /// Ends all that go on.
+    fn end_all(&mut self, reason: StopReason) -> Result<()> {
+        let going_on = |&number: &usize| self.sequences[number].stop_reason.is_none();
+        let numbers: Vec<usize> = (0..self.sequences.len()).filter(going_on).collect();
+        numbers.into_iter().try_for_each(|number| self.end(number, reason))
+    }
+
     /// Makes room for the others.
     fn finish(&mut self, number: usize, reason: StopReason) -> Result<()> {
         let sequence = &mut self.sequences[number];
@@ -190,7 +196,7 @@ impl<'m> Together<'m> {
         if going_on.is_empty() {
             return Ok(false);
         }
-        let is_late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        let is_late = self.limits.interruption() == Some(Interruption::TimeUp);
         if is_late || self.held + going_on.len() > self.model.cached.capacity {
             let reason = if is_late { StopReason::TimeLimit } else { StopReason::ContextFull };
             going_on.into_iter().try_for_each(|number| self.end(number, reason))?;
@@ -254,6 +260,12 @@ impl Iterator for Together<'_> {
             match self.step() {
                 Ok(true) => {}
                 Ok(false) => return None,
+                Err(Error::TimedOut { .. }) => {
+                    if let Err(error) = self.end_all(StopReason::TimeLimit) {
+                        self.failed = true;
+                        return Some(Err(error));
+                    }
+                }
                 Err(error) => {
                     self.failed = true;
                     return Some(Err(error));

@@ -3,15 +3,14 @@
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::call::{Failure, copied, guarded, table};
 use super::paging::PagerWatch;
 use super::threads::Threads;
 use super::weights::Weights;
 use super::{Token, ffi, locks};
-use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::memory::DeviceMemory;
 use crate::plan::{ContextOptions, Plan};
 
@@ -66,7 +65,7 @@ pub(crate) struct Context {
     /// Tokens that the engine computes at once.
     micro_batch_tokens: u32,
     /// What the engine's abort callback looks at; kept as long as the engine may.
-    cancel: Option<Arc<AtomicBool>>,
+    limits: Option<Box<Limits>>,
     /// An exception or an assertion interrupted the engine in the middle of its work.
     lost: bool,
     /// Where a callback looks into graphs. Dropped after the context is freed.
@@ -143,7 +142,7 @@ impl Context {
                 weights: Arc::clone(weights),
                 settings: settings.clone(),
                 micro_batch_tokens: params.n_ubatch,
-                cancel: None,
+                limits: None,
                 lost: false,
                 threads: None,
                 paging,
@@ -172,17 +171,17 @@ impl Context {
         &self.weights
     }
 
-    /// From now on computing stops when `cancel` is switched.
-    pub(crate) fn watch(&mut self, cancel: Option<&CancelHandle>) {
-        let flag = cancel.map(|cancel| Arc::clone(cancel.flag()));
-        let (callback, user) = match &flag {
-            Some(flag) => (Some(is_cancelled as _), Arc::as_ptr(flag).cast_mut().cast()),
+    /// From now on computing stops when `limits` say so.
+    pub(crate) fn watch(&mut self, limits: &Limits) {
+        let limits = (!limits.are_none()).then(|| Box::new(limits.clone()));
+        let (callback, user) = match &limits {
+            Some(limits) => (Some(must_stop as _), ptr::from_ref(&**limits).cast_mut().cast()),
             None => (None, ptr::null_mut()),
         };
-        // SAFETY: the context is alive and idle; the flag is kept in `self` until it is replaced
-        // here, so the engine never looks at a freed one.
+        // SAFETY: the context is alive and idle; the limits are kept in `self` until they are
+        // replaced here, so the engine never looks at freed ones.
         unsafe { ffi::llama_set_abort_callback(self.as_ptr(), callback, user) };
-        self.cancel = flag;
+        self.limits = limits;
     }
 
     /// Tokens that the engine computes at once.
@@ -384,7 +383,7 @@ impl Drop for Context {
     }
 }
 
-unsafe extern "C" fn is_cancelled(flag: *mut c_void) -> bool {
-    // SAFETY: the flag is kept alive by the context that the engine asks for.
-    unsafe { &*flag.cast::<AtomicBool>() }.load(Ordering::Relaxed)
+unsafe extern "C" fn must_stop(limits: *mut c_void) -> bool {
+    // SAFETY: the limits are kept alive, and unchanged, by the context that the engine asks for.
+    unsafe { &*limits.cast::<Limits>() }.interruption().is_some()
 }

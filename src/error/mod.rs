@@ -364,6 +364,12 @@ pub enum Error {
         /// What was going on.
         operation: &'static str,
     },
+    /// The time allowed ran out before there was a result.
+    #[error("{operation} took longer than its limit; allow more time, or ask for less")]
+    TimedOut {
+        /// What was going on.
+        operation: &'static str,
+    },
     /// The engine placed a tensor elsewhere than planned, or not at all.
     #[error(
         "the plan puts `{tensor}` on {planned}, but the engine put it on {actual}{}",

@@ -57,6 +57,14 @@ pub(crate) struct Step {
     pub(crate) is_last: bool,
 }
 
+/// Whether the engine can go on with a context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Usable,
+    /// A failure interrupted the engine in the middle of a change.
+    Lost,
+}
+
 /// A context over shared weights. Freed on drop, before it lets go of the weights.
 pub(crate) struct Context {
     raw: NonNull<ffi::llama_context>,
@@ -66,8 +74,7 @@ pub(crate) struct Context {
     micro_batch_tokens: u32,
     /// What the engine's abort callback looks at; kept as long as the engine may.
     limits: Option<Box<Limits>>,
-    /// An exception or an assertion interrupted the engine in the middle of its work.
-    lost: bool,
+    state: State,
     /// Where a callback looks into graphs. Dropped after the context is freed.
     threads: Option<Threads>,
     /// What the engine's evaluation callback pages by. Its memory stays where it is until this is
@@ -143,7 +150,7 @@ impl Context {
                 settings: settings.clone(),
                 micro_batch_tokens: params.n_ubatch,
                 limits: None,
-                lost: false,
+                state: State::Usable,
                 threads: None,
                 paging,
                 #[cfg(feature = "bench")]
@@ -207,7 +214,7 @@ impl Context {
         let mut result = 0;
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; the tokens live during the call.
-        self.run("compute", |message| unsafe {
+        self.computing("compute", |message| unsafe {
             ffi::moe_decode(context, tokens.as_ptr(), count, &raw mut result, message)
         })?;
         self.decoded(result)
@@ -223,7 +230,7 @@ impl Context {
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; the arrays have the length given
         // and live during the call.
-        self.run("compute", |message| unsafe {
+        self.computing("compute", |message| unsafe {
             ffi::moe_decode_together(
                 context,
                 tokens.as_ptr(),
@@ -245,7 +252,9 @@ impl Context {
             1 => Ok(Decoded::NoRoom),
             2 => Ok(Decoded::Cancelled),
             code => {
-                self.lost = code < -1;
+                if code < -1 {
+                    self.state = State::Lost;
+                }
                 let reason = format!("llama_decode returned {code}");
                 Err(Error::Engine { operation: "compute", reason })
             }
@@ -256,7 +265,7 @@ impl Context {
     pub(crate) fn forget(&mut self, sequence: i32) -> Result<()> {
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else.
-        self.run("forget a sequence", |message| unsafe {
+        self.computing("forget a sequence", |message| unsafe {
             ffi::moe_context_forget(context, sequence, message)
         })
     }
@@ -268,7 +277,7 @@ impl Context {
         let mut kept = false;
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else.
-        self.run("forget tokens", |message| unsafe {
+        self.computing("forget tokens", |message| unsafe {
             ffi::moe_context_keep(context, wanted, &raw mut kept, message)
         })?;
         Ok(if kept { keep } else { 0 })
@@ -285,7 +294,7 @@ impl Context {
         let (capacity, mut count) = (rows.len(), 0);
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; there are as many rows as it says.
-        self.run("read the probabilities", |message| unsafe {
+        self.reading("read the probabilities", |message| unsafe {
             let rows = rows.as_mut_ptr();
             ffi::moe_log_probabilities(context, token, rows, capacity, &raw mut count, message)
         })?;
@@ -298,12 +307,12 @@ impl Context {
         let context = self.raw.as_ptr();
         let mut bytes = 0;
         // SAFETY: the context is alive and used by nobody else.
-        self.run("measure the state", |message| unsafe {
+        self.reading("measure the state", |message| unsafe {
             ffi::moe_state_size(context, &raw mut bytes, message)
         })?;
         let mut state = vec![0; bytes];
         // SAFETY: as above; the buffer has the length given and lives during the call.
-        self.run("save the state", |message| unsafe {
+        self.reading("save the state", |message| unsafe {
             ffi::moe_state_get(context, state.as_mut_ptr(), &raw mut bytes, message)
         })?;
         state.truncate(bytes);
@@ -314,18 +323,41 @@ impl Context {
     pub(crate) fn set_state(&mut self, state: &[u8]) -> Result<()> {
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; the state lives during the call.
-        self.run("restore the state", |message| unsafe {
+        self.computing("restore the state", |message| unsafe {
             ffi::moe_state_set(context, state.as_ptr(), state.len(), message)
         })
     }
 
-    /// Runs a call that works on the context; after an exception nothing more will.
-    pub(super) fn run(
+    /// Runs a call that changes what the context holds. After a failure nobody knows what that is.
+    pub(super) fn computing(
         &mut self,
         operation: &'static str,
         call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
     ) -> Result<()> {
-        if self.lost {
+        let outcome = self.watched(operation, call).and_then(|done| done);
+        if outcome.is_err() {
+            self.state = State::Lost;
+        }
+        outcome
+    }
+
+    /// Runs a call that only looks at the context, which is as before if the call fails.
+    pub(super) fn reading(
+        &mut self,
+        operation: &'static str,
+        call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
+    ) -> Result<()> {
+        self.watched(operation, call).inspect_err(|_| self.state = State::Lost)?
+    }
+
+    /// How a call ended, or what is lost that the context computes with: a server, or experts that
+    /// could not be read. That explains what failed, and spoils what did not.
+    fn watched(
+        &mut self,
+        operation: &'static str,
+        call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
+    ) -> Result<Result<()>> {
+        if self.state == State::Lost {
             return Err(Error::ContextLost);
         }
         let _lock = self.weights.rpc.lock();
@@ -337,11 +369,7 @@ impl Context {
             (None, Some(paging)) => paging.check(),
             (None, None) => Ok(()),
         };
-        // A server that was lost explains what failed, and spoils what did not; so do experts that
-        // could not be read.
-        let outcome = self.weights.rpc.check().and(paged).and(done);
-        self.lost = outcome.is_err();
-        outcome
+        self.weights.rpc.check().and(paged).map(|()| done)
     }
 
     /// What the engine has allocated, by device, the CPU last.

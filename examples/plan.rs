@@ -9,7 +9,9 @@ use std::str::FromStr;
 use clap::Parser;
 use moe_offload::gguf::GgmlType;
 use moe_offload::plan::DiskPlan;
-use moe_offload::{ContextOptions, Device, Error, GgufFile, OffloadPolicy, Plan, Result};
+use moe_offload::{
+    ContextOptions, Device, Error, GgufFile, OffloadPolicy, Plan, Result, preflight,
+};
 
 /// Shows what an offload policy would do to a model, without loading it.
 ///
@@ -69,6 +71,8 @@ fn main() {
 
 fn run(arguments: Arguments) -> Result<()> {
     let gguf = GgufFile::open(&arguments.model)?;
+    // As `chat` does: what the engine would refuse needs no plan.
+    preflight::check(&gguf)?;
     let mut context = ContextOptions::default();
     context.cache_on_host = arguments.cache_on_host;
     match arguments.context {

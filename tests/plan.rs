@@ -127,7 +127,9 @@ fn errors_name_cause_and_remedy() {
     let too_many = error(&deepseek(), "first-layers:6");
     assert!(matches!(too_many, Error::TooManyLayers { requested: 6, available: 5, .. }));
     let beyond = error(&deepseek(), "layers:2,6-9");
-    assert!(matches!(beyond, Error::NotAnExpertLayer { layer: 6, .. }), "{beyond}");
+    assert!(matches!(beyond, Error::NoSuchLayer { layer: 6, layers: 6, .. }), "{beyond}");
+    let far_beyond = error(&deepseek(), "layers:99").to_string();
+    assert!(far_beyond.contains("the model has 6 layers, numbered from 0"), "{far_beyond}");
     let only_dense = error(&deepseek(), "layers:0");
     assert!(
         matches!(&only_dense, Error::NotAnExpertLayer { layer: 0, layers, .. } if layers == "1-5")
@@ -137,6 +139,24 @@ fn errors_name_cause_and_remedy() {
     assert!(near.contains("did you mean `blk.1.ffn_up_exps.weight`"), "{near}");
     let far = error(&deepseek(), "regex:zzzz=cpu");
     assert!(matches!(&far, Error::NoMatch { near, .. } if near.is_empty()), "{far}");
+
+    // The name is right, the layer is not.
+    let error_of = |policy: OffloadPolicy| {
+        let devices = [card("CUDA0", 1 << 30)];
+        policy.plan(&deepseek().open(), &devices, &ContextOptions::default()).unwrap_err()
+    };
+    for policy in [
+        OffloadPolicy::regex(r"blk\.99\.ffn_up_exps", "cpu").unwrap(),
+        OffloadPolicy::regex(r"^blk.(6|7).ffn_up_exps", "cpu").unwrap(),
+        OffloadPolicy::from_llama_flags(["--n-cpu-moe", "1"]).unwrap(),
+    ] {
+        let error = error_of(policy);
+        assert!(
+            matches!(&error, Error::NoMatch { layers: Some(layers), .. } if layers == "1-5"),
+            "{error}"
+        );
+        assert!(error.to_string().contains("the same names are in layers 1-5"), "{error}");
+    }
 
     let device = error(&deepseek(), "all-experts=CUDA1");
     assert_eq!(

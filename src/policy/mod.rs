@@ -10,6 +10,7 @@
 //! | `regex:PATTERN=DEVICE` | every tensor whose name the pattern finds, on that device |
 //! | `fit`, `fit:10GiB`, `fit:-1GiB` | the experts that do not fit the free memory, a budget, or all but a margin |
 //! | `fit:10GiB,ram:5GiB` | no more than so much: what does not fit that either stays on disk, and is read when it is used |
+//! | `--n-cpu-moe 12`, `--cpu-moe`, `-ot …` | what llama.cpp's flags mean ([`OffloadPolicy::from_llama_flags`]) |
 //! | `fit:cache-to-host,fewer-layers` | and the KV cache, then the first layers, if the rest does not fit either |
 //!
 //! Rules are joined by `;` and the first that matches a tensor wins. Each of the expert rules may

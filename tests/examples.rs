@@ -369,7 +369,7 @@ fn plan_fits_with_fallbacks_and_open_sizes() {
     }
     let output = plan(&[
         "--device",
-        "a=2400000",
+        "a=2400000B",
         "--policy",
         "fit:cache-to-host",
         "--context",

@@ -256,6 +256,12 @@ pub enum Error {
         /// What it may be.
         expected: &'static str,
     },
+    /// A number of bytes comes without a unit.
+    #[error("`{text}` has no unit; write `{text}GiB` or `{text}MiB`, or `{text}B` for bytes")]
+    NoUnit {
+        /// The number.
+        text: String,
+    },
     /// A plan made for one file was used with another.
     #[error("this plan was made for another model file than `{}`; plan again", path.display())]
     ForeignPlan {

@@ -31,7 +31,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use self::board::{At, Board, count};
-pub(crate) use self::bytes::human_bytes;
+pub(crate) use self::bytes::{exact_bytes, human_bytes};
 pub use self::bytes::parse_bytes;
 pub use self::context::{ContextOptions, OpenChoices};
 pub use self::decision::Decision;

@@ -104,7 +104,9 @@ pub enum PolicyFault {
     )]
     BadFit,
     /// A size comes without a unit.
-    #[error("`{number}` has no unit; write `{number}GiB` or `{number}MiB`, or `{number}B` for bytes")]
+    #[error(
+        "`{number}` has no unit; write `{number}GiB` or `{number}MiB`, or `{number}B` for bytes"
+    )]
     NoUnit {
         /// The number.
         number: String,

@@ -146,7 +146,7 @@ pub enum Error {
         layers: u32,
     },
     /// A policy about experts was applied to a model that has none.
-    #[error("`{}` ({architecture}) has no experts, so `{rule}` moves nothing; use the policy `none`, or a `regex:` rule", path.display())]
+    #[error("`{}` ({architecture}) has no experts, so `{rule}` moves nothing; use the policy `fit` or `none`, or a `regex:` rule", path.display())]
     NoExperts {
         /// The file.
         path: PathBuf,

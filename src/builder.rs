@@ -47,7 +47,7 @@ impl MoeModelBuilder {
     pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
-            policy: OffloadPolicy::None,
+            policy: OffloadPolicy::default(),
             plan: None,
             context: ContextOptions::default(),
             rpc_servers: Vec::new(),
@@ -59,7 +59,8 @@ impl MoeModelBuilder {
         }
     }
 
-    /// Where the tensors go; without it everything goes to the devices there are.
+    /// Where the tensors go; without it by [`OffloadPolicy::default`]: as many experts on the devices as
+    /// fit.
     pub fn policy(self, policy: OffloadPolicy) -> Self {
         Self { policy, ..self }
     }

@@ -36,7 +36,8 @@ fn every_form_parses_and_prints() {
         "fit",
         "fit:10GiB",
         "layers:0;fit:-512MiB",
-        "fit:1000001",
+        "fit:1000001B",
+        "fit:-1B,ram:0B",
         "fit:fewer-layers",
         "layers:3;fit:10GiB,smaller-context:2048,cache-to-host,fewer-layers",
         "all-experts=RTX 4070",
@@ -96,6 +97,18 @@ fn faults_are_told_apart() {
     }
     for text in ["fit:1GiB,ram:", "fit:ram:abc", "fit:ram:-1GiB", "fit:ram:1GiB,ram:2GiB"] {
         assert_eq!(fault(text), PolicyFault::BadRam, "{text}");
+    }
+    for (text, number) in [
+        ("fit:8", "8"),
+        ("fit:-8", "8"),
+        ("fit:0.5", "0.5"),
+        ("fit:8,fewer-layers", "8"),
+        ("fit:10GiB,ram:24", "24"),
+        ("layers:0;fit:ram:24", "24"),
+    ] {
+        assert_eq!(fault(text), PolicyFault::NoUnit { number: number.to_owned() }, "{text}");
+        let asked = parse(text).unwrap_err().to_string();
+        assert!(asked.contains(&format!("write `{number}GiB`")), "{asked}");
     }
     for text in ["ram:5GiB", "fit:1GiB;ram:1GiB", "all-experts=disk,ram:1GiB", "all-experts;ram:1"]
     {

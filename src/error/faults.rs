@@ -129,6 +129,14 @@ pub enum PolicyFault {
         "`fit` takes a budget or a margin, then what it may give up, as in `fit:10GiB`, `fit:-1GiB`, `fit:cache-to-host`, `fit:10GiB,ram:24GiB` or `fit:10GiB,cache-to-host,fewer-layers,smaller-context:2048`"
     )]
     BadFit,
+    /// A size comes without a unit.
+    #[error(
+        "`{number}` has no unit; write `{number}GiB` or `{number}MiB`, or `{number}B` for bytes"
+    )]
+    NoUnit {
+        /// The number.
+        number: String,
+    },
     /// The limit of CPU memory does not parse, or comes twice.
     #[error("`ram:` takes one size, as in `fit:10GiB,ram:24GiB` or `fit:ram:24GiB`")]
     BadRam,

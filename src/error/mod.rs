@@ -173,7 +173,7 @@ pub enum Error {
         layers: u32,
     },
     /// A policy about experts was applied to a model that has none.
-    #[error("`{}` ({architecture}) has no experts, so `{rule}` moves nothing; use the policy `none`, or a `regex:` rule", path.display())]
+    #[error("`{}` ({architecture}) has no experts, so `{rule}` moves nothing; use the policy `fit` or `none`, or a `regex:` rule", path.display())]
     NoExperts {
         /// The file.
         path: PathBuf,
@@ -294,6 +294,12 @@ pub enum Error {
         value: String,
         /// What it may be.
         expected: &'static str,
+    },
+    /// A number of bytes comes without a unit.
+    #[error("`{text}` has no unit; write `{text}GiB` or `{text}MiB`, or `{text}B` for bytes")]
+    NoUnit {
+        /// The number.
+        text: String,
     },
     /// A plan made for one file was used with another.
     #[error("this plan was made for another model file than `{}`; plan again", path.display())]

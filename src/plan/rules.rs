@@ -53,7 +53,7 @@ pub(super) struct Rule {
 
 enum Matcher {
     ExpertsOf(BTreeSet<u32>),
-    /// All experts; where they go is decided when everything else has its place.
+    /// All experts, if there are any; where they go is decided when everything else has its place.
     Fit,
     Name(Regex),
 }
@@ -131,15 +131,15 @@ fn matcher(rule: &OffloadPolicy, gguf: &GgufFile, experts: &ExpertMap) -> Result
     if let OffloadPolicy::Regex(rule) = rule {
         return rule.compile().map(Matcher::Name);
     }
+    if let OffloadPolicy::Fit(_) = rule {
+        return Ok(Matcher::Fit);
+    }
     if !experts.is_moe() {
         return Err(Error::NoExperts {
             path: gguf.path().to_owned(),
             architecture: experts.architecture().to_owned(),
             rule: rule.to_string(),
         });
-    }
-    if let OffloadPolicy::Fit(_) = rule {
-        return Ok(Matcher::Fit);
     }
     let with_experts = experts.expert_layers();
     let counted = |count: u32, layers: &mut dyn Iterator<Item = &u32>| {

@@ -68,6 +68,10 @@ pub(crate) struct Context {
     limits: Option<Box<Limits>>,
     /// An exception or an assertion interrupted the engine in the middle of its work.
     lost: bool,
+    /// Servers were not waited for any more, so that what it holds is made up. To be cleared before it is used.
+    is_stale: bool,
+    /// Other threads may still be computing in it.
+    is_abandoned: bool,
     /// Where a callback looks into graphs. Dropped after the context is freed.
     threads: Option<Threads>,
     /// What the engine's evaluation callback pages by. Its memory stays where it is until this is
@@ -84,7 +88,12 @@ pub(crate) struct Context {
 unsafe impl Send for Context {}
 
 impl Context {
-    pub(crate) fn new(weights: &Arc<Weights>, settings: &ContextSettings) -> Result<Self> {
+    /// `limits` are those of making it.
+    pub(crate) fn new(
+        weights: &Arc<Weights>,
+        settings: &ContextSettings,
+        limits: &Limits,
+    ) -> Result<Self> {
         // SAFETY: a plain function that returns default values.
         let mut params = unsafe { ffi::llama_context_default_params() };
         let threads = i32::try_from(settings.threads).unwrap_or(i32::MAX);
@@ -121,7 +130,7 @@ impl Context {
             params.op_offload = false;
         }
         let mut context = ptr::null_mut();
-        let lock = weights.rpc.lock();
+        let turn = weights.rpc.turn(limits)?;
         let _reading = locks::read_registry();
         // SAFETY: the model is alive and stays so by the `Arc`; params live during the call.
         let created = guarded(|message| unsafe {
@@ -134,7 +143,6 @@ impl Context {
                     reason: String::new(),
                 })
             });
-        drop(lock);
         let looks_into_graphs = params.cb_eval.is_some();
         let mut context = match context {
             Ok(raw) => Self {
@@ -144,23 +152,26 @@ impl Context {
                 micro_batch_tokens: params.n_ubatch,
                 limits: None,
                 lost: false,
+                is_stale: false,
+                is_abandoned: false,
                 threads: None,
                 paging,
                 #[cfg(feature = "bench")]
                 watch,
             },
-            Err(error) => return Err(weights.rpc.check().err().unwrap_or(error)),
+            Err(error) => return turn.check().and(weights.rpc.check()).and(Err(error)),
         };
         if looks_into_graphs && settings.threads > 1 {
             context.threads = Some(Threads::attach(context.raw, settings.threads)?);
         }
+        turn.check()?;
         weights.rpc.check()?;
         Ok(context)
     }
 
     /// Another one of the same sizes over the same weights.
     pub(crate) fn another(&self) -> Result<Self> {
-        Self::new(&self.weights, &self.settings)
+        Self::new(&self.weights, &self.settings, &Limits::default())
     }
 
     pub(super) fn as_ptr(&mut self) -> *mut ffi::llama_context {
@@ -206,6 +217,7 @@ impl Context {
         let count = i32::try_from(tokens.len()).map_err(|_| failed("too many tokens".into()))?;
         let mut result = 0;
         let context = self.raw.as_ptr();
+        self.freshen()?;
         // SAFETY: the context is alive and used by nobody else; the tokens live during the call.
         self.run("compute", |message| unsafe {
             ffi::moe_decode(context, tokens.as_ptr(), count, &raw mut result, message)
@@ -221,6 +233,7 @@ impl Context {
         let wanted: Vec<i8> = steps.iter().map(|step| i8::from(step.is_last)).collect();
         let mut result = 0;
         let context = self.raw.as_ptr();
+        self.freshen()?;
         // SAFETY: the context is alive and used by nobody else; the arrays have the length given
         // and live during the call.
         self.run("compute", |message| unsafe {
@@ -254,6 +267,9 @@ impl Context {
 
     /// Forgets one sequence.
     pub(crate) fn forget(&mut self, sequence: i32) -> Result<()> {
+        if self.is_stale && !self.lost {
+            return Ok(()); // as in `keep`
+        }
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else.
         self.run("forget a sequence", |message| unsafe {
@@ -264,6 +280,9 @@ impl Context {
     /// Forgets all but the first `keep` tokens; returns how many are really left, which is none
     /// where the model's memory cannot go back.
     pub(crate) fn keep(&mut self, keep: usize) -> Result<usize> {
+        if self.is_stale && !self.lost {
+            return Ok(0); // it is cleared when something is to be computed: a server may still be silent
+        }
         let wanted = i32::try_from(keep).unwrap_or(i32::MAX);
         let mut kept = false;
         let context = self.raw.as_ptr();
@@ -295,6 +314,7 @@ impl Context {
 
     /// The state of the conversation, as bytes for [`Self::set_state`].
     pub(crate) fn state(&mut self) -> Result<Vec<u8>> {
+        self.watch(&Limits::default()); // those of the last generation are over
         let context = self.raw.as_ptr();
         let mut bytes = 0;
         // SAFETY: the context is alive and used by nobody else.
@@ -312,10 +332,26 @@ impl Context {
 
     /// Replaces the memory by a state that this engine wrote for such a context.
     pub(crate) fn set_state(&mut self, state: &[u8]) -> Result<()> {
+        self.watch(&Limits::default());
+        self.freshen()?;
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; the state lives during the call.
         self.run("restore the state", |message| unsafe {
             ffi::moe_state_set(context, state.as_ptr(), state.len(), message)
+        })
+    }
+
+    /// Empties it if what it holds is made up.
+    pub(super) fn freshen(&mut self) -> Result<()> {
+        if !self.is_stale {
+            return Ok(());
+        }
+        let context = self.raw.as_ptr();
+        let mut kept = false;
+        self.is_stale = false;
+        // SAFETY: the context is alive and used by nobody else.
+        self.run("forget what was given up", |message| unsafe {
+            ffi::moe_context_keep(context, 0, &raw mut kept, message)
         })
     }
 
@@ -326,22 +362,40 @@ impl Context {
         call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
     ) -> Result<()> {
         if self.lost {
-            return Err(Error::ContextLost);
+            // What can be connected again is said first.
+            return self.weights.rpc.check().and(Err(Error::ContextLost));
         }
-        let _lock = self.weights.rpc.lock();
+        if self.is_stale {
+            let reason = "it was given up while a server was silent; compute it again".to_owned();
+            return Err(Error::Engine { operation, reason });
+        }
+        let limits = self.limits.as_deref().cloned().unwrap_or_default();
+        let turn = self.weights.rpc.turn(&limits)?;
         let pager = self.weights.pager().filter(|_| self.paging.is_some());
         let _turn = pager.map(super::paging::Pager::turn);
-        let done = guarded(call).map_err(|failure: Failure| failure.into_error(operation));
+        let context = self.raw.as_ptr();
+        let has_servers = !self.weights.rpc.are_none();
+        let done = guarded(call).and_then(|()| match has_servers {
+            // Nobody else's wait shall end what this call began.
+            // SAFETY: the context is alive and used by nobody else.
+            true => guarded(|message| unsafe { ffi::moe_synchronize(context, message) }),
+            false => Ok(()),
+        });
+        self.is_abandoned = done.as_ref().is_err_and(Failure::is_exception);
+        let done = done.map_err(|failure: Failure| failure.into_error(operation));
         let paged = match (pager.and_then(super::paging::Pager::failure), &mut self.paging) {
             (Some(failure), _) => Err(failure),
             (None, Some(paging)) => paging.check(),
             (None, None) => Ok(()),
         };
+        let given_up = turn.check();
+        self.is_stale = given_up.is_err();
         // A server that was lost explains what failed, and spoils what did not; so do experts that
         // could not be read.
         let outcome = self.weights.rpc.check().and(paged).and(done);
-        self.lost = outcome.is_err();
-        outcome
+        // What was given up may fail in any way, of which only an exception leaves anything behind.
+        self.lost = outcome.is_err() && (given_up.is_ok() || self.is_abandoned);
+        given_up.and(outcome)
     }
 
     /// What the engine has allocated, by device, the CPU last.
@@ -353,7 +407,7 @@ impl Context {
             context_bytes: 0,
             compute_bytes: 0,
         };
-        let _lock = self.weights.rpc.lock();
+        let _turn = self.weights.rpc.turn(&Limits::default())?;
         let context = self.raw.as_ptr();
         let rows = table(empty, |rows, capacity, count, message| {
             // SAFETY: the context is alive; `table` gives as many rows as it says.
@@ -373,7 +427,7 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        let _lock = self.weights.rpc.lock();
+        let _turn = self.weights.rpc.turn_to_free();
         // SAFETY: the context was ours alone; its model is still alive, as the `Arc` is dropped
         // after this.
         let freed = guarded(|message| unsafe { ffi::moe_context_free(self.raw.as_ptr(), message) });

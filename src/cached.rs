@@ -97,8 +97,8 @@ impl Cached {
         Ok(())
     }
 
-    /// After an interruption the context may hold a part of a batch.
-    fn restore(&mut self, context: &mut Context) -> Result<()> {
+    /// After an interruption the context may hold a part of a batch, or nothing.
+    pub(crate) fn restore(&mut self, context: &mut Context) -> Result<()> {
         let kept = context.keep(self.tokens.len())?;
         self.tokens.truncate(kept);
         Ok(())

@@ -355,7 +355,11 @@ fn write_answer(
 ) -> Result<Option<StopReason>> {
     let prompt = fitting_prompt(model, talk, options)?;
     let mut generation = match prompt {
-        Some(prompt) => model.generate(&prompt, options)?,
+        Some(prompt) => {
+            // What is for messages is done already.
+            let (overflow, template) = Default::default();
+            model.generate(&prompt, &GenerateOptions { overflow, template, ..options.clone() })?
+        }
         None => model.chat(talk, options)?,
     };
     for piece in &mut generation {

@@ -183,7 +183,7 @@ impl Context {
         self.raw.as_ptr()
     }
 
-    pub(crate) fn weights(&self) -> &Weights {
+    pub(crate) fn weights(&self) -> &Arc<Weights> {
         &self.weights
     }
 
@@ -300,23 +300,30 @@ impl Context {
         Ok(if kept { keep } else { 0 })
     }
 
-    /// The log-probabilities of `token` and of the `likeliest` tokens, in what was computed last.
+    /// The log-probabilities of `token` and of the `likeliest` tokens, in the result of the token at
+    /// this index of the last batch.
     pub(crate) fn log_probabilities(
         &mut self,
+        index: i32,
         token: Token,
         likeliest: usize,
-    ) -> Result<Vec<(Token, f32)>> {
-        let empty = |_| ffi::moe_log_probability { token: 0, log_probability: 0.0 };
-        let mut rows: Vec<_> = (0..=likeliest).map(empty).collect();
-        let (capacity, mut count) = (rows.len(), 0);
+    ) -> Result<((Token, f32), Vec<(Token, f32)>)> {
+        let empty = || ffi::moe_log_probability { token: 0, log_probability: 0.0 };
+        let (mut chosen, mut rows) = (empty(), Vec::new());
+        rows.resize_with(likeliest, empty);
+        let mut count = 0;
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; there are as many rows as it says.
         self.reading("read the probabilities", |message| unsafe {
-            let rows = rows.as_mut_ptr();
-            ffi::moe_log_probabilities(context, token, rows, capacity, &raw mut count, message)
+            let (chosen, rows) = (&raw mut chosen, rows.as_mut_ptr());
+            let counted = &raw mut count;
+            ffi::moe_log_probabilities(
+                context, index, token, chosen, rows, likeliest, counted, message,
+            )
         })?;
         rows.truncate(count);
-        Ok(rows.iter().map(|row| (row.token, row.log_probability)).collect())
+        let pair = |row: &ffi::moe_log_probability| (row.token, row.log_probability);
+        Ok((pair(&chosen), rows.iter().map(pair).collect()))
     }
 
     /// The state of the conversation, as bytes for [`Self::set_state`].

@@ -492,7 +492,7 @@ pub enum Error {
     },
     /// The memory for paged experts does not hold what is needed at once.
     #[error(
-        "{} of memory for experts from disk do not hold the {} that a token needs at once; allow at least so much (`cache_bytes`, `--expert-cache`), have more memory free, or put fewer tensors on `disk`",
+        "{} of memory for experts from disk do not hold the {} that a token needs at once; allow at least so much (`cache_bytes`), have more memory free, or put fewer tensors on `disk`",
         human_bytes(*.budget_bytes), human_bytes(*.needed_bytes)
     )]
     PagingBudget {

@@ -165,7 +165,7 @@ fn bad_input_is_one_clear_line() {
         }
     }
     for (arguments, expected) in [
-        (&["--policy", "regex:(=cpu"][..], "does not parse"),
+        (&["--policy", "regex:(=cpu"][..], "cannot be used: unclosed group"),
         (&["--policy", "some"], "no such rule"),
         (&["--device", "x"], "NAME=BYTES"),
         (&["--nonsense"], "unexpected argument"),

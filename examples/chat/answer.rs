@@ -4,8 +4,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use moe_offload::{Error, GenerateOptions, Message, MoeModel, Result, Stats, StopReason};
 
 use crate::arguments::StatsFormat;
+use crate::common::say;
 use crate::conversation::Conversation;
-use crate::terminal::{print, say};
+use crate::terminal::print;
 
 /// A shorter prompt is read before anybody could read a bar.
 const LONG_PROMPT_TOKENS: u64 = 256;

@@ -1,6 +1,7 @@
 //! What the examples have in common: one clear line and status 1 for every error.
 
 use std::fmt::Display;
+use std::io::Write;
 
 use clap::Parser;
 
@@ -22,11 +23,13 @@ pub(crate) fn arguments<A: Parser>() -> A {
 
 /// Ends the program with one line on standard error and status 1.
 pub(crate) fn fail(error: &dyn Display) -> ! {
-    use std::io::Write;
-    let text = in_options(&error.to_string()).replace('\n', " ");
-    // With standard error closed there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "error: {text}");
+    say(&format!("error: {}", in_options(&error.to_string()).replace('\n', " ")));
     std::process::exit(1);
+}
+
+/// To the person; with standard error closed to nobody.
+pub(crate) fn say(text: &dyn Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// The library's names of settings, and the options of the examples that set them.

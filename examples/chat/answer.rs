@@ -6,8 +6,9 @@ use moe_offload::{
 };
 
 use crate::arguments::StatsFormat;
+use crate::common::say;
 use crate::conversation::Conversation;
-use crate::terminal::{print, say};
+use crate::terminal::print;
 
 /// A shorter prompt is read before anybody could read a bar.
 const LONG_PROMPT_TOKENS: u64 = 256;

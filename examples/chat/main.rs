@@ -16,9 +16,10 @@ use moe_offload::{CancelHandle, Error, GenerateOptions, Message, MoeModel, Plan,
 
 use self::arguments::{Arguments, StatsFormat, read_json};
 use self::commands::{HELP, Input};
+use self::common::say;
 use self::conversation::Conversation;
 use self::session::Session;
-use self::terminal::{Terminal, say};
+use self::terminal::Terminal;
 
 fn main() {
     if let Err(error) = run(&common::arguments()) {

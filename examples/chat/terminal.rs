@@ -1,12 +1,13 @@
 //! The person at the terminal, or whatever is on standard input instead.
 
-use std::fmt::Display;
 use std::io::{BufRead, ErrorKind, IsTerminal, Write};
 use std::sync::{Arc, Mutex};
 
 use moe_offload::{CancelHandle, Error, Result};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+
+use crate::common::say;
 
 /// Where questions come from.
 pub(crate) struct Terminal {
@@ -81,9 +82,4 @@ pub(crate) fn print(text: &str) -> Result<()> {
         Err(source) => Err(Error::Io { action: "write", path: "standard output".into(), source }),
         Ok(()) => Ok(()),
     }
-}
-
-/// To the person; with standard error closed to nobody.
-pub(crate) fn say(text: &dyn Display) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

@@ -1,6 +1,7 @@
 //! What the examples have in common: one clear line and status 1 for every error.
 
 use std::fmt::Display;
+use std::io::Write;
 
 use clap::Parser;
 
@@ -27,11 +28,14 @@ pub(crate) fn fail(error: &dyn Display) -> ! {
 
 /// The same with another status.
 pub(crate) fn fail_with(status: i32, error: &dyn Display) -> ! {
-    use std::io::Write;
-    let text = in_options(&error.to_string()).replace('\n', " ");
-    // With standard error closed there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "error: {text}");
+    say(&format!("error: {}", in_options(&error.to_string()).replace('
+', " ")));
     std::process::exit(status);
+}
+
+/// To the person; with standard error closed to nobody.
+pub(crate) fn say(text: &dyn Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// The library's names of settings, and the options of the examples that set them.

@@ -219,7 +219,7 @@ impl Context {
         let context = self.raw.as_ptr();
         self.freshen()?;
         // SAFETY: the context is alive and used by nobody else; the tokens live during the call.
-        self.run("compute", |message| unsafe {
+        self.compute(|message| unsafe {
             ffi::moe_decode(context, tokens.as_ptr(), count, &raw mut result, message)
         })?;
         self.decoded(result)
@@ -236,7 +236,7 @@ impl Context {
         self.freshen()?;
         // SAFETY: the context is alive and used by nobody else; the arrays have the length given
         // and live during the call.
-        self.run("compute", |message| unsafe {
+        self.compute(|message| unsafe {
             ffi::moe_decode_together(
                 context,
                 tokens.as_ptr(),
@@ -361,16 +361,38 @@ impl Context {
         operation: &'static str,
         call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
     ) -> Result<()> {
+        self.try_run(operation, call).0
+    }
+
+    /// Runs a call that computes, perhaps on several threads, of which an exception only ends one.
+    pub(super) fn compute(
+        &mut self,
+        call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
+    ) -> Result<()> {
+        let (outcome, is_exception) = self.try_run("compute", call);
+        self.is_abandoned |= is_exception && self.settings.threads > 1;
+        outcome
+    }
+
+    /// What came of a call, and whether it threw.
+    fn try_run(
+        &mut self,
+        operation: &'static str,
+        call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
+    ) -> (Result<()>, bool) {
         if self.lost {
             // What can be connected again is said first.
-            return self.weights.rpc.check().and(Err(Error::ContextLost));
+            return (self.weights.rpc.check().and(Err(Error::ContextLost)), false);
         }
         if self.is_stale {
             let reason = "it was given up while a server was silent; compute it again".to_owned();
-            return Err(Error::Engine { operation, reason });
+            return (Err(Error::Engine { operation, reason }), false);
         }
         let limits = self.limits.as_deref().cloned().unwrap_or_default();
-        let turn = self.weights.rpc.turn(&limits)?;
+        let turn = match self.weights.rpc.turn(&limits) {
+            Ok(turn) => turn,
+            Err(error) => return (Err(error), false),
+        };
         let pager = self.weights.pager().filter(|_| self.paging.is_some());
         let _turn = pager.map(super::paging::Pager::turn);
         let context = self.raw.as_ptr();
@@ -381,7 +403,7 @@ impl Context {
             true => guarded(|message| unsafe { ffi::moe_synchronize(context, message) }),
             false => Ok(()),
         });
-        self.is_abandoned = done.as_ref().is_err_and(Failure::is_exception);
+        let is_exception = done.as_ref().is_err_and(Failure::is_exception);
         let done = done.map_err(|failure: Failure| failure.into_error(operation));
         let paged = match (pager.and_then(super::paging::Pager::failure), &mut self.paging) {
             (Some(failure), _) => Err(failure),
@@ -394,8 +416,8 @@ impl Context {
         // could not be read.
         let outcome = self.weights.rpc.check().and(paged).and(done);
         // What was given up may fail in any way, of which only an exception leaves anything behind.
-        self.lost = outcome.is_err() && (given_up.is_ok() || self.is_abandoned);
-        given_up.and(outcome)
+        self.lost = outcome.is_err() && (given_up.is_ok() || is_exception);
+        (given_up.and(outcome), is_exception)
     }
 
     /// What the engine has allocated, by device, the CPU last.
@@ -425,8 +447,36 @@ impl Context {
     }
 }
 
+impl Context {
+    /// Keeps for ever what threads that still compute may look at: the graph, its buffers and weights, the pool
+    /// of threads and what the engine's callbacks were given. Such threads never end, and turn on the spot.
+    fn leak(&mut self) {
+        let threads = self.settings.threads - 1;
+        tracing::error!(
+            target: "moe_offload",
+            "a computation on several threads was interrupted; what they use of this model is never freed, and \
+             {threads} of them never end: start the program anew when you can"
+        );
+        std::mem::forget(Arc::clone(&self.weights));
+        std::mem::forget((self.threads.take(), self.paging.take(), self.limits.take()));
+        #[cfg(feature = "bench")]
+        std::mem::forget(self.watch.take());
+    }
+
+    /// The next graph fails between two nodes.
+    #[cfg(test)]
+    pub(super) fn fail_in_graph(&mut self) {
+        let fails = Some(ffi::moe_fail_in_graph as _);
+        // SAFETY: the context is alive and idle; the callback looks at nothing.
+        unsafe { ffi::llama_set_abort_callback(self.as_ptr(), fails, ptr::null_mut()) };
+    }
+}
+
 impl Drop for Context {
     fn drop(&mut self) {
+        if self.is_abandoned {
+            return self.leak();
+        }
         let _turn = self.weights.rpc.turn_to_free();
         // SAFETY: the context was ours alone; its model is still alive, as the `Arc` is dropped
         // after this.

@@ -5,12 +5,20 @@
 mod support;
 
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use moe_offload::{Error, LoadMode, MoeModel, MoeModelBuilder};
 use support::generate::greedy;
 use support::group::Group;
 use support::model_files::demo;
 use support::process::example;
+
+/// A budget is for all models of a process, so that tests take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn builder(budget: u64) -> MoeModelBuilder {
     MoeModel::builder(demo()).threads(1).context_tokens(256).device_budget("cpu", budget)
@@ -35,6 +43,7 @@ fn peak_bytes() -> u64 {
 
 #[test]
 fn a_context_that_memory_does_not_hold_is_refused_before_it_is_allocated() {
+    let _turn = turn();
     // The engine is started before, which takes some memory.
     drop(builder(1 << 40).load().unwrap());
     let before = peak_bytes();
@@ -52,6 +61,7 @@ fn a_context_that_memory_does_not_hold_is_refused_before_it_is_allocated() {
 
 #[test]
 fn exactly_what_must_be_in_memory_will_do() {
+    let _turn = turn();
     for mode in [LoadMode::Auto, LoadMode::Read] {
         let plan = builder(1 << 40).load_mode(mode).forecast().unwrap();
         let cpu = plan.device("cpu").unwrap();
@@ -76,6 +86,7 @@ fn exactly_what_must_be_in_memory_will_do() {
 
 #[test]
 fn a_stored_plan_is_held_to_it_too() {
+    let _turn = turn();
     let plan = builder(1 << 40).context_tokens(4_000_000).make_plan().unwrap();
     short_of(builder(1 << 30).plan(plan).load());
 }

@@ -3,11 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use regex::Regex;
 
 /// The folder `src` of llama.cpp in the package that this crate is built with.
-pub fn folder() -> PathBuf {
+pub fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(find)
+}
+
+fn find() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["metadata", "--format-version", "1", "--offline"])
@@ -38,7 +44,12 @@ pub fn between<'a>(text: &'a str, start: &str, end: &str) -> &'a str {
 }
 
 /// The name of each architecture, by the engine's constant without `LLM_ARCH_`.
-pub fn names() -> BTreeMap<String, String> {
+pub fn names() -> &'static BTreeMap<String, String> {
+    static NAMES: OnceLock<BTreeMap<String, String>> = OnceLock::new();
+    NAMES.get_or_init(read_names)
+}
+
+fn read_names() -> BTreeMap<String, String> {
     let source = read("llama-arch.cpp");
     let table = between(&source, "LLM_ARCH_NAMES", "};");
     let pattern = Regex::new(r#"LLM_ARCH_(\w+),\s*"([^"]+)""#).unwrap();

@@ -365,6 +365,20 @@ fn a_whole_file_without_the_tensor_that_makes_others_optional() {
 }
 
 #[test]
+fn a_norm_that_one_layer_lacks() {
+    for architecture in ["glm4moe", "step35"] {
+        let all =
+            ["blk.0.attn_q_norm.weight", "blk.1.attn_q_norm.weight", "blk.0.attn_norm.weight"];
+        preflight::check(&header(&of(architecture, 2, 0, &all))).unwrap();
+        preflight::check(&header(&of(architecture, 2, 0, &all[2..]))).unwrap();
+        let fault = fault(&of(architecture, 2, 0, &[all[1], all[2]]));
+        let expected = ModelFault::MissingInLayer { tensor: all[0].into(), layer: 0, other: 1 };
+        assert_eq!(fault, expected);
+        assert!(fault.to_string().contains("compute without it"), "{fault}");
+    }
+}
+
+#[test]
 fn next_token_layers_that_are_ordinary_ones() {
     let mut writer = tiny("dots1");
     let key = "dots1.nextn_predict_layers";

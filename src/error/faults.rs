@@ -62,6 +62,10 @@ pub enum ModelFault {
     TooManyNames { count: usize, max: usize },
     #[error("there is no tensor `{tensor}`, which `{needed_by}` needs beside it")]
     MissingTensor { tensor: String, needed_by: String },
+    #[error(
+        "layer {layer} has no tensor `{tensor}`, though layer {other} has one; the engine would compute without it"
+    )]
+    MissingInLayer { tensor: String, layer: u64, other: u64 },
     #[error("`{key}` is 0 or missing, and the engine divides by it")]
     Zero { key: String },
     #[error("`{key}` comes to {value}, but the file's tensors allow no more than {limit}")]

@@ -52,25 +52,28 @@ pub fn names() -> &'static BTreeMap<String, String> {
 fn read_names() -> BTreeMap<String, String> {
     let source = read("llama-arch.cpp");
     let table = between(&source, "LLM_ARCH_NAMES", "};");
-    let pattern = Regex::new(r#"LLM_ARCH_(\w+),\s*"([^"]+)""#).unwrap();
+    let pattern = Regex::new(r#"LLM_ARCH_([A-Z0-9_]+), *"([^"]+)""#).unwrap();
     pattern.captures_iter(table).map(|found| (found[1].into(), found[2].into())).collect()
 }
 
 /// The names of the constants in a piece of source.
 pub fn named_in(source: &str) -> BTreeSet<String> {
     let names = names();
-    all(r"case LLM_ARCH_(\w+):", source).iter().map(|constant| names[constant].clone()).collect()
+    all(r"case LLM_ARCH_([A-Z0-9_]+):", source)
+        .iter()
+        .map(|constant| names[constant].clone())
+        .collect()
 }
 
 /// The architectures that a class of `src/models` runs, its subclasses' included.
 pub fn run_by(class: &str) -> BTreeSet<String> {
     let header = read("models/models.h");
-    let subclass = format!(r"struct llama_model_(\w+) : public llama_model_{class}\b");
+    let subclass = format!(r"struct llama_model_([a-z0-9_]+) : public llama_model_{class} ");
     let mut classes = all(&subclass, &header);
     classes.insert(class.to_owned());
     let (model, names) = (read("llama-model.cpp"), names());
     let of_class = |class: &String| {
-        let pattern = format!(r"case LLM_ARCH_(\w+):\s*return new llama_model_{class}\(");
+        let pattern = format!(r"case LLM_ARCH_([A-Z0-9_]+):[ \n]*return new llama_model_{class}\(");
         all(&pattern, &model)
     };
     classes.iter().flat_map(of_class).map(|constant| names[&constant].clone()).collect()

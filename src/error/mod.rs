@@ -67,6 +67,49 @@ pub enum Error {
         /// What it is, as far as its beginning tells.
         found: ForeignFile,
     },
+    /// A GGUF file with another one behind it.
+    #[error(
+        "`{}` is several GGUF files in one, as when parts are joined by `cat`: another begins at byte {at}; keep the parts apart and open the first, or join them with llama.cpp's `llama-gguf-split --merge`",
+        path.display()
+    )]
+    JoinedFiles {
+        /// The file.
+        path: PathBuf,
+        /// Where the second begins.
+        at: u64,
+    },
+    /// A metadata value in a type that the engine does not take; it converts none.
+    #[error(
+        "the engine takes the metadata `{key}` only as {expected}, and `{}` has it as {found}; convert or split the model again with llama.cpp's own tools",
+        path.display()
+    )]
+    MetadataType {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The value's type.
+        found: &'static str,
+        /// The type that the engine takes.
+        expected: &'static str,
+    },
+    /// A tensor of a type that only a fork of llama.cpp has.
+    #[error(
+        "`{}` is made for {fork}, a fork of llama.cpp: its tensor `{tensor}` has the type {ggml_type} (number {id}), with which only {fork} computes; run it there, or get the model in a type of llama.cpp",
+        path.display()
+    )]
+    ForkTensorType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The type's number.
+        id: u32,
+        /// The type's name in the fork.
+        ggml_type: &'static str,
+        /// Which fork.
+        fork: &'static str,
+    },
     /// The file is a valid one, but no model that writes text.
     #[error("`{}` {purpose}", path.display())]
     NotATextModel {

@@ -1,7 +1,9 @@
 //! One answer, from its prompt to its statistics.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use moe_offload::{Error, GenerateOptions, Message, MoeModel, Result, Stats, StopReason};
+use moe_offload::{
+    Error, GenerateOptions, Message, MoeModel, Overflow, Result, Stats, StopReason, TemplateOptions,
+};
 
 use crate::arguments::StatsFormat;
 use crate::common::say;
@@ -69,6 +71,8 @@ fn write_answer(
         model.chat(&conversation.shown(), &options)
     } else {
         let question = conversation.messages().last().map_or("", |message| &*message.content);
+        // What is for messages was refused, or is the default, when the program started.
+        let options = options.overflow(Overflow::Error).template(TemplateOptions::default());
         model.generate(question, &options)
     }
     .inspect_err(|_| bar.finish_and_clear())?;
@@ -82,14 +86,11 @@ fn write_answer(
 }
 
 /// Shows on `bar` how much of a long prompt is read.
-// TO JOIN, where the library has the callback:
-// options.on_prompt_progress({
-//     let bar = bar.clone();
-//     move |progress| show_progress(&bar, progress.read_tokens, progress.total_tokens)
-// })
 fn with_progress(options: GenerateOptions, bar: &ProgressBar) -> GenerateOptions {
-    let _ = (bar, show_progress as fn(&ProgressBar, u64, u64));
-    options
+    let bar = bar.clone();
+    options.on_prompt_progress(move |progress| {
+        show_progress(&bar, progress.read_tokens, progress.total_tokens);
+    })
 }
 
 /// So many of the prompt's tokens are read.

@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     /// joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN, with what it may give up and how
     /// much CPU memory it may use before experts stay on disk:
     /// fit:10GiB,cache-to-host,fewer-layers,ram:24GiB
-    #[arg(long, default_value = "all-experts")]
+    #[arg(long, default_value_t)]
     pub(crate) policy: OffloadPolicy,
     /// Load by a plan that `plan --freeze` stored, instead of a policy; its context is the plan's
     #[arg(long, value_name = "FILE")]

@@ -23,8 +23,13 @@ pub(crate) fn arguments<A: Parser>() -> A {
 
 /// Ends the program with one line on standard error and status 1.
 pub(crate) fn fail(error: &dyn Display) -> ! {
+    fail_with(1, error)
+}
+
+/// The same with another status.
+pub(crate) fn fail_with(status: i32, error: &dyn Display) -> ! {
     say(&format!("error: {}", in_options(&error.to_string()).replace('\n', " ")));
-    std::process::exit(1);
+    std::process::exit(status);
 }
 
 /// To the person; with standard error closed to nobody.

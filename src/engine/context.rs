@@ -3,15 +3,14 @@
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::call::{Failure, copied, guarded, table};
 use super::paging::PagerWatch;
 use super::threads::Threads;
 use super::weights::Weights;
 use super::{Token, ffi, locks};
-use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::memory::DeviceMemory;
 use crate::plan::{ContextOptions, Plan};
 
@@ -58,6 +57,18 @@ pub(crate) struct Step {
     pub(crate) is_last: bool,
 }
 
+/// Whether the engine can go on with a context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Usable,
+    /// Servers were not waited for any more, so that what it holds is made up: it is emptied before it is used.
+    Stale,
+    /// A failure interrupted the engine in the middle of a change.
+    Lost,
+    /// Likewise by an exception: other threads may still be computing in it.
+    Abandoned,
+}
+
 /// A context over shared weights. Freed on drop, before it lets go of the weights.
 pub(crate) struct Context {
     raw: NonNull<ffi::llama_context>,
@@ -66,9 +77,8 @@ pub(crate) struct Context {
     /// Tokens that the engine computes at once.
     micro_batch_tokens: u32,
     /// What the engine's abort callback looks at; kept as long as the engine may.
-    cancel: Option<Arc<AtomicBool>>,
-    /// An exception or an assertion interrupted the engine in the middle of its work.
-    lost: bool,
+    limits: Option<Box<Limits>>,
+    state: State,
     /// Where a callback looks into graphs. Dropped after the context is freed.
     threads: Option<Threads>,
     /// What the engine's evaluation callback pages by. Its memory stays where it is until this is
@@ -85,7 +95,12 @@ pub(crate) struct Context {
 unsafe impl Send for Context {}
 
 impl Context {
-    pub(crate) fn new(weights: &Arc<Weights>, settings: &ContextSettings) -> Result<Self> {
+    /// `limits` are those of making it.
+    pub(crate) fn new(
+        weights: &Arc<Weights>,
+        settings: &ContextSettings,
+        limits: &Limits,
+    ) -> Result<Self> {
         // SAFETY: a plain function that returns default values.
         let mut params = unsafe { ffi::llama_context_default_params() };
         let threads = i32::try_from(settings.threads).unwrap_or(i32::MAX);
@@ -122,7 +137,7 @@ impl Context {
             params.op_offload = false;
         }
         let mut context = ptr::null_mut();
-        let lock = weights.rpc.lock();
+        let turn = weights.rpc.turn(limits)?;
         let _reading = locks::read_registry();
         // SAFETY: the model is alive and stays so by the `Arc`; params live during the call.
         let created = guarded(|message| unsafe {
@@ -135,7 +150,6 @@ impl Context {
                     reason: String::new(),
                 })
             });
-        drop(lock);
         let looks_into_graphs = params.cb_eval.is_some();
         let mut context = match context {
             Ok(raw) => Self {
@@ -143,46 +157,47 @@ impl Context {
                 weights: Arc::clone(weights),
                 settings: settings.clone(),
                 micro_batch_tokens: params.n_ubatch,
-                cancel: None,
-                lost: false,
+                limits: None,
+                state: State::Usable,
                 threads: None,
                 paging,
                 #[cfg(feature = "bench")]
                 watch,
             },
-            Err(error) => return Err(weights.rpc.check().err().unwrap_or(error)),
+            Err(error) => return turn.check().and(weights.rpc.check()).and(Err(error)),
         };
         if looks_into_graphs && settings.threads > 1 {
             context.threads = Some(Threads::attach(context.raw, settings.threads)?);
         }
+        turn.check()?;
         weights.rpc.check()?;
         Ok(context)
     }
 
     /// Another one of the same sizes over the same weights.
     pub(crate) fn another(&self) -> Result<Self> {
-        Self::new(&self.weights, &self.settings)
+        Self::new(&self.weights, &self.settings, &Limits::default())
     }
 
     pub(super) fn as_ptr(&mut self) -> *mut ffi::llama_context {
         self.raw.as_ptr()
     }
 
-    pub(crate) fn weights(&self) -> &Weights {
+    pub(crate) fn weights(&self) -> &Arc<Weights> {
         &self.weights
     }
 
-    /// From now on computing stops when `cancel` is switched.
-    pub(crate) fn watch(&mut self, cancel: Option<&CancelHandle>) {
-        let flag = cancel.map(|cancel| Arc::clone(cancel.flag()));
-        let (callback, user) = match &flag {
-            Some(flag) => (Some(is_cancelled as _), Arc::as_ptr(flag).cast_mut().cast()),
+    /// From now on computing stops when `limits` say so.
+    pub(crate) fn watch(&mut self, limits: &Limits) {
+        let limits = (!limits.are_none()).then(|| Box::new(limits.clone()));
+        let (callback, user) = match &limits {
+            Some(limits) => (Some(must_stop as _), ptr::from_ref(&**limits).cast_mut().cast()),
             None => (None, ptr::null_mut()),
         };
-        // SAFETY: the context is alive and idle; the flag is kept in `self` until it is replaced
-        // here, so the engine never looks at a freed one.
+        // SAFETY: the context is alive and idle; the limits are kept in `self` until they are
+        // replaced here, so the engine never looks at freed ones.
         unsafe { ffi::llama_set_abort_callback(self.as_ptr(), callback, user) };
-        self.cancel = flag;
+        self.limits = limits;
     }
 
     /// Tokens that the engine computes at once.
@@ -207,8 +222,9 @@ impl Context {
         let count = i32::try_from(tokens.len()).map_err(|_| failed("too many tokens".into()))?;
         let mut result = 0;
         let context = self.raw.as_ptr();
+        self.freshen()?;
         // SAFETY: the context is alive and used by nobody else; the tokens live during the call.
-        self.run("compute", |message| unsafe {
+        self.computing("compute", |message| unsafe {
             ffi::moe_decode(context, tokens.as_ptr(), count, &raw mut result, message)
         })?;
         self.decoded(result)
@@ -222,9 +238,10 @@ impl Context {
         let wanted: Vec<i8> = steps.iter().map(|step| i8::from(step.is_last)).collect();
         let mut result = 0;
         let context = self.raw.as_ptr();
+        self.freshen()?;
         // SAFETY: the context is alive and used by nobody else; the arrays have the length given
         // and live during the call.
-        self.run("compute", |message| unsafe {
+        self.computing("compute", |message| unsafe {
             ffi::moe_decode_together(
                 context,
                 tokens.as_ptr(),
@@ -246,7 +263,9 @@ impl Context {
             1 => Ok(Decoded::NoRoom),
             2 => Ok(Decoded::Cancelled),
             code => {
-                self.lost = code < -1;
+                if code < -1 {
+                    self.state = State::Lost;
+                }
                 let reason = format!("llama_decode returned {code}");
                 Err(Error::Engine { operation: "compute", reason })
             }
@@ -255,9 +274,12 @@ impl Context {
 
     /// Forgets one sequence.
     pub(crate) fn forget(&mut self, sequence: i32) -> Result<()> {
+        if self.state == State::Stale {
+            return Ok(()); // as in `keep`
+        }
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else.
-        self.run("forget a sequence", |message| unsafe {
+        self.computing("forget a sequence", |message| unsafe {
             ffi::moe_context_forget(context, sequence, message)
         })
     }
@@ -265,46 +287,57 @@ impl Context {
     /// Forgets all but the first `keep` tokens; returns how many are really left, which is none
     /// where the model's memory cannot go back.
     pub(crate) fn keep(&mut self, keep: usize) -> Result<usize> {
+        if self.state == State::Stale {
+            return Ok(0); // it is cleared when something is to be computed: a server may still be silent
+        }
         let wanted = i32::try_from(keep).unwrap_or(i32::MAX);
         let mut kept = false;
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else.
-        self.run("forget tokens", |message| unsafe {
+        self.computing("forget tokens", |message| unsafe {
             ffi::moe_context_keep(context, wanted, &raw mut kept, message)
         })?;
         Ok(if kept { keep } else { 0 })
     }
 
-    /// The log-probabilities of `token` and of the `likeliest` tokens, in what was computed last.
+    /// The log-probabilities of `token` and of the `likeliest` tokens, in the result of the token at
+    /// this index of the last batch.
     pub(crate) fn log_probabilities(
         &mut self,
+        index: i32,
         token: Token,
         likeliest: usize,
-    ) -> Result<Vec<(Token, f32)>> {
-        let empty = |_| ffi::moe_log_probability { token: 0, log_probability: 0.0 };
-        let mut rows: Vec<_> = (0..=likeliest).map(empty).collect();
-        let (capacity, mut count) = (rows.len(), 0);
+    ) -> Result<((Token, f32), Vec<(Token, f32)>)> {
+        let empty = || ffi::moe_log_probability { token: 0, log_probability: 0.0 };
+        let (mut chosen, mut rows) = (empty(), Vec::new());
+        rows.resize_with(likeliest, empty);
+        let mut count = 0;
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; there are as many rows as it says.
-        self.run("read the probabilities", |message| unsafe {
-            let rows = rows.as_mut_ptr();
-            ffi::moe_log_probabilities(context, token, rows, capacity, &raw mut count, message)
+        self.reading("read the probabilities", |message| unsafe {
+            let (chosen, rows) = (&raw mut chosen, rows.as_mut_ptr());
+            let counted = &raw mut count;
+            ffi::moe_log_probabilities(
+                context, index, token, chosen, rows, likeliest, counted, message,
+            )
         })?;
         rows.truncate(count);
-        Ok(rows.iter().map(|row| (row.token, row.log_probability)).collect())
+        let pair = |row: &ffi::moe_log_probability| (row.token, row.log_probability);
+        Ok((pair(&chosen), rows.iter().map(pair).collect()))
     }
 
     /// The state of the conversation, as bytes for [`Self::set_state`].
     pub(crate) fn state(&mut self) -> Result<Vec<u8>> {
+        self.watch(&Limits::default()); // those of the last generation are over
         let context = self.raw.as_ptr();
         let mut bytes = 0;
         // SAFETY: the context is alive and used by nobody else.
-        self.run("measure the state", |message| unsafe {
+        self.reading("measure the state", |message| unsafe {
             ffi::moe_state_size(context, &raw mut bytes, message)
         })?;
         let mut state = vec![0; bytes];
         // SAFETY: as above; the buffer has the length given and lives during the call.
-        self.run("save the state", |message| unsafe {
+        self.reading("save the state", |message| unsafe {
             ffi::moe_state_get(context, state.as_mut_ptr(), &raw mut bytes, message)
         })?;
         state.truncate(bytes);
@@ -313,36 +346,101 @@ impl Context {
 
     /// Replaces the memory by a state that this engine wrote for such a context.
     pub(crate) fn set_state(&mut self, state: &[u8]) -> Result<()> {
+        self.watch(&Limits::default());
+        self.freshen()?;
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; the state lives during the call.
-        self.run("restore the state", |message| unsafe {
+        self.computing("restore the state", |message| unsafe {
             ffi::moe_state_set(context, state.as_ptr(), state.len(), message)
         })
     }
 
-    /// Runs a call that works on the context; after an exception nothing more will.
-    pub(super) fn run(
+    /// Empties it if what it holds is made up.
+    pub(super) fn freshen(&mut self) -> Result<()> {
+        if self.state != State::Stale {
+            return Ok(());
+        }
+        self.state = State::Usable;
+        let context = self.raw.as_ptr();
+        let mut kept = false;
+        // SAFETY: the context is alive and used by nobody else.
+        self.computing("forget what was given up", |message| unsafe {
+            ffi::moe_context_keep(context, 0, &raw mut kept, message)
+        })
+    }
+
+    /// Runs a call that changes what the context holds. After a failure nobody knows what that is.
+    pub(super) fn computing(
         &mut self,
         operation: &'static str,
         call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
     ) -> Result<()> {
-        if self.lost {
-            return Err(Error::ContextLost);
+        let done = self.watched(operation, call)?;
+        done.map_err(|failure| {
+            self.state = self.state_after(failure.is_exception());
+            failure.into_error(operation)
+        })
+    }
+
+    /// An exception ends the calling thread's part of a computation, not that of the others.
+    fn state_after(&self, is_exception: bool) -> State {
+        if is_exception && self.settings.threads > 1 { State::Abandoned } else { State::Lost }
+    }
+
+    /// Runs a call that only looks at the context, which is as before if the call fails.
+    pub(super) fn reading(
+        &mut self,
+        operation: &'static str,
+        call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
+    ) -> Result<()> {
+        self.watched(operation, call)?.map_err(|failure| failure.into_error(operation))
+    }
+
+    /// How a call ended. The outer error is something else that explains a failure and spoils a
+    /// success: a server that was lost or given up, or experts that could not be read.
+    fn watched(
+        &mut self,
+        operation: &'static str,
+        call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
+    ) -> Result<std::result::Result<(), Failure>> {
+        match self.state {
+            State::Usable => {}
+            State::Stale => {
+                let reason = "it was given up while a server was silent; compute it again".into();
+                return Err(Error::Engine { operation, reason });
+            }
+            // A server that can be connected again is said first.
+            State::Lost | State::Abandoned => {
+                return self.weights.rpc.check().and(Err(Error::ContextLost));
+            }
         }
-        let _lock = self.weights.rpc.lock();
+        let limits = self.limits.as_deref().cloned().unwrap_or_default();
+        let turn = self.weights.rpc.turn(&limits)?;
         let pager = self.weights.pager().filter(|_| self.paging.is_some());
         let _turn = pager.map(super::paging::Pager::turn);
-        let done = guarded(call).map_err(|failure: Failure| failure.into_error(operation));
+        let context = self.raw.as_ptr();
+        let has_servers = !self.weights.rpc.are_none();
+        let done = guarded(call).and_then(|()| match has_servers {
+            // Nobody else's wait shall end what this call began.
+            // SAFETY: the context is alive and used by nobody else.
+            true => guarded(|message| unsafe { ffi::moe_synchronize(context, message) }),
+            false => Ok(()),
+        });
         let paged = match (pager.and_then(super::paging::Pager::failure), &mut self.paging) {
             (Some(failure), _) => Err(failure),
             (None, Some(paging)) => paging.check(),
             (None, None) => Ok(()),
         };
-        // A server that was lost explains what failed, and spoils what did not; so do experts that
-        // could not be read.
-        let outcome = self.weights.rpc.check().and(paged).and(done);
-        self.lost = outcome.is_err();
-        outcome
+        let given_up = turn.check();
+        let spoiled = self.weights.rpc.check().and(paged);
+        let is_exception = done.as_ref().is_err_and(Failure::is_exception);
+        self.state = match (&given_up, &spoiled) {
+            (Ok(()), Ok(())) => return Ok(done),
+            _ if is_exception => self.state_after(true),
+            (_, Err(_)) => State::Lost,
+            (Err(_), Ok(())) => State::Stale,
+        };
+        given_up.and(spoiled).map(|()| done)
     }
 
     /// What the engine has allocated, by device, the CPU last.
@@ -354,7 +452,7 @@ impl Context {
             context_bytes: 0,
             compute_bytes: 0,
         };
-        let _lock = self.weights.rpc.lock();
+        let _turn = self.weights.rpc.turn(&Limits::default())?;
         let context = self.raw.as_ptr();
         let rows = table(empty, |rows, capacity, count, message| {
             // SAFETY: the context is alive; `table` gives as many rows as it says.
@@ -372,9 +470,37 @@ impl Context {
     }
 }
 
+impl Context {
+    /// Keeps for ever what threads that still compute may look at: the graph, its buffers and weights, the pool
+    /// of threads and what the engine's callbacks were given. Such threads never end, and turn on the spot.
+    fn leak(&mut self) {
+        let threads = self.settings.threads - 1;
+        tracing::error!(
+            target: "moe_offload",
+            "a computation on several threads was interrupted; what they use of this model is never freed, and \
+             {threads} of them never end: start the program anew when you can"
+        );
+        std::mem::forget(Arc::clone(&self.weights));
+        std::mem::forget((self.threads.take(), self.paging.take(), self.limits.take()));
+        #[cfg(feature = "bench")]
+        std::mem::forget(self.watch.take());
+    }
+
+    /// The next graph fails between two nodes.
+    #[cfg(test)]
+    pub(super) fn fail_in_graph(&mut self) {
+        let fails = Some(ffi::moe_fail_in_graph as _);
+        // SAFETY: the context is alive and idle; the callback looks at nothing.
+        unsafe { ffi::llama_set_abort_callback(self.as_ptr(), fails, ptr::null_mut()) };
+    }
+}
+
 impl Drop for Context {
     fn drop(&mut self) {
-        let _lock = self.weights.rpc.lock();
+        if self.state == State::Abandoned {
+            return self.leak();
+        }
+        let _turn = self.weights.rpc.turn_to_free();
         // SAFETY: the context was ours alone; its model is still alive, as the `Arc` is dropped
         // after this.
         let freed = guarded(|message| unsafe { ffi::moe_context_free(self.raw.as_ptr(), message) });
@@ -384,7 +510,7 @@ impl Drop for Context {
     }
 }
 
-unsafe extern "C" fn is_cancelled(flag: *mut c_void) -> bool {
-    // SAFETY: the flag is kept alive by the context that the engine asks for.
-    unsafe { &*flag.cast::<AtomicBool>() }.load(Ordering::Relaxed)
+unsafe extern "C" fn must_stop(limits: *mut c_void) -> bool {
+    // SAFETY: the limits are kept alive, and unchanged, by the context that the engine asks for.
+    unsafe { &*limits.cast::<Limits>() }.interruption().is_some()
 }

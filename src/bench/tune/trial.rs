@@ -8,8 +8,9 @@ use crate::bench::error::{BenchError, BenchResult};
 use crate::bench::statistics::Summary;
 use crate::cancel::CancelHandle;
 use crate::engine::{Decoded, Sampler, Token};
+use crate::limits::Limits;
 use crate::tokenize::tokenize;
-use crate::{Error, MoeModel, MoeModelBuilder, Sampling};
+use crate::{Error, GenerateOptions, MoeModel, MoeModelBuilder, Sampling};
 
 /// Rounds that count, after one that does not.
 const ROUNDS: usize = 3;
@@ -70,7 +71,8 @@ fn figures(
 ) -> BenchResult<Option<Figures>> {
     let mut model = builder.cancel(cancel).load()?;
     let prompt = prompt(&model, work.prompt_tokens)?;
-    model.context.watch(Some(cancel));
+    let options = GenerateOptions::default().cancel(cancel);
+    model.context.watch(&Limits::of(&options, Instant::now()));
     let give_up_seconds = attempt.give_up_seconds;
     // The first also reads mapped pages and makes the engine's buffers, so it may take longer.
     let warm = 2.0 * give_up_seconds;
@@ -103,7 +105,7 @@ fn figures(
 
 /// As many tokens of text, whatever the model's vocabulary.
 fn prompt(model: &MoeModel, tokens: u32) -> BenchResult<Vec<Token>> {
-    let text = tokenize(model.context.weights(), TEXT, true)?;
+    let text = tokenize(model.context.weights(), TEXT, true, &Limits::default())?;
     Ok(text.iter().copied().cycle().take(tokens as usize).collect())
 }
 

@@ -16,7 +16,7 @@ mod shim {
     use std::path::{Path, PathBuf};
     use std::{env, fs};
 
-    use super::amx::{self, Tiles};
+    use super::amx::{self, Verdict};
 
     /// The same as in Cargo.toml: the shim uses headers that change between versions.
     const PINNED: &str = "0.1.161";
@@ -167,92 +167,42 @@ mod shim {
         }
     }
 
-    /// What a person can do about a compiler that drops stores.
-    const TILES_REMEDY: &str = "A compiler that keeps them (such as clang++, by CXX=clang++ and \
-        CC=clang), or CXXFLAGS = \"-fno-tree-dse -fno-dse\" and the same in CFLAGS under [env] in \
-        your .cargo/config.toml, keeps AMX; then `cargo clean -p llama-cpp-sys-2`";
-
     impl Engine {
         /// With a compiler that breaks AMX code, the libraries that have such code are named to the
         /// loader, which passes over them; a program that has it inside is not built.
         fn check_tiles(&self) {
             let target = |what| env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
-            let mut passed_over = Vec::new();
             // Microsoft's compiler makes no AMX code of ggml.
-            if target("ARCH") == "x86_64" && target("ENV") != "msvc" {
-                let variants = self.variants_with_tiles();
-                match self.tiles(variants.is_empty()) {
-                    Tiles::Absent | Tiles::Kept => {}
-                    Tiles::Unknown(_) if variants.is_empty() => {}
-                    _ if variants.is_empty() => panic!(
-                        "llama.cpp was built with AMX code for this processor, and the compiler \
-                         drops the stores that set AMX up: the program would end with an illegal \
-                         instruction at its first prompt. {TILES_REMEDY}. Without target-cpu=native \
-                         there is no AMX code"
-                    ),
-                    found => {
-                        let why = match found {
-                            Tiles::Unknown(why) => {
-                                format!("whether it can be used is not known ({why})")
-                            }
-                            _ => "the compiler drops the stores that set AMX up".to_owned(),
-                        };
-                        println!(
-                            "cargo:warning=AMX is left out ({}), as {why}: prompts run with the next \
-                             best code. {TILES_REMEDY}",
-                            variants.join(", ")
-                        );
-                        passed_over = variants;
-                    }
+            let verdict = if target("ARCH") == "x86_64" && target("ENV") != "msvc" {
+                let list = fs::read_to_string(self.source.join("ggml/src/CMakeLists.txt"))
+                    .unwrap_or_else(|error| missing(&format!("ggml/src/CMakeLists.txt: {error}")));
+                amx::verdict(|name| cached(&self.cache, name), &list)
+            } else {
+                Verdict::Usable
+            };
+            let passed_over = match verdict {
+                Verdict::Usable => Vec::new(),
+                Verdict::PassOver { variants, why } => {
+                    println!(
+                        "cargo:warning=AMX is left out ({}), since {why}: prompts run with the next best \
+                         code. {}",
+                        variants.join(", "),
+                        amx::REMEDY
+                    );
+                    variants
                 }
-            }
+                Verdict::Refuse => panic!(
+                    "llama.cpp was built with AMX code, and the compiler drops the stores that set AMX \
+                     up: the program would end with an illegal instruction at its first prompt. {}. \
+                     Without target-cpu=native, or another processor with AMX, there is no such code",
+                    amx::REMEDY
+                ),
+            };
             println!("cargo:rustc-env=MOE_OFFLOAD_BROKEN_VARIANTS={}", passed_over.join(","));
         }
 
-        /// What the compiler that built the engine does with tiles, called as CMake called it.
-        fn tiles(&self, inside: bool) -> Tiles {
-            let value = |name| cached(&self.cache, name).unwrap_or_default();
-            let Some(compiler) = cached(&self.cache, "CMAKE_CXX_COMPILER") else {
-                return Tiles::Unknown("CMakeCache.txt names no compiler".to_owned());
-            };
-            let of_type = format!("CMAKE_CXX_FLAGS_{}", value("CMAKE_BUILD_TYPE").to_uppercase());
-            let flags = [value("CMAKE_CXX_FLAGS"), value(&of_type)].join(" ");
-            let mut flags: Vec<String> = flags.split_whitespace().map(str::to_owned).collect();
-            let mut add = |flag: &str| flags.push(flag.to_owned());
-            add("-std=gnu++17");
-            if inside && self.is_on("GGML_NATIVE") {
-                add("-march=native");
-            }
-            for (option, flag) in [("GGML_AMX_TILE", "-mamx-tile"), ("GGML_AMX_INT8", "-mamx-int8")]
-            {
-                if !inside || self.is_on(option) {
-                    add(flag);
-                }
-            }
-            amx::tiles(Path::new(compiler), &flags)
-        }
-
-        /// Which of the CPU's libraries have AMX code, as ggml's own build file lists them.
-        fn variants_with_tiles(&self) -> Vec<String> {
-            if !self.is_on("GGML_CPU_ALL_VARIANTS") {
-                return Vec::new();
-            }
-            let list = fs::read_to_string(self.source.join("ggml/src/CMakeLists.txt"))
-                .unwrap_or_else(|error| missing(&format!("ggml/src/CMakeLists.txt: {error}")));
-            let variants =
-                list.lines().filter(|line| line.contains("AMX_TILE")).filter_map(|line| {
-                    line.trim()
-                        .strip_prefix("ggml_add_cpu_backend_variant(")?
-                        .split_whitespace()
-                        .next()
-                });
-            variants.map(str::to_owned).collect()
-        }
-
         fn is_on(&self, option: &str) -> bool {
-            cached(&self.cache, option).is_some_and(|value| {
-                ["ON", "1", "TRUE", "YES"].contains(&value.to_uppercase().as_str())
-            })
+            cached(&self.cache, option).is_some_and(amx::is_on)
         }
     }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 #[path = "../build/amx.rs"]
 mod amx;
 
-use amx::{Tiles, tiles};
+use amx::{REMEDY, Tiles, Verdict, is_on, tiles, verdict};
 
 fn compiler() -> std::path::PathBuf {
     std::env::var_os("CXX").unwrap_or_else(|| "c++".into()).into()
@@ -22,8 +22,7 @@ fn judged(flags: &[&str]) -> Tiles {
 fn declared_to_read(bytes: usize) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let text = format!(
-        "#define __AMX_TILE__ 1\n#define __AMX_INT8__ 1\n\
-         struct read_by_processor {{ char bytes[{bytes}]; }};\n\
+        "struct read_by_processor {{ char bytes[{bytes}]; }};\n\
          inline void _tile_loadconfig(const void * config) {{\n\
              __asm__ volatile (\"ldtilecfg\\t%0\" :: \"m\" (*(const read_by_processor *) config));\n\
          }}\n"
@@ -39,12 +38,15 @@ fn a_header_that_declares_too_few_bytes_is_found_out() {
         let folder = declared_to_read(bytes);
         let include = format!("-I{}", folder.path().display());
         for level in ["-O2", "-O3"] {
-            assert_eq!(judged(&[&include, level]), expected, "{bytes} bytes, {level}");
+            let flags = [&include, level, "-mamx-tile", "-mamx-int8"];
+            assert_eq!(judged(&flags), expected, "{bytes} bytes, {level}");
+            assert_eq!(judged(&flags[..2]), Tiles::Absent);
         }
     }
     // Without optimisation nothing is dropped.
     let folder = declared_to_read(8);
-    assert_eq!(judged(&[&format!("-I{}", folder.path().display()), "-O0"]), Tiles::Kept);
+    let include = format!("-I{}", folder.path().display());
+    assert_eq!(judged(&[&include, "-O0", "-mamx-tile", "-mamx-int8"]), Tiles::Kept);
 }
 
 /// The installed compiler: with its own header, the answer is that of a search of the header.
@@ -72,4 +74,53 @@ fn what_cannot_be_asked_is_unknown() {
         matches!(&refused, Tiles::Unknown(why) if why.contains("no-such-option")),
         "{refused:?}"
     );
+}
+
+const LIST: &str = "
+        ggml_add_cpu_backend_variant(zen4           SSE42 AVX AVX512_BF16)
+        if (NOT MSVC)
+            # MSVC doesn't support AMX
+            ggml_add_cpu_backend_variant(sapphirerapids SSE42 AVX512_BF16 AMX_TILE AMX_INT8)
+        endif()
+";
+
+/// The verdict on a build with these variables and a header that declares so many bytes.
+fn verdict_on(bytes: usize, variables: &[(&str, &str)]) -> Verdict {
+    let folder = declared_to_read(bytes);
+    let include = format!("-I{}", folder.path().display());
+    let compiler = compiler();
+    let value = |name: &str| match name {
+        "CMAKE_CXX_COMPILER" => compiler.to_str(),
+        "CMAKE_CXX_FLAGS" => Some(include.as_str()),
+        "CMAKE_BUILD_TYPE" => Some("Release"),
+        "CMAKE_CXX_FLAGS_RELEASE" => Some("-O3 -DNDEBUG"),
+        _ => variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| *value),
+    };
+    verdict(value, LIST)
+}
+
+#[test]
+fn a_build_is_used_in_part_or_refused_where_its_compiler_breaks_amx() {
+    let libraries = [("GGML_CPU_ALL_VARIANTS", "ON")];
+    let found = verdict_on(8, &libraries);
+    assert!(
+        matches!(&found, Verdict::PassOver { variants, .. } if variants == &["sapphirerapids"]),
+        "{found:?}"
+    );
+    assert_eq!(verdict_on(64, &libraries), Verdict::Usable);
+    // Inside the program, or in all libraries alike.
+    let inside = [("GGML_AMX_TILE", "ON"), ("GGML_AMX_INT8", "ON")];
+    assert_eq!(verdict_on(8, &inside), Verdict::Refuse);
+    assert_eq!(verdict_on(8, &[&libraries[..], &inside].concat()), Verdict::Refuse);
+    assert_eq!(verdict_on(64, &inside), Verdict::Usable);
+    assert_eq!(verdict_on(8, &[]), Verdict::Usable);
+    // Where the compiler cannot be asked, what may be broken is not used, what must be there is.
+    let none = |name: &str| match name {
+        "CMAKE_CXX_COMPILER" => Some("/there/is/no/compiler"),
+        "GGML_CPU_ALL_VARIANTS" => Some("ON"),
+        _ => None,
+    };
+    assert!(matches!(verdict(none, LIST), Verdict::PassOver { .. }));
+    assert_eq!(verdict(|name| none(name).filter(|value| !is_on(value)), LIST), Verdict::Usable);
+    assert!(REMEDY.contains("-fno-tree-dse -fno-dse") && REMEDY.contains("clang++"));
 }

@@ -48,7 +48,7 @@ impl MoeModelBuilder {
     pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
-            policy: OffloadPolicy::None,
+            policy: OffloadPolicy::default(),
             plan: None,
             context: ContextOptions::default(),
             rpc_servers: Vec::new(),
@@ -60,7 +60,8 @@ impl MoeModelBuilder {
         }
     }
 
-    /// Where the tensors go; without it everything goes to the devices there are.
+    /// Where the tensors go; without it by [`OffloadPolicy::default`]: as many experts on the devices as
+    /// fit.
     pub fn policy(self, policy: OffloadPolicy) -> Self {
         Self { policy, ..self }
     }
@@ -329,7 +330,11 @@ impl MoeModelBuilder {
 
     /// What is said beside the policy: a plan takes the file for mapped, and decides on a cache by itself.
     fn with_options(&self, gguf: &GgufFile, mut plan: Plan) -> Result<Plan> {
-        if self.load.mode.reads() {
+        let mode = match plan.disk() {
+            Some(_) => self.load.mode,
+            None => self.load.mode.for_file(gguf)?,
+        };
+        if mode.reads() {
             plan.expect_reading();
         }
         let Some(disk) = plan.disk() else { return Ok(plan) };

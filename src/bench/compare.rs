@@ -10,6 +10,7 @@ use super::protocol::{Protocol, QualityProtocol, Setting};
 use super::quality::{self, Comparison, Quality};
 use super::record::{QualityRecord, Record};
 use crate::engine::{self, Decoded, Sampler, Token};
+use crate::limits::Limits;
 use crate::tokenize::tokenize;
 use crate::{Error, MoeModel, Sampling};
 
@@ -56,7 +57,7 @@ fn baseline_path(protocol: &Protocol, setting: &Setting, scratch: &Path) -> Path
 }
 
 fn text_tokens(model: &MoeModel, quality: &QualityProtocol) -> BenchResult<Vec<Token>> {
-    let mut tokens = tokenize(model.context.weights(), &quality.text, true)?;
+    let mut tokens = tokenize(model.context.weights(), &quality.text, true, &Limits::default())?;
     tokens.truncate(quality.text_tokens as usize);
     Ok(tokens)
 }

@@ -57,6 +57,18 @@ pub(crate) struct Step {
     pub(crate) is_last: bool,
 }
 
+/// Whether the engine can go on with a context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Usable,
+    /// Servers were not waited for any more, so that what it holds is made up: it is emptied before it is used.
+    Stale,
+    /// A failure interrupted the engine in the middle of a change.
+    Lost,
+    /// Likewise by an exception: other threads may still be computing in it.
+    Abandoned,
+}
+
 /// A context over shared weights. Freed on drop, before it lets go of the weights.
 pub(crate) struct Context {
     raw: NonNull<ffi::llama_context>,
@@ -66,12 +78,7 @@ pub(crate) struct Context {
     micro_batch_tokens: u32,
     /// What the engine's abort callback looks at; kept as long as the engine may.
     limits: Option<Box<Limits>>,
-    /// An exception or an assertion interrupted the engine in the middle of its work.
-    lost: bool,
-    /// Servers were not waited for any more, so that what it holds is made up. To be cleared before it is used.
-    is_stale: bool,
-    /// Other threads may still be computing in it.
-    is_abandoned: bool,
+    state: State,
     /// Where a callback looks into graphs. Dropped after the context is freed.
     threads: Option<Threads>,
     /// What the engine's evaluation callback pages by. Its memory stays where it is until this is
@@ -151,9 +158,7 @@ impl Context {
                 settings: settings.clone(),
                 micro_batch_tokens: params.n_ubatch,
                 limits: None,
-                lost: false,
-                is_stale: false,
-                is_abandoned: false,
+                state: State::Usable,
                 threads: None,
                 paging,
                 #[cfg(feature = "bench")]
@@ -178,7 +183,7 @@ impl Context {
         self.raw.as_ptr()
     }
 
-    pub(crate) fn weights(&self) -> &Weights {
+    pub(crate) fn weights(&self) -> &Arc<Weights> {
         &self.weights
     }
 
@@ -219,7 +224,7 @@ impl Context {
         let context = self.raw.as_ptr();
         self.freshen()?;
         // SAFETY: the context is alive and used by nobody else; the tokens live during the call.
-        self.compute(|message| unsafe {
+        self.computing("compute", |message| unsafe {
             ffi::moe_decode(context, tokens.as_ptr(), count, &raw mut result, message)
         })?;
         self.decoded(result)
@@ -236,7 +241,7 @@ impl Context {
         self.freshen()?;
         // SAFETY: the context is alive and used by nobody else; the arrays have the length given
         // and live during the call.
-        self.compute(|message| unsafe {
+        self.computing("compute", |message| unsafe {
             ffi::moe_decode_together(
                 context,
                 tokens.as_ptr(),
@@ -258,7 +263,9 @@ impl Context {
             1 => Ok(Decoded::NoRoom),
             2 => Ok(Decoded::Cancelled),
             code => {
-                self.lost = code < -1;
+                if code < -1 {
+                    self.state = State::Lost;
+                }
                 let reason = format!("llama_decode returned {code}");
                 Err(Error::Engine { operation: "compute", reason })
             }
@@ -267,12 +274,12 @@ impl Context {
 
     /// Forgets one sequence.
     pub(crate) fn forget(&mut self, sequence: i32) -> Result<()> {
-        if self.is_stale && !self.lost {
+        if self.state == State::Stale {
             return Ok(()); // as in `keep`
         }
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else.
-        self.run("forget a sequence", |message| unsafe {
+        self.computing("forget a sequence", |message| unsafe {
             ffi::moe_context_forget(context, sequence, message)
         })
     }
@@ -280,36 +287,43 @@ impl Context {
     /// Forgets all but the first `keep` tokens; returns how many are really left, which is none
     /// where the model's memory cannot go back.
     pub(crate) fn keep(&mut self, keep: usize) -> Result<usize> {
-        if self.is_stale && !self.lost {
+        if self.state == State::Stale {
             return Ok(0); // it is cleared when something is to be computed: a server may still be silent
         }
         let wanted = i32::try_from(keep).unwrap_or(i32::MAX);
         let mut kept = false;
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else.
-        self.run("forget tokens", |message| unsafe {
+        self.computing("forget tokens", |message| unsafe {
             ffi::moe_context_keep(context, wanted, &raw mut kept, message)
         })?;
         Ok(if kept { keep } else { 0 })
     }
 
-    /// The log-probabilities of `token` and of the `likeliest` tokens, in what was computed last.
+    /// The log-probabilities of `token` and of the `likeliest` tokens, in the result of the token at
+    /// this index of the last batch.
     pub(crate) fn log_probabilities(
         &mut self,
+        index: i32,
         token: Token,
         likeliest: usize,
-    ) -> Result<Vec<(Token, f32)>> {
-        let empty = |_| ffi::moe_log_probability { token: 0, log_probability: 0.0 };
-        let mut rows: Vec<_> = (0..=likeliest).map(empty).collect();
-        let (capacity, mut count) = (rows.len(), 0);
+    ) -> Result<((Token, f32), Vec<(Token, f32)>)> {
+        let empty = || ffi::moe_log_probability { token: 0, log_probability: 0.0 };
+        let (mut chosen, mut rows) = (empty(), Vec::new());
+        rows.resize_with(likeliest, empty);
+        let mut count = 0;
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; there are as many rows as it says.
-        self.run("read the probabilities", |message| unsafe {
-            let rows = rows.as_mut_ptr();
-            ffi::moe_log_probabilities(context, token, rows, capacity, &raw mut count, message)
+        self.reading("read the probabilities", |message| unsafe {
+            let (chosen, rows) = (&raw mut chosen, rows.as_mut_ptr());
+            let counted = &raw mut count;
+            ffi::moe_log_probabilities(
+                context, index, token, chosen, rows, likeliest, counted, message,
+            )
         })?;
         rows.truncate(count);
-        Ok(rows.iter().map(|row| (row.token, row.log_probability)).collect())
+        let pair = |row: &ffi::moe_log_probability| (row.token, row.log_probability);
+        Ok((pair(&chosen), rows.iter().map(pair).collect()))
     }
 
     /// The state of the conversation, as bytes for [`Self::set_state`].
@@ -318,12 +332,12 @@ impl Context {
         let context = self.raw.as_ptr();
         let mut bytes = 0;
         // SAFETY: the context is alive and used by nobody else.
-        self.run("measure the state", |message| unsafe {
+        self.reading("measure the state", |message| unsafe {
             ffi::moe_state_size(context, &raw mut bytes, message)
         })?;
         let mut state = vec![0; bytes];
         // SAFETY: as above; the buffer has the length given and lives during the call.
-        self.run("save the state", |message| unsafe {
+        self.reading("save the state", |message| unsafe {
             ffi::moe_state_get(context, state.as_mut_ptr(), &raw mut bytes, message)
         })?;
         state.truncate(bytes);
@@ -336,63 +350,72 @@ impl Context {
         self.freshen()?;
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; the state lives during the call.
-        self.run("restore the state", |message| unsafe {
+        self.computing("restore the state", |message| unsafe {
             ffi::moe_state_set(context, state.as_ptr(), state.len(), message)
         })
     }
 
     /// Empties it if what it holds is made up.
     pub(super) fn freshen(&mut self) -> Result<()> {
-        if !self.is_stale {
+        if self.state != State::Stale {
             return Ok(());
         }
+        self.state = State::Usable;
         let context = self.raw.as_ptr();
         let mut kept = false;
-        self.is_stale = false;
         // SAFETY: the context is alive and used by nobody else.
-        self.run("forget what was given up", |message| unsafe {
+        self.computing("forget what was given up", |message| unsafe {
             ffi::moe_context_keep(context, 0, &raw mut kept, message)
         })
     }
 
-    /// Runs a call that works on the context; after an exception nothing more will.
-    pub(super) fn run(
+    /// Runs a call that changes what the context holds. After a failure nobody knows what that is.
+    pub(super) fn computing(
         &mut self,
         operation: &'static str,
         call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
     ) -> Result<()> {
-        self.try_run(operation, call).0
+        let done = self.watched(operation, call)?;
+        done.map_err(|failure| {
+            self.state = self.state_after(failure.is_exception());
+            failure.into_error(operation)
+        })
     }
 
-    /// Runs a call that computes, perhaps on several threads, of which an exception only ends one.
-    pub(super) fn compute(
-        &mut self,
-        call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
-    ) -> Result<()> {
-        let (outcome, is_exception) = self.try_run("compute", call);
-        self.is_abandoned |= is_exception && self.settings.threads > 1;
-        outcome
+    /// An exception ends the calling thread's part of a computation, not that of the others.
+    fn state_after(&self, is_exception: bool) -> State {
+        if is_exception && self.settings.threads > 1 { State::Abandoned } else { State::Lost }
     }
 
-    /// What came of a call, and whether it threw.
-    fn try_run(
+    /// Runs a call that only looks at the context, which is as before if the call fails.
+    pub(super) fn reading(
         &mut self,
         operation: &'static str,
         call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
-    ) -> (Result<()>, bool) {
-        if self.lost {
-            // What can be connected again is said first.
-            return (self.weights.rpc.check().and(Err(Error::ContextLost)), false);
-        }
-        if self.is_stale {
-            let reason = "it was given up while a server was silent; compute it again".to_owned();
-            return (Err(Error::Engine { operation, reason }), false);
+    ) -> Result<()> {
+        self.watched(operation, call)?.map_err(|failure| failure.into_error(operation))
+    }
+
+    /// How a call ended. The outer error is something else that explains a failure and spoils a
+    /// success: a server that was lost or given up, or experts that could not be read.
+    fn watched(
+        &mut self,
+        operation: &'static str,
+        call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
+    ) -> Result<std::result::Result<(), Failure>> {
+        match self.state {
+            State::Usable => {}
+            State::Stale => {
+                let reason = "it was given up while a server was silent; compute it again".into();
+                return Err(Error::Engine { operation, reason });
+            }
+            // A server that can be connected again is said first.
+            State::Lost | State::Abandoned => {
+                return self.weights.rpc.check().and(Err(Error::ContextLost));
+            }
         }
         let limits = self.limits.as_deref().cloned().unwrap_or_default();
-        let turn = match self.weights.rpc.turn(&limits) {
-            Ok(turn) => turn,
-            Err(error) => return (Err(error), false),
-        };
+        let turn = self.weights.rpc.turn(&limits)?;
         let pager = self.weights.pager().filter(|_| self.paging.is_some());
         let _turn = pager.map(super::paging::Pager::turn);
         let context = self.raw.as_ptr();
@@ -403,21 +426,21 @@ impl Context {
             true => guarded(|message| unsafe { ffi::moe_synchronize(context, message) }),
             false => Ok(()),
         });
-        let is_exception = done.as_ref().is_err_and(Failure::is_exception);
-        let done = done.map_err(|failure: Failure| failure.into_error(operation));
         let paged = match (pager.and_then(super::paging::Pager::failure), &mut self.paging) {
             (Some(failure), _) => Err(failure),
             (None, Some(paging)) => paging.check(),
             (None, None) => Ok(()),
         };
         let given_up = turn.check();
-        self.is_stale = given_up.is_err();
-        // A server that was lost explains what failed, and spoils what did not; so do experts that
-        // could not be read.
-        let outcome = self.weights.rpc.check().and(paged).and(done);
-        // What was given up may fail in any way, of which only an exception leaves anything behind.
-        self.lost = outcome.is_err() && (given_up.is_ok() || is_exception);
-        (given_up.and(outcome), is_exception)
+        let spoiled = self.weights.rpc.check().and(paged);
+        let is_exception = done.as_ref().is_err_and(Failure::is_exception);
+        self.state = match (&given_up, &spoiled) {
+            (Ok(()), Ok(())) => return Ok(done),
+            _ if is_exception => self.state_after(true),
+            (_, Err(_)) => State::Lost,
+            (Err(_), Ok(())) => State::Stale,
+        };
+        given_up.and(spoiled).map(|()| done)
     }
 
     /// What the engine has allocated, by device, the CPU last.
@@ -474,7 +497,7 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        if self.is_abandoned {
+        if self.state == State::Abandoned {
             return self.leak();
         }
         let _turn = self.weights.rpc.turn_to_free();

@@ -18,7 +18,7 @@ impl Context {
         let context = self.as_ptr();
         // SAFETY: the context is alive and used by nobody else; the tokens live during the call, and
         // `logits` has a row of the vocabulary's size for each, written during the call alone.
-        self.compute(|message| unsafe {
+        self.computing("compute", |message| unsafe {
             let (from, to) = (tokens.as_ptr(), logits.as_mut_ptr());
             ffi::moe_decode_logits(context, from, count, to, &raw mut result, message)
         })?;

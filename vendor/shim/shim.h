@@ -295,9 +295,9 @@ typedef struct moe_log_probability {
     float       log_probability;
 } moe_log_probability;
 
-// The model's own probabilities, before sampling, of `token` and then of the likeliest tokens, as
-// many as there are rows.
-moe_status moe_log_probabilities(struct llama_context * context, llama_token token, moe_log_probability * rows, size_t capacity, size_t * count, moe_message * message);
+// The model's own probabilities, before sampling, in the result of the token at this index of the last batch, -1 for its
+// last: of `token`, and of the likeliest tokens, at most as many as there are rows.
+moe_status moe_log_probabilities(struct llama_context * context, int32_t index, llama_token token, moe_log_probability * chosen, moe_log_probability * rows, size_t capacity, size_t * count, moe_message * message);
 
 #ifdef __cplusplus
 }

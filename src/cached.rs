@@ -178,8 +178,8 @@ impl Cached {
         }
     }
 
-    /// After an interruption the context may hold a part of a batch.
-    fn restore(&mut self, context: &mut Context) -> Result<()> {
+    /// After an interruption the context may hold a part of a batch, or nothing.
+    pub(crate) fn restore(&mut self, context: &mut Context) -> Result<()> {
         self.go_back(context, self.tokens.len()).map(|_| ())
     }
 

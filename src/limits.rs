@@ -10,6 +10,8 @@ use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
 use crate::options::GenerateOptions;
 
+const GENERATING: &str = "generating";
+
 /// How often a thread that waits looks at its limits.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -29,6 +31,8 @@ pub(crate) struct Limits(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// What is limited, for the error.
+    operation: &'static str,
     cancel: Option<CancelHandle>,
     deadline: Option<Instant>,
 }
@@ -38,12 +42,30 @@ impl Limits {
     pub(crate) fn of(options: &GenerateOptions, started: Instant) -> Self {
         // A time too long to be told is no limit.
         let deadline = options.max_time.and_then(|time| started.checked_add(time));
-        Self(Arc::new(Inner { cancel: options.cancel.clone(), deadline }))
+        Self(Arc::new(Inner { operation: GENERATING, cancel: options.cancel.clone(), deadline }))
+    }
+
+    /// Those of a load, which only a switch ends, if anything does.
+    pub(crate) fn of_load(cancel: Option<&CancelHandle>) -> Self {
+        Self(Arc::new(Inner { operation: "loading", cancel: cancel.cloned(), deadline: None }))
+    }
+
+    /// Those of work that has time until then.
+    pub(crate) fn until(deadline: Instant) -> Self {
+        Self(Arc::new(Inner { deadline: Some(deadline), ..Inner::default() }))
+    }
+
+    /// The same, but no longer than until `latest`.
+    pub(crate) fn at_most_until(&self, latest: Instant) -> Self {
+        let deadline = self.0.deadline.map_or(latest, |deadline| deadline.min(latest));
+        let Inner { operation, cancel, .. } = &*self.0;
+        let cancel = cancel.clone();
+        Self(Arc::new(Inner { operation, cancel, deadline: Some(deadline) }))
     }
 
     /// Why to stop now; `None` to go on.
     pub(crate) fn interruption(&self) -> Option<Interruption> {
-        let Inner { cancel, deadline } = &*self.0;
+        let Inner { cancel, deadline, .. } = &*self.0;
         if cancel.as_ref().is_some_and(CancelHandle::is_cancelled) {
             Some(Interruption::Cancelled)
         } else if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -58,14 +80,9 @@ impl Limits {
         self.0.cancel.is_none() && self.0.deadline.is_none()
     }
 
-    /// When it ends by itself.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.0.deadline
-    }
-
     /// An error if it must stop.
     pub(crate) fn check(&self) -> Result<()> {
-        self.interruption().map_or(Ok(()), |why| Err(why.into_error()))
+        self.interruption().map_or(Ok(()), |why| Err(why.error_of(self.0.operation)))
     }
 
     /// Runs `work`, which cannot be interrupted, on a thread of its own, and waits no longer than
@@ -104,9 +121,13 @@ impl Limits {
 impl Interruption {
     /// As the error of a call that has nothing to show for it.
     pub(crate) fn into_error(self) -> Error {
+        self.error_of(GENERATING)
+    }
+
+    fn error_of(self, operation: &'static str) -> Error {
         match self {
-            Self::Cancelled => Error::Cancelled { operation: "generating" },
-            Self::TimeUp => Error::TimedOut { operation: "generating" },
+            Self::Cancelled => Error::Cancelled { operation },
+            Self::TimeUp => Error::TimedOut { operation },
         }
     }
 }

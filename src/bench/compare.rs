@@ -44,7 +44,7 @@ pub(super) fn quality(
     } else {
         compare(&mut model, &quality, &greedy, &path)?
     };
-    let devices = engine::devices_with(&protocol.rpc_servers)?;
+    let devices = engine::devices_with(&protocol.rpc_servers, None)?;
     let used = devices.iter().filter(|device| model.plan().device(&device.name).is_some());
     let bounds = used.map(|device| quality::kl_bound_nats(&device.backend));
     let kl_bound_nats = bounds.fold(quality::kl_bound_nats("CPU"), |all, one| Some(all?.max(one?)));

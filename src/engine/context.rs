@@ -58,6 +58,18 @@ pub(crate) struct Step {
     pub(crate) is_last: bool,
 }
 
+/// Whether the engine can go on with a context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Usable,
+    /// Servers were not waited for any more, so that what it holds is made up: it is emptied before it is used.
+    Stale,
+    /// A failure interrupted the engine in the middle of a change.
+    Lost,
+    /// Likewise by an exception: other threads may still be computing in it.
+    Abandoned,
+}
+
 /// A context over shared weights. Freed on drop, before it lets go of the weights.
 pub(crate) struct Context {
     raw: NonNull<ffi::llama_context>,
@@ -68,8 +80,7 @@ pub(crate) struct Context {
     rewind: Rewind,
     /// What the engine's abort callback looks at; kept as long as the engine may.
     limits: Option<Box<Limits>>,
-    /// An exception or an assertion interrupted the engine in the middle of its work.
-    lost: bool,
+    state: State,
     /// Where a callback looks into graphs. Dropped after the context is freed.
     threads: Option<Threads>,
     /// What the engine's evaluation callback pages by. Its memory stays where it is until this is
@@ -86,7 +97,12 @@ pub(crate) struct Context {
 unsafe impl Send for Context {}
 
 impl Context {
-    pub(crate) fn new(weights: &Arc<Weights>, settings: &ContextSettings) -> Result<Self> {
+    /// `limits` are those of making it.
+    pub(crate) fn new(
+        weights: &Arc<Weights>,
+        settings: &ContextSettings,
+        limits: &Limits,
+    ) -> Result<Self> {
         // SAFETY: a plain function that returns default values.
         let mut params = unsafe { ffi::llama_context_default_params() };
         let threads = i32::try_from(settings.threads).unwrap_or(i32::MAX);
@@ -123,7 +139,7 @@ impl Context {
             params.op_offload = false;
         }
         let mut context = ptr::null_mut();
-        let lock = weights.rpc.lock();
+        let turn = weights.rpc.turn(limits)?;
         let _reading = locks::read_registry();
         // SAFETY: the model is alive and stays so by the `Arc`; params live during the call.
         let created = guarded(|message| unsafe {
@@ -136,7 +152,6 @@ impl Context {
                     reason: String::new(),
                 })
             });
-        drop(lock);
         let looks_into_graphs = params.cb_eval.is_some();
         let mut context = match context {
             Ok(raw) => Self {
@@ -146,24 +161,25 @@ impl Context {
                 micro_batch_tokens: params.n_ubatch,
                 rewind: rewind_of(raw),
                 limits: None,
-                lost: false,
+                state: State::Usable,
                 threads: None,
                 paging,
                 #[cfg(feature = "bench")]
                 watch,
             },
-            Err(error) => return Err(weights.rpc.check().err().unwrap_or(error)),
+            Err(error) => return turn.check().and(weights.rpc.check()).and(Err(error)),
         };
         if looks_into_graphs && settings.threads > 1 {
             context.threads = Some(Threads::attach(context.raw, settings.threads)?);
         }
+        turn.check()?;
         weights.rpc.check()?;
         Ok(context)
     }
 
     /// Another one of the same sizes over the same weights.
     pub(crate) fn another(&self) -> Result<Self> {
-        Self::new(&self.weights, &self.settings)
+        Self::new(&self.weights, &self.settings, &Limits::default())
     }
 
     pub(super) fn as_ptr(&mut self) -> *mut ffi::llama_context {
@@ -214,8 +230,9 @@ impl Context {
         let count = i32::try_from(tokens.len()).map_err(|_| failed("too many tokens".into()))?;
         let mut result = 0;
         let context = self.raw.as_ptr();
+        self.freshen()?;
         // SAFETY: the context is alive and used by nobody else; the tokens live during the call.
-        self.run("compute", |message| unsafe {
+        self.computing("compute", |message| unsafe {
             ffi::moe_decode(context, tokens.as_ptr(), count, &raw mut result, message)
         })?;
         self.decoded(result)
@@ -229,9 +246,10 @@ impl Context {
         let wanted: Vec<i8> = steps.iter().map(|step| i8::from(step.is_last)).collect();
         let mut result = 0;
         let context = self.raw.as_ptr();
+        self.freshen()?;
         // SAFETY: the context is alive and used by nobody else; the arrays have the length given
         // and live during the call.
-        self.run("compute", |message| unsafe {
+        self.computing("compute", |message| unsafe {
             ffi::moe_decode_together(
                 context,
                 tokens.as_ptr(),
@@ -253,7 +271,9 @@ impl Context {
             1 => Ok(Decoded::NoRoom),
             2 => Ok(Decoded::Cancelled),
             code => {
-                self.lost = code < -1;
+                if code < -1 {
+                    self.state = State::Lost;
+                }
                 let reason = format!("llama_decode returned {code}");
                 Err(Error::Engine { operation: "compute", reason })
             }
@@ -262,9 +282,12 @@ impl Context {
 
     /// Forgets one sequence.
     pub(crate) fn forget(&mut self, sequence: i32) -> Result<()> {
+        if self.state == State::Stale {
+            return Ok(()); // as in `keep`
+        }
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else.
-        self.run("forget a sequence", |message| unsafe {
+        self.computing("forget a sequence", |message| unsafe {
             ffi::moe_context_forget(context, sequence, message)
         })
     }
@@ -277,12 +300,15 @@ impl Context {
         keep: usize,
         checkpoint: Option<(&[u8], usize)>,
     ) -> Result<usize> {
+        if self.state == State::Stale {
+            return Ok(0); // it is cleared when something is to be computed: a server may still be silent
+        }
         let position = |tokens: usize| i32::try_from(tokens).unwrap_or(i32::MAX);
         let (state, tokens) = checkpoint.unwrap_or((&[], 0));
         let mut kept = 0;
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; the state lives during the call.
-        self.run("forget tokens", |message| unsafe {
+        self.computing("forget tokens", |message| unsafe {
             ffi::moe_context_keep(
                 context,
                 position(keep),
@@ -304,7 +330,7 @@ impl Context {
         let context = self.raw.as_ptr();
         let mut bytes = 0;
         // SAFETY: the context is alive and used by nobody else.
-        self.run("measure a checkpoint", |message| unsafe {
+        self.reading("measure a checkpoint", |message| unsafe {
             ffi::moe_checkpoint_size(context, &raw mut bytes, message)
         })?;
         Ok(bytes as u64)
@@ -317,7 +343,7 @@ impl Context {
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; the buffer has the length given and
         // lives during the call.
-        self.run("make a checkpoint", |message| unsafe {
+        self.reading("make a checkpoint", |message| unsafe {
             ffi::moe_checkpoint_get(context, state.as_mut_ptr(), state.len(), message)
         })?;
         Ok(state)
@@ -337,7 +363,7 @@ impl Context {
         let mut count = 0;
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; there are as many rows as it says.
-        self.run("read the probabilities", |message| unsafe {
+        self.reading("read the probabilities", |message| unsafe {
             let (chosen, rows) = (&raw mut chosen, rows.as_mut_ptr());
             let counted = &raw mut count;
             ffi::moe_log_probabilities(
@@ -351,15 +377,16 @@ impl Context {
 
     /// The state of the conversation, as bytes for [`Self::set_state`].
     pub(crate) fn state(&mut self) -> Result<Vec<u8>> {
+        self.watch(&Limits::default()); // those of the last generation are over
         let context = self.raw.as_ptr();
         let mut bytes = 0;
         // SAFETY: the context is alive and used by nobody else.
-        self.run("measure the state", |message| unsafe {
+        self.reading("measure the state", |message| unsafe {
             ffi::moe_state_size(context, &raw mut bytes, message)
         })?;
         let mut state = vec![0; bytes];
         // SAFETY: as above; the buffer has the length given and lives during the call.
-        self.run("save the state", |message| unsafe {
+        self.reading("save the state", |message| unsafe {
             ffi::moe_state_get(context, state.as_mut_ptr(), &raw mut bytes, message)
         })?;
         state.truncate(bytes);
@@ -368,36 +395,97 @@ impl Context {
 
     /// Replaces the memory by a state that this engine wrote for such a context.
     pub(crate) fn set_state(&mut self, state: &[u8]) -> Result<()> {
+        self.watch(&Limits::default());
+        self.freshen()?;
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; the state lives during the call.
-        self.run("restore the state", |message| unsafe {
+        self.computing("restore the state", |message| unsafe {
             ffi::moe_state_set(context, state.as_ptr(), state.len(), message)
         })
     }
 
-    /// Runs a call that works on the context; after an exception nothing more will.
-    pub(super) fn run(
+    /// Empties it if what it holds is made up.
+    pub(super) fn freshen(&mut self) -> Result<()> {
+        if self.state != State::Stale {
+            return Ok(());
+        }
+        self.state = State::Usable;
+        let context = self.raw.as_ptr();
+        let mut kept = 0;
+        // SAFETY: the context is alive and used by nobody else; no state is given.
+        self.computing("forget what was given up", |message| unsafe {
+            ffi::moe_context_keep(context, 0, ptr::null(), 0, 0, &raw mut kept, message)
+        })
+    }
+
+    /// Runs a call that changes what the context holds. After a failure nobody knows what that is.
+    pub(super) fn computing(
         &mut self,
         operation: &'static str,
         call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
     ) -> Result<()> {
-        if self.lost {
-            return Err(Error::ContextLost);
+        let done = self.watched(operation, call)?;
+        done.map_err(|failure| {
+            self.state = if failure.is_exception() { State::Abandoned } else { State::Lost };
+            failure.into_error(operation)
+        })
+    }
+
+    /// Runs a call that only looks at the context, which is as before if the call fails.
+    pub(super) fn reading(
+        &mut self,
+        operation: &'static str,
+        call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
+    ) -> Result<()> {
+        self.watched(operation, call)?.map_err(|failure| failure.into_error(operation))
+    }
+
+    /// How a call ended. The outer error is something else that explains a failure and spoils a
+    /// success: a server that was lost or given up, or experts that could not be read.
+    fn watched(
+        &mut self,
+        operation: &'static str,
+        call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
+    ) -> Result<std::result::Result<(), Failure>> {
+        match self.state {
+            State::Usable => {}
+            State::Stale => {
+                let reason = "it was given up while a server was silent; compute it again".into();
+                return Err(Error::Engine { operation, reason });
+            }
+            // A server that can be connected again is said first.
+            State::Lost | State::Abandoned => {
+                return self.weights.rpc.check().and(Err(Error::ContextLost));
+            }
         }
-        let _lock = self.weights.rpc.lock();
+        let limits = self.limits.as_deref().cloned().unwrap_or_default();
+        let turn = self.weights.rpc.turn(&limits)?;
         let pager = self.weights.pager().filter(|_| self.paging.is_some());
         let _turn = pager.map(super::paging::Pager::turn);
-        let done = guarded(call).map_err(|failure: Failure| failure.into_error(operation));
+        let context = self.raw.as_ptr();
+        let has_servers = !self.weights.rpc.are_none();
+        let done = guarded(call).and_then(|()| match has_servers {
+            // Nobody else's wait shall end what this call began.
+            // SAFETY: the context is alive and used by nobody else.
+            true => guarded(|message| unsafe { ffi::moe_synchronize(context, message) }),
+            false => Ok(()),
+        });
         let paged = match (pager.and_then(super::paging::Pager::failure), &mut self.paging) {
             (Some(failure), _) => Err(failure),
             (None, Some(paging)) => paging.check(),
             (None, None) => Ok(()),
         };
-        // A server that was lost explains what failed, and spoils what did not; so do experts that
-        // could not be read.
-        let outcome = self.weights.rpc.check().and(paged).and(done);
-        self.lost = outcome.is_err();
-        outcome
+        let given_up = turn.check();
+        let spoiled = self.weights.rpc.check().and(paged);
+        let is_exception = done.as_ref().is_err_and(Failure::is_exception);
+        self.state = match (&given_up, &spoiled) {
+            (Ok(()), Ok(())) => return Ok(done),
+            // What the engine was doing when it threw, its threads may still do.
+            _ if is_exception => State::Abandoned,
+            (_, Err(_)) => State::Lost,
+            (Err(_), Ok(())) => State::Stale,
+        };
+        given_up.and(spoiled).map(|()| done)
     }
 
     /// What the engine has allocated, by device, the CPU last.
@@ -409,7 +497,7 @@ impl Context {
             context_bytes: 0,
             compute_bytes: 0,
         };
-        let _lock = self.weights.rpc.lock();
+        let _turn = self.weights.rpc.turn(&Limits::default())?;
         let context = self.raw.as_ptr();
         let rows = table(empty, |rows, capacity, count, message| {
             // SAFETY: the context is alive; `table` gives as many rows as it says.
@@ -429,7 +517,7 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        let _lock = self.weights.rpc.lock();
+        let _turn = self.weights.rpc.turn_to_free();
         // SAFETY: the context was ours alone; its model is still alive, as the `Arc` is dropped
         // after this.
         let freed = guarded(|message| unsafe { ffi::moe_context_free(self.raw.as_ptr(), message) });

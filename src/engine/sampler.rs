@@ -72,7 +72,7 @@ impl Sampler {
         let mut token = 0;
         let raw = context.as_ptr();
         // SAFETY: sampler and context are alive and used by nobody else.
-        context.run("sample", |message| unsafe {
+        context.reading("sample", |message| unsafe {
             ffi::moe_sample(self.sampler.as_ptr(), raw, index, &raw mut token, message)
         })?;
         Ok(token)

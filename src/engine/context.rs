@@ -426,9 +426,14 @@ impl Context {
     ) -> Result<()> {
         let done = self.watched(operation, call)?;
         done.map_err(|failure| {
-            self.state = if failure.is_exception() { State::Abandoned } else { State::Lost };
+            self.state = self.state_after(failure.is_exception());
             failure.into_error(operation)
         })
+    }
+
+    /// An exception ends the calling thread's part of a computation, not that of the others.
+    fn state_after(&self, is_exception: bool) -> State {
+        if is_exception && self.settings.threads > 1 { State::Abandoned } else { State::Lost }
     }
 
     /// Runs a call that only looks at the context, which is as before if the call fails.
@@ -480,8 +485,7 @@ impl Context {
         let is_exception = done.as_ref().is_err_and(Failure::is_exception);
         self.state = match (&given_up, &spoiled) {
             (Ok(()), Ok(())) => return Ok(done),
-            // What the engine was doing when it threw, its threads may still do.
-            _ if is_exception => State::Abandoned,
+            _ if is_exception => self.state_after(true),
             (_, Err(_)) => State::Lost,
             (Err(_), Ok(())) => State::Stale,
         };
@@ -515,8 +519,36 @@ impl Context {
     }
 }
 
+impl Context {
+    /// Keeps for ever what threads that still compute may look at: the graph, its buffers and weights, the pool
+    /// of threads and what the engine's callbacks were given. Such threads never end, and turn on the spot.
+    fn leak(&mut self) {
+        let threads = self.settings.threads - 1;
+        tracing::error!(
+            target: "moe_offload",
+            "a computation on several threads was interrupted; what they use of this model is never freed, and \
+             {threads} of them never end: start the program anew when you can"
+        );
+        std::mem::forget(Arc::clone(&self.weights));
+        std::mem::forget((self.threads.take(), self.paging.take(), self.limits.take()));
+        #[cfg(feature = "bench")]
+        std::mem::forget(self.watch.take());
+    }
+
+    /// The next graph fails between two nodes.
+    #[cfg(test)]
+    pub(super) fn fail_in_graph(&mut self) {
+        let fails = Some(ffi::moe_fail_in_graph as _);
+        // SAFETY: the context is alive and idle; the callback looks at nothing.
+        unsafe { ffi::llama_set_abort_callback(self.as_ptr(), fails, ptr::null_mut()) };
+    }
+}
+
 impl Drop for Context {
     fn drop(&mut self) {
+        if self.state == State::Abandoned {
+            return self.leak();
+        }
         let _turn = self.weights.rpc.turn_to_free();
         // SAFETY: the context was ours alone; its model is still alive, as the `Arc` is dropped
         // after this.

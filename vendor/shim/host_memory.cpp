@@ -10,12 +10,15 @@
 #include "ggml-backend.h"
 
 #include <atomic>
+#include <mutex>
 
 namespace {
 
 using allocate = ggml_backend_buffer_t (*)(ggml_backend_buffer_type_t, size_t);
 
-allocate engines_own = nullptr; // set once, before anything is allocated
+// Set once, before the engine's own pointer is replaced: whoever comes by way of that finds it.
+std::atomic<allocate> engines_own{ nullptr };
+std::once_flag replaced;
 
 // Of the load that this thread is in.
 thread_local const moe_host_memory * memory = nullptr;
@@ -34,7 +37,7 @@ void free_buffer(ggml_backend_buffer_t buffer) {
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t bytes) {
     if (memory == nullptr) {
-        return engines_own(type, bytes);
+        return engines_own.load()(type, bytes);
     }
     void * base = memory->take(bytes, memory->user);
     if (base == nullptr) {
@@ -49,12 +52,14 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t bytes
 
 } // namespace
 
+// By moe_init, before anybody has loaded anything by this library. The pointer is the engine's and is read without a
+// lock; a program that also uses the engine by other means must not allocate at that very moment.
 void moe::hold_cpu_memory() {
-    ggml_backend_buffer_type_t type = ggml_backend_cpu_buffer_type();
-    if (type->iface.alloc_buffer != alloc_buffer) {
+    std::call_once(replaced, [] {
+        ggml_backend_buffer_type_t type = ggml_backend_cpu_buffer_type();
         engines_own = type->iface.alloc_buffer;
         type->iface.alloc_buffer = alloc_buffer;
-    }
+    });
 }
 
 moe_status moe_model_load_held(const char * path, const moe_host_memory * held, const llama_model_params * params, llama_model ** model, moe_message * message) {

@@ -38,6 +38,10 @@ moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_messag
 // ends the process, as one of the engine's own threads would.
 moe_status moe_fail_assertion(bool on_another_thread, moe_message * message);
 
+// For tests: an abort callback that fails an assertion, on the calling thread between two nodes of a graph, while
+// the threads that compute with it wait.
+bool moe_fail_in_graph(void * user);
+
 typedef enum moe_device_kind {
     MOE_DEVICE_CPU         = 0,
     MOE_DEVICE_GPU         = 1, // also RPC

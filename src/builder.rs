@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cancel::CancelHandle;
-use crate::defaults::{cache_budget, threads_for};
+use crate::defaults::{CHECKPOINT_BYTES, cache_budget, threads_for};
 use crate::engine::{self, Context, ContextSettings, DryRun, LoadMode, LoadSettings, Weights};
 use crate::error::{Error, Result};
 use crate::gguf::{GgmlType, GgufFile};
@@ -30,6 +30,7 @@ pub struct MoeModelBuilder {
     rpc_servers: Vec<String>,
     budgets: Vec<(String, u64)>,
     threads: Option<u32>,
+    checkpoint_bytes: u64,
     load: LoadSettings,
     #[cfg(feature = "bench")]
     watch_experts: bool,
@@ -55,6 +56,7 @@ impl MoeModelBuilder {
             rpc_servers: Vec::new(),
             budgets: Vec::new(),
             threads: None,
+            checkpoint_bytes: CHECKPOINT_BYTES,
             load: LoadSettings::default(),
             #[cfg(feature = "bench")]
             watch_experts: false,
@@ -118,6 +120,22 @@ impl MoeModelBuilder {
     pub fn sequences(mut self, sequences: u32) -> Self {
         self.context.sequences = sequences;
         self
+    }
+
+    /// CPU memory for checkpoints, at most, for each [context](crate::MoeModel::another); 512 MiB
+    /// without it, 0 for none. It is taken as they are made, and not part of the plan.
+    ///
+    /// Recurrent layers (Qwen3-Next, Jamba, LFM2) and sliding windows cannot go back to an earlier
+    /// token, so that a prompt that differs from the last one would be read from its beginning.
+    /// Copies of their state let it be read from the last one before the difference. They are made
+    /// before a prompt and between its parts, before its last token (which is therefore computed on
+    /// its own; of windows after it), and where it differed before; those least recently useful give
+    /// way. The attention of all
+    /// other layers is not copied, nor anything of models without such layers. One takes some 75 MiB
+    /// for Qwen3-Next 80B, 17 MiB for Jamba mini, 3 MiB for GPT-OSS 20B and 200 MiB for Gemma 4 26B;
+    /// [`Stats::checkpoint_bytes`](crate::Stats::checkpoint_bytes) says what all take now.
+    pub fn checkpoint_bytes(self, checkpoint_bytes: u64) -> Self {
+        Self { checkpoint_bytes, ..self }
     }
 
     /// Sizes that the policy `fit` may choose itself, together with where experts go; what it chose
@@ -281,7 +299,8 @@ impl MoeModelBuilder {
         }
         let loaded = (memory, context);
         let limits: Vec<Device> = devices.into_iter().chain([cpu]).collect();
-        Ok(MoeModel::assemble(&gguf, plan, &limits, loaded, reservation, started))
+        let checkpoint_bytes = self.checkpoint_bytes;
+        Ok(MoeModel::assemble(&gguf, plan, &limits, loaded, checkpoint_bytes, reservation, started))
     }
 
     /// The header, if the engine would survive the file.

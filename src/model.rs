@@ -66,6 +66,7 @@ impl MoeModel {
         plan: Plan,
         devices: &[Device],
         (memory, context): (Vec<DeviceMemory>, Context),
+        checkpoint_bytes: u64,
         reservation: Reservation,
         started: Instant,
     ) -> Self {
@@ -73,7 +74,11 @@ impl MoeModel {
         Self {
             memory,
             context,
-            cached: Cached::new(plan.context_tokens(), plan.context().batch_tokens),
+            cached: Cached::new(
+                plan.context_tokens(),
+                plan.context().batch_tokens,
+                checkpoint_bytes,
+            ),
             timing: Timing::default(),
             template: Arc::new(ChatTemplate::from_gguf(gguf)),
             plan,
@@ -187,7 +192,7 @@ impl MoeModel {
         Ok(Self {
             memory: context.memory()?,
             context,
-            cached: Cached::new(self.plan.context_tokens(), self.plan.context().batch_tokens),
+            cached: self.cached.another(),
             timing: Timing::default(),
             template: Arc::clone(&self.template),
             plan: self.plan.clone(),
@@ -316,6 +321,7 @@ impl MoeModel {
             first_token_seconds: timing.first_token.map(|time| time.as_secs_f64()),
             prefill_tokens_per_second: timing.prefill_rate(),
             decode_tokens_per_second: timing.decode_rate(),
+            checkpoint_bytes: self.cached.checkpoint_bytes(),
             devices: self.memory.clone(),
             paging: self.paging(),
         }

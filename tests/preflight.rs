@@ -50,6 +50,16 @@ fn the_demo_model_passes() {
 }
 
 #[test]
+fn more_than_the_engine_has_room_for() {
+    for (key, value, most) in
+        [("dbrx.block_count", 513_u32, 512), ("dbrx.expert_count", 1025, 1024)]
+    {
+        let expected = ModelFault::NoRoom { key: key.to_owned(), value: u64::from(value), most };
+        assert_eq!(with("dbrx", key, value), expected);
+    }
+}
+
+#[test]
 fn types_without_code() {
     let mut writer = tiny("dbrx");
     writer.tensor("blk.0.extra.weight", &[32, 2], GgmlType::from_name("i32").unwrap());

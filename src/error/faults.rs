@@ -66,6 +66,8 @@ pub enum ModelFault {
     Zero { key: String },
     #[error("`{key}` comes to {value}, but the file's tensors allow no more than {limit}")]
     TooLarge { key: String, value: u64, limit: u64 },
+    #[error("`{key}` is {value}, but the engine has room for no more than {most}")]
+    NoRoom { key: String, value: u64, most: u64 },
     #[error("`{key}` is {value}, but must be even")]
     Odd { key: String, value: u64 },
     #[error("`{key}` is {value}, but must be a number from 0 up")]

@@ -246,6 +246,16 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// A plan uses more devices than the engine has room for.
+    #[error(
+        "the plan uses {count} devices, but the engine takes at most {most} beside the CPU; name fewer devices or servers, or let a policy keep layers off some of them"
+    )]
+    TooManyDevices {
+        /// Devices with layers or tensors.
+        count: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// An option has a value that cannot be.
     #[error("{option} is {value}, but must be {expected}")]
     InvalidOption {
@@ -354,7 +364,8 @@ pub enum Error {
         /// The device.
         device: String,
     },
-    /// A device has not enough free memory for the plan, or the CPU less than `fit:ram:` allows.
+    /// A device has not enough free memory for the plan. For the CPU: the system, or the process's
+    /// control group, has not, a budget is smaller, or `fit:ram:` allows less.
     #[error("the plan needs {} on {device}, but may have {} there; {}", human_bytes(*needed_bytes), human_bytes(*free_bytes), make_room(.device, *.needed_bytes))]
     DoesNotFit {
         /// The device.
@@ -490,12 +501,13 @@ fn near_misses(near: &[String]) -> String {
     }
 }
 
-/// What to do where a device has too little memory. The CPU is only limited by a policy's `ram:`.
+/// What to do where a device has too little memory.
 fn make_room(device: &str, needed_bytes: u64) -> String {
     if device == crate::plan::CPU {
         let mebibytes = needed_bytes.div_ceil(1 << 20);
         return format!(
-            "allow at least `ram:{mebibytes}MiB` in the policy, or lower `context_tokens` or `micro_batch_tokens`"
+            "lower `context_tokens` or `micro_batch_tokens`, put more on a device or on `disk`, map what is \
+             read (`LoadMode::Mapped`), or free memory; where the policy limits it, allow at least `ram:{mebibytes}MiB`"
         );
     }
     "move more to the CPU (`fit` finds how much, `fit:cache-to-host,fewer-layers` also where not even the rest \

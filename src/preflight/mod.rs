@@ -12,6 +12,7 @@ mod names;
 mod norms;
 mod recurrent;
 mod required;
+mod room;
 mod types;
 mod vocabulary;
 
@@ -40,6 +41,7 @@ pub fn check(gguf: &GgufFile) -> Result<()> {
     let keys = Keys::new(gguf)?;
     let outcome = types::check(gguf)
         .and_then(|()| names::check(gguf))
+        .and_then(|()| room::check(&keys))
         .and_then(|()| attention::check(&keys))
         .and_then(|()| experts::check(&keys))
         .and_then(|()| recurrent::check(&keys))

@@ -214,13 +214,6 @@ impl OffloadPolicy {
         }
     }
 
-    /// Whether experts may stay on disk.
-    #[cfg(feature = "llama")]
-    pub(crate) fn may_page(&self) -> bool {
-        self.rules().iter().any(|rule| rule.target() == Target::Disk)
-            || self.fit().is_some_and(|fit| fit.ram_bytes.is_some())
-    }
-
     /// Checks what the type allows but no text says: zero layers, an empty set, a misplaced target.
     pub(crate) fn validate(&self) -> Result<()> {
         let fault = match self {

@@ -3,6 +3,8 @@
 
 #[cfg(feature = "llama")]
 pub mod generate;
+#[cfg(target_os = "linux")]
+pub mod group;
 pub mod model_files;
 #[cfg(feature = "llama")]
 pub mod paging;

@@ -41,7 +41,7 @@ fn main() {
             let (lean, full) = (total("all-experts"), total("none"));
             for percent in [5, 35, 70, 100] {
                 let budget = lean + 16_384 + full.saturating_sub(lean) * percent / 100;
-                let ours = forecast(&format!("fit:{budget}")).expert_bytes_on_devices();
+                let ours = forecast(&format!("fit:{budget}B")).expert_bytes_on_devices();
                 let margin = free.saturating_sub(budget);
                 let theirs = common::llama_fit(path, &experts, context, MICRO_BATCH, margin);
                 compared += 1;

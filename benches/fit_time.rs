@@ -26,7 +26,7 @@ fn main() {
     );
     for gib in [3, 6, 9] {
         let budget: u64 = gib << 30;
-        let policy: OffloadPolicy = format!("fit:{budget}").parse().expect("is a policy");
+        let policy: OffloadPolicy = format!("fit:{budget}B").parse().expect("is a policy");
         let started = Instant::now();
         let gguf = GgufFile::open(&path).expect("reads");
         let card = Device::new("card").with_free_bytes(free);

@@ -146,7 +146,7 @@ impl Measuring {
     /// Both in turns in a group of this limit, noted as rows.
     fn pair(&mut self, name: &str, limit: f64, threads: u32) -> (Figures, Figures) {
         let group = Group::new(limit as u64);
-        let ours = format!("fit:ram:{}", limit * self.budget);
+        let ours = format!("fit:ram:{}B", limit * self.budget);
         let half_life = moe_offload::PagingOptions::default().half_life_tokens;
         let engine = self.run(&format!("engine, {name}"), "engine", threads, Some(&group), 0.0);
         let ours = self.run(&format!("ours, {name}"), &ours, threads, Some(&group), half_life);
@@ -210,7 +210,7 @@ impl Measuring {
     fn half_lives(&mut self) {
         for half_life in self.options.list("half-lives", "") {
             let group = Group::new(self.limit as u64);
-            let what = format!("fit:ram:{}", self.limit * self.budget);
+            let what = format!("fit:ram:{}B", self.limit * self.budget);
             let (name, threads) = (format!("paged, half-life {half_life} tokens"), self.threads[0]);
             let figures = self.run(&name, &what, threads, Some(&group), half_life);
             self.note(Kind::OtherHalfLife, name, threads, figures);

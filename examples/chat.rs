@@ -35,7 +35,7 @@ struct Arguments {
     /// joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN, with what it may give up and how
     /// much CPU memory it may use before experts stay on disk:
     /// fit:10GiB,cache-to-host,fewer-layers,ram:24GiB
-    #[arg(long, default_value = "all-experts")]
+    #[arg(long, default_value_t)]
     policy: OffloadPolicy,
     /// Load by a plan that `plan --freeze` stored, instead of a policy; its context is the plan's
     #[arg(long, value_name = "FILE")]
@@ -355,7 +355,11 @@ fn write_answer(
 ) -> Result<Option<StopReason>> {
     let prompt = fitting_prompt(model, talk, options)?;
     let mut generation = match prompt {
-        Some(prompt) => model.generate(&prompt, options)?,
+        Some(prompt) => {
+            // What is for messages is done already.
+            let (overflow, template) = Default::default();
+            model.generate(&prompt, &GenerateOptions { overflow, template, ..options.clone() })?
+        }
         None => model.chat(talk, options)?,
     };
     for piece in &mut generation {

@@ -8,12 +8,16 @@ use std::str::FromStr;
 
 use clap::Parser;
 use moe_offload::gguf::GgmlType;
-use moe_offload::plan::DiskPlan;
-use moe_offload::{ContextOptions, Device, Error, GgufFile, OffloadPolicy, Plan, Result};
+use moe_offload::memory::allocatable_bytes;
+use moe_offload::plan::{CPU, DiskPlan};
+use moe_offload::{
+    ContextOptions, Device, Error, GgufFile, OffloadPolicy, Plan, Result, preflight,
+};
 
 /// Shows what an offload policy would do to a model, without loading it.
 ///
-/// Only the file's header is read, so this takes milliseconds for a model of any size.
+/// Only the file's header is read, so this takes milliseconds for a model of any size. The status is 0
+/// if the plan fits the memory that is known, 3 if it does not, and 1 for any other error.
 #[derive(Parser)]
 struct Arguments {
     /// The model, a GGUF file; of a split model the first
@@ -24,7 +28,7 @@ struct Arguments {
     /// joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN, with what it may give up and how
     /// much CPU memory it may use before experts stay on disk:
     /// fit:10GiB,cache-to-host,fewer-layers,smaller-context:2048,ram:24GiB
-    #[arg(long, default_value = "all-experts")]
+    #[arg(long, default_value_t)]
     policy: OffloadPolicy,
     /// Tokens that prompt and answer can have together; `auto`: more where `fit` has room
     #[arg(long)]
@@ -40,10 +44,11 @@ struct Arguments {
     #[arg(long)]
     cache_on_host: bool,
     /// A device with its free memory, such as CUDA0=24GiB, or a server's by its address, such as
-    /// 10.0.0.2:50052=16GiB; may be repeated. Default: one `gpu`
+    /// 10.0.0.2:50052=16GiB; may be repeated. `cpu=64GiB` is the CPU's memory. Default: under `fit`,
+    /// which has to know the memory, this machine's CPU; else one `gpu` of any size
     #[arg(long, value_name = "NAME=BYTES", value_parser = device)]
     device: Vec<Device>,
-    /// There is no device but the CPU
+    /// There is no device but the CPU, with the memory that this machine has now
     #[arg(long, conflicts_with = "device")]
     cpu_only: bool,
     /// CPU memory for experts that the policy leaves on disk, such as 8GiB; beside `ram:` the
@@ -61,14 +66,23 @@ struct Arguments {
     freeze: Option<PathBuf>,
 }
 
+/// The status of a plan that needs more memory than there is.
+const DOES_NOT_FIT: i32 = 3;
+
 fn main() {
-    if let Err(error) = run(common::arguments()) {
-        common::fail(&error);
+    match run(common::arguments()) {
+        Ok(true) => {}
+        Ok(false) => std::process::exit(DOES_NOT_FIT),
+        Err(error @ Error::DoesNotFit { .. }) => common::fail_with(DOES_NOT_FIT, &error),
+        Err(error) => common::fail(&error),
     }
 }
 
-fn run(arguments: Arguments) -> Result<()> {
+/// Whether the plan fits.
+fn run(arguments: Arguments) -> Result<bool> {
     let gguf = GgufFile::open(&arguments.model)?;
+    // As `chat` does: what the engine would refuse needs no plan.
+    preflight::check(&gguf)?;
     let mut context = ContextOptions::default();
     context.cache_on_host = arguments.cache_on_host;
     match arguments.context {
@@ -84,11 +98,26 @@ fn run(arguments: Arguments) -> Result<()> {
         Open::Is(tokens) => context.micro_batch_tokens = tokens,
         Open::Auto => context.open.micro_batch_tokens = true,
     }
-    let devices = match arguments.device {
-        named if named.is_empty() && !arguments.cpu_only => vec![Device::new("gpu")],
-        named => named,
-    };
-    let mut plan = arguments.policy.plan(&gguf, &devices, &context)?;
+    let policy = arguments.policy;
+    let (cpu, mut devices): (Vec<Device>, Vec<Device>) =
+        arguments.device.into_iter().partition(|device| device.name.eq_ignore_ascii_case(CPU));
+    let is_this_machine = devices.is_empty() && (arguments.cpu_only || policy.needs_free_memory());
+    if devices.is_empty() && !is_this_machine {
+        devices.push(Device::new("gpu"));
+    }
+    let mut plan = policy.plan(&gguf, &devices, &context)?;
+    if let [_, twice, ..] = &cpu[..] {
+        return Err(Error::DuplicateDevice { name: twice.name.clone() });
+    }
+    let told = cpu.first().and_then(|cpu| cpu.free_bytes);
+    if let Some(bytes) = told.or_else(|| is_this_machine.then(allocatable_bytes)?) {
+        plan = plan.with_cpu_memory(bytes);
+    }
+    if is_this_machine && !arguments.cpu_only && told.is_none() {
+        eprintln!(
+            "planned for this machine's CPU alone; name a device for another, as in --device gpu=12GiB"
+        );
+    }
     if let Some(bytes) = arguments.expert_cache {
         if plan.disk().is_none() {
             eprintln!("--expert-cache changes nothing: no experts are on disk (see --policy)");
@@ -105,7 +134,8 @@ fn run(arguments: Arguments) -> Result<()> {
     }
     let path = "standard output".into();
     common::unless_closed(print(&plan, arguments.json, arguments.disk_speed))
-        .map_err(|source| Error::Io { action: "write", path, source })
+        .map_err(|source| Error::Io { action: "write", path, source })?;
+    Ok(plan.fits())
 }
 
 fn print(plan: &Plan, json: bool, disk_speed: Option<u64>) -> std::io::Result<()> {
@@ -151,7 +181,7 @@ fn some_bytes(text: &str) -> Result<u64, String> {
         .and_then(|bytes| if bytes > 0 { Ok(bytes) } else { Err("must be more than 0".into()) })
 }
 
-/// `NAME=BYTES`, the bytes as a number or with a unit such as `12GiB` or `12GB`.
+/// `NAME=BYTES`, the bytes with a unit such as `12GiB` or `12GB`.
 fn device(text: &str) -> Result<Device, String> {
     let (name, bytes) = text.rsplit_once('=').ok_or("write NAME=BYTES, as in CUDA0=24GiB")?;
     let bytes = self::bytes(bytes)?;

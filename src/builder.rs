@@ -9,6 +9,7 @@ use crate::defaults::{cache_budget, threads_for};
 use crate::engine::{self, Context, ContextSettings, DryRun, LoadMode, LoadSettings, Weights};
 use crate::error::{Error, Result};
 use crate::gguf::{GgmlType, GgufFile};
+use crate::limits::Limits;
 use crate::memory::{self, DeviceMemory};
 use crate::model::MoeModel;
 use crate::paging::{Layout, PagingOptions};
@@ -47,7 +48,7 @@ impl MoeModelBuilder {
     pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
-            policy: OffloadPolicy::None,
+            policy: OffloadPolicy::default(),
             plan: None,
             context: ContextOptions::default(),
             rpc_servers: Vec::new(),
@@ -59,7 +60,8 @@ impl MoeModelBuilder {
         }
     }
 
-    /// Where the tensors go; without it everything goes to the devices there are.
+    /// Where the tensors go; without it by [`OffloadPolicy::default`]: as many experts on the devices as
+    /// fit.
     pub fn policy(self, policy: OffloadPolicy) -> Self {
         Self { policy, ..self }
     }
@@ -252,7 +254,8 @@ impl MoeModelBuilder {
         let plan = self.exact_plan(&gguf, &devices)?;
         let mut reservation = Reservation::new(&plan, &devices)?;
         let settings = std::mem::take(&mut self.load);
-        let before = engine::devices_with(&self.rpc_servers)?;
+        let cancel = settings.cancel.clone();
+        let before = engine::devices_with(&self.rpc_servers, cancel.as_ref())?;
         let (weights, context) = self.open(&gguf, &plan, settings)?;
         gguf.check_unchanged()?;
         placement::check(&weights, &plan)?;
@@ -260,7 +263,7 @@ impl MoeModelBuilder {
         let mut memory = context.memory()?;
         weights.check_held(&mut memory)?;
         placement::check_limits(&plan, &memory)?;
-        let after = engine::devices_with(&self.rpc_servers)?;
+        let after = engine::devices_with(&self.rpc_servers, cancel.as_ref())?;
         for row in &mut memory {
             row.note_free(&before, &after);
         }
@@ -275,7 +278,7 @@ impl MoeModelBuilder {
     }
 
     fn devices(&self) -> Result<Vec<Device>> {
-        let mut devices = engine::devices_with(&self.rpc_servers)?;
+        let mut devices = engine::devices_with(&self.rpc_servers, self.load.cancel.as_ref())?;
         for (name, budget) in &self.budgets {
             let name = named(name, &devices).map_or_else(|| DeviceName::new(name), Ok)?;
             let Some(i) = devices.iter().position(|device| name.matches(&device.name)) else {
@@ -353,7 +356,9 @@ impl MoeModelBuilder {
         }
         let dry_run = Some(DryRun::of(gguf));
         let LoadSettings { mode, plain_layout, .. } = self.load;
-        let settings = LoadSettings { mode, plain_layout, dry_run, ..LoadSettings::default() };
+        let cancel = self.load.cancel.clone();
+        let settings =
+            LoadSettings { mode, plain_layout, cancel, dry_run, ..LoadSettings::default() };
         let (_, context) = self.open(gguf, plan, settings)?;
         context.memory()
     }
@@ -369,6 +374,7 @@ impl MoeModelBuilder {
         }
         let is_dry = settings.dry_run.is_some();
         let (wanted, left) = (settings.paging.cache_bytes, settings.paging.left.0);
+        let limits = Limits::of_load(settings.cancel.as_ref());
         let before = memory::anonymous_bytes();
         let mut weights = Weights::load(gguf, plan, settings)?;
         if let Some(disk) = plan.disk().filter(|_| !is_dry) {
@@ -384,7 +390,7 @@ impl MoeModelBuilder {
         {
             settings.watch_experts = self.watch_experts;
         }
-        let context = Context::new(&weights, &settings)?;
+        let context = Context::new(&weights, &settings, &limits)?;
         Ok((weights, context))
     }
 }

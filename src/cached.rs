@@ -1,8 +1,11 @@
 //! What a context holds of the conversation so far.
 
+use std::sync::Arc;
+
 use crate::engine::{Context, Decoded, Token, Weights};
 use crate::error::{Error, Result};
 use crate::limits::{Interruption, Limits};
+use crate::progress::Reading;
 use crate::tokenize::tokenize;
 
 /// The tokens whose KV state a context holds, kept true through every error.
@@ -23,11 +26,12 @@ impl Cached {
     /// stay as they are: an answer split anew might give other tokens, none of which would be known.
     pub(crate) fn tokens_of(
         &self,
-        weights: &Weights,
+        weights: &Arc<Weights>,
         prompt: &str,
         add_special: bool,
+        limits: &Limits,
     ) -> Result<Vec<Token>> {
-        let whole = tokenize(weights, prompt, add_special)?;
+        let whole = tokenize(weights, prompt, add_special, limits)?;
         let common = std::iter::zip(&self.tokens, &whole).take_while(|(a, b)| a == b).count();
         if common == self.tokens.len() {
             return Ok(whole);
@@ -43,7 +47,7 @@ impl Cached {
             return Ok(whole);
         };
         let Ok(new_text) = std::str::from_utf8(new) else { return Ok(whole) };
-        let new_tokens = tokenize(weights, new_text, false)?;
+        let new_tokens = tokenize(weights, new_text, false, limits)?;
         // Some vocabularies put a space before a text, which does not belong here.
         if new_tokens.is_empty() || text_of(&new_tokens)? != new {
             return Ok(whole);
@@ -60,48 +64,69 @@ impl Cached {
         kept
     }
 
+    /// Reads a prompt's tokens after those that are held, a micro-batch at a time where somebody
+    /// wants to know how far it is, or may end it.
+    pub(crate) fn read(
+        &mut self,
+        context: &mut Context,
+        prompt: &[Token],
+        limits: &Limits,
+        reading: &mut Reading,
+    ) -> Result<()> {
+        let batch = batch_tokens(self.batch, context, limits, reading);
+        let mut rest = prompt;
+        while !rest.is_empty() {
+            let part;
+            (part, rest) = rest.split_at(context.tokens_at_once(batch.min(rest.len())));
+            self.append(context, part, limits)?;
+            reading.advance(part.len())?;
+        }
+        Ok(())
+    }
+
+    /// Computes these tokens, at most a batch, after those that are held.
     pub(crate) fn append(
         &mut self,
         context: &mut Context,
         tokens: &[Token],
         limits: &Limits,
     ) -> Result<()> {
-        let mut rest = tokens;
-        while !rest.is_empty() {
-            let batch;
-            (batch, rest) = rest.split_at(context.tokens_at_once(self.batch.min(rest.len())));
-            let decoded = match limits.interruption() {
-                Some(_) => Ok(Decoded::Cancelled),
-                None => context.decode(batch),
-            };
-            match decoded {
-                Ok(Decoded::Done) => self.tokens.extend_from_slice(batch),
-                Ok(Decoded::Cancelled) => {
-                    self.restore(context)?;
-                    return Err(limits
-                        .interruption()
-                        .unwrap_or(Interruption::Cancelled)
-                        .into_error());
-                }
-                Ok(Decoded::NoRoom) => {
-                    self.restore(context)?;
-                    let reason = "the KV cache has no room".to_owned();
-                    return Err(Error::Engine { operation: "compute", reason });
-                }
-                Err(error) => {
-                    self.restore(context).ok();
-                    return Err(error);
-                }
+        let decoded = match limits.interruption() {
+            Some(_) => Ok(Decoded::Cancelled),
+            None => context.decode(tokens),
+        };
+        match decoded {
+            Ok(Decoded::Done) => {
+                self.tokens.extend_from_slice(tokens);
+                Ok(())
+            }
+            Ok(Decoded::Cancelled) => {
+                self.restore(context)?;
+                Err(limits.interruption().unwrap_or(Interruption::Cancelled).into_error())
+            }
+            Ok(Decoded::NoRoom) => {
+                self.restore(context)?;
+                let reason = "the KV cache has no room".to_owned();
+                Err(Error::Engine { operation: "compute", reason })
+            }
+            Err(error) => {
+                self.restore(context).ok();
+                Err(error)
             }
         }
-        Ok(())
     }
 
-    /// After an interruption the context may hold a part of a batch.
-    fn restore(&mut self, context: &mut Context) -> Result<()> {
+    /// After an interruption the context may hold a part of a batch, or nothing.
+    pub(crate) fn restore(&mut self, context: &mut Context) -> Result<()> {
         let kept = context.keep(self.tokens.len())?;
         self.tokens.truncate(kept);
         Ok(())
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self, context: &mut Context) -> Result<()> {
+        self.tokens.clear();
+        context.keep(0).map(|_| ())
     }
 
     /// The tokens that are held.
@@ -117,4 +142,17 @@ impl Cached {
     pub(crate) fn is_full(&self) -> bool {
         self.tokens.len() >= self.capacity
     }
+}
+
+/// How many tokens of a prompt to compute in one call: a batch, or a micro-batch where somebody
+/// looks in between, which only the CPU's backend does by itself.
+pub(crate) fn batch_tokens(
+    batch: usize,
+    context: &Context,
+    limits: &Limits,
+    reading: &Reading,
+) -> usize {
+    let is_looked_at = !limits.are_none() || reading.is_watched();
+    let micro_batch = context.micro_batch_tokens() as usize;
+    if is_looked_at { batch.min(micro_batch).max(1) } else { batch }
 }

@@ -12,7 +12,7 @@ pub(crate) fn cache_budget(
     free: Option<u64>,
 ) -> u64 {
     let cpu = plan.device(plan::CPU);
-    let later = cpu.map_or(0, |cpu| cpu.total_bytes.saturating_sub(cpu.weights_bytes));
+    let later = cpu.map_or(0, |cpu| cpu.besides_disk_cache().saturating_sub(cpu.weights_bytes));
     let Some(cache) = disk.cache_bytes else {
         let free = free.unwrap_or(disk.weights_bytes).saturating_sub(later);
         // If four fifths are too little, then what is needed at least, as long as there is so much.

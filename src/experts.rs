@@ -136,9 +136,7 @@ impl ExpertMap {
             .and_then(|n| u32::try_from(n).ok())
             .filter(|&n| n <= MAX_LAYERS)
             .ok_or_else(|| gguf.missing(&key))?;
-        // The engine counts them among the layers, at the end, and does not load them.
-        let next_token = number(gguf, "nextn_predict_layers").unwrap_or(0);
-        let first_next_token = u64::from(layers).saturating_sub(next_token);
+        let first_next_token = u64::from(layers).saturating_sub(next_token_layers(gguf));
         let mut tensors = Vec::with_capacity(gguf.tensors().len());
         let mut expert_bytes_by_layer = BTreeMap::new();
         for tensor in gguf.tensors() {
@@ -220,6 +218,21 @@ impl ExpertMap {
     pub fn is_moe(&self) -> bool {
         !self.expert_bytes_by_layer.is_empty()
     }
+}
+
+/// Layers at the end that predict further tokens: the engine counts them among the layers, and does
+/// not load them.
+pub(crate) fn next_token_layers(gguf: &GgufFile) -> u64 {
+    let count = number(gguf, "nextn_predict_layers").unwrap_or(0);
+    // Here the engine looks first whether they are in the file, and if not takes all for ordinary ones.
+    if count > 0 && gguf.architecture().is_ok_and(|name| name == "deepseek4") {
+        let first = number(gguf, "block_count").unwrap_or(0).saturating_sub(count);
+        let name = format!("blk.{first}.nextn.eh_proj.weight");
+        if !gguf.tensors().iter().any(|tensor| tensor.name == name) {
+            return 0;
+        }
+    }
+    count
 }
 
 /// A hyper-parameter that is one number, or, for files with one value per layer, its maximum.

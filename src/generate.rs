@@ -1,28 +1,18 @@
 //! The generation loop as an iterator of pieces of text.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::engine::{Sampler, Token};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
+use crate::log_probabilities::TokenLogProbabilities;
 use crate::model::MoeModel;
-use crate::options::{GenerateOptions, LogProbability, StopReason, TokenLogProbabilities};
+use crate::options::{GenerateOptions, StopReason};
+use crate::overflow::Prompts;
+use crate::progress::Reading;
 use crate::stats::Stats;
 use crate::text::{Output, TextBuffer};
-
-/// What was counted and timed of one generation.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Timing {
-    pub(crate) prompt_tokens: u64,
-    pub(crate) reused_tokens: u64,
-    pub(crate) dropped_messages: u64,
-    pub(crate) generated_tokens: u64,
-    pub(crate) prefill: Duration,
-    /// From the call to the first token.
-    pub(crate) first_token: Option<Duration>,
-    /// From the first token to the latest.
-    pub(crate) decode: Duration,
-}
+use crate::timing::Timing;
 
 /// A generation under way: an iterator of pieces of text, each whole characters.
 ///
@@ -49,7 +39,8 @@ pub(crate) struct Timing {
 #[must_use = "a generation does nothing until it is iterated"]
 pub struct Generation<'m> {
     model: &'m mut MoeModel,
-    sampler: Sampler,
+    /// `None` only where time was over before there was one.
+    sampler: Option<Sampler>,
     text: TextBuffer,
     max_tokens: u64,
     /// How many of the likeliest tokens are reported with each.
@@ -76,63 +67,76 @@ impl<'m> Generation<'m> {
         self.model.stats()
     }
 
-    /// Reads the prompt, as far as the KV cache does not hold it already.
+    /// Makes the prompt and reads it, as far as the KV cache does not hold it already. If time is
+    /// over meanwhile, the generation is over without any text.
     pub(crate) fn start(
         model: &'m mut MoeModel,
-        prompt: &[Token],
         options: &GenerateOptions,
         started: Instant,
+        prompt: impl FnOnce(&MoeModel, &Limits) -> Result<Prompts>,
     ) -> Result<Self> {
         options.validate()?;
-        if prompt.is_empty() {
-            return Err(Error::EmptyPrompt);
-        }
-        let context_tokens = model.cached.capacity;
-        if prompt.len() >= context_tokens {
-            return Err(Error::PromptTooLong { prompt_tokens: prompt.len(), context_tokens });
-        }
-        let sampler =
-            Sampler::new(&options.sampling, options.structure.as_ref(), model.context.weights())?;
-        let limits = Limits::of(options, started);
-        model.context.watch(&limits);
-        let prefill_started = Instant::now();
-        let reused = model.cached.rewind(&mut model.context, prompt)?;
-        model.timing = Timing {
-            prompt_tokens: prompt.len() as u64,
-            reused_tokens: reused as u64,
-            ..Timing::default()
-        };
-        let late = match model.cached.append(&mut model.context, &prompt[reused..], &limits) {
-            Err(Error::TimedOut { .. }) => true,
-            read => read.map(|()| false)?,
-        };
+        model.timing = Timing::default();
         let mut generation = Self {
             model,
-            sampler,
+            sampler: None,
             text: TextBuffer::new(&options.stop),
             max_tokens: options.max_tokens.unwrap_or(u64::MAX),
             likeliest: options.log_probabilities.map(|likeliest| likeliest as usize),
             log_probabilities: Vec::new(),
-            limits,
+            limits: Limits::of(options, started),
             started,
             first_token: None,
             pending: None,
             stop_reason: None,
             over: false,
         };
-        if late {
-            generation.end(StopReason::TimeLimit);
-        } else if options.max_tokens == Some(0) {
+        match generation.prepare(options, prompt) {
+            Err(Error::TimedOut { .. }) => {
+                generation.end(StopReason::TimeLimit);
+            }
+            prepared => prepared?,
+        }
+        if generation.max_tokens == 0 && !generation.over {
             generation.end(StopReason::MaxTokens);
         }
-        generation.model.timing.prefill = prefill_started.elapsed();
         Ok(generation)
     }
 
-    /// So many messages were left out of the conversation.
-    pub(crate) fn without_messages(self, dropped: usize) -> Self {
-        self.model.timing.dropped_messages = dropped as u64;
-        self
+    /// All that comes before the first token.
+    fn prepare(
+        &mut self,
+        options: &GenerateOptions,
+        prompt: impl FnOnce(&MoeModel, &Limits) -> Result<Prompts>,
+    ) -> Result<()> {
+        let model = &mut *self.model;
+        let Prompts { tokens, dropped_messages } = prompt(model, &self.limits)?;
+        let tokens = tokens.into_iter().next().unwrap_or_default();
+        if tokens.is_empty() {
+            return Err(Error::EmptyPrompt);
+        }
+        let context_tokens = model.cached.capacity;
+        if tokens.len() >= context_tokens {
+            return Err(Error::PromptTooLong { prompt_tokens: tokens.len(), context_tokens });
+        }
+        model.timing.prompt_tokens = tokens.len() as u64;
+        model.timing.dropped_messages = dropped_messages as u64;
+        self.limits.check()?;
+        self.sampler = Some(Sampler::new(
+            &options.sampling,
+            options.structure.as_ref(),
+            model.context.weights(),
+        )?);
+        model.context.watch(&self.limits);
+        let prefill_started = Instant::now();
+        let reused = model.cached.rewind(&mut model.context, &tokens)?;
+        model.timing.reused_tokens = reused as u64;
+        let mut reading = Reading::of(options.on_prompt_progress.as_ref(), tokens.len());
+        reading.advance(reused)?;
+        let context = &mut model.context;
+        let read = model.cached.read(context, &tokens[reused..], &self.limits, &mut reading);
+        model.timing.prefill = prefill_started.elapsed();
+        read
     }
 
     /// Why it ended; `None` while it goes on, and after an error.
@@ -182,36 +186,25 @@ impl<'m> Generation<'m> {
             }
             model.cached.append(&mut model.context, &[token], &self.limits)?;
         }
-        self.sampler.sample(&mut model.context).map(Some)
+        let Some(sampler) = &mut self.sampler else { return Ok(None) };
+        sampler.sample(&mut model.context).map(Some)
     }
 
     /// Before the token is computed: its probabilities are still there.
-    fn note_probabilities(&mut self, token: Token) -> Result<()> {
-        let Some(likeliest) = self.likeliest else { return Ok(()) };
-        let rows = self.model.context.log_probabilities(token, likeliest)?;
-        let mut rows = rows.into_iter().map(|(token, log_probability)| {
-            let mut bytes = Vec::new();
-            self.model.context.weights().token_bytes(token, true, &mut bytes)?;
-            Ok(LogProbability { token, bytes, log_probability })
-        });
-        if let Some(chosen) = rows.next().transpose()? {
-            let likeliest = rows.collect::<Result<_>>()?;
-            self.log_probabilities.push(TokenLogProbabilities { chosen, likeliest });
+    fn note(&mut self, token: Token) -> Result<()> {
+        let model = &mut *self.model;
+        if let Some(likeliest) = self.likeliest {
+            let noted = TokenLogProbabilities::of(&mut model.context, -1, token, likeliest)?;
+            self.log_probabilities.push(noted);
         }
-        Ok(())
-    }
-
-    fn clock(&mut self) {
-        let now = Instant::now();
-        let timing = &mut self.model.timing;
-        if let Some(first) = self.first_token {
-            timing.decode = now - first;
-        } else {
-            self.first_token = Some(now);
-            timing.first_token = Some(now - self.started);
+        model.timing.note_token(self.started, self.first_token);
+        if self.first_token.is_none() {
+            self.first_token = Some(Instant::now());
             // A device may compute on after the call; the first token is when it was done.
-            timing.prefill = (now - self.started).max(timing.prefill);
+            model.timing.prefill = self.started.elapsed().max(model.timing.prefill);
         }
+        self.pending = Some(token);
+        model.context.weights().token_bytes(token, false, self.text.bytes())
     }
 
     /// The next piece of text, perhaps empty; `None` for the end.
@@ -223,11 +216,7 @@ impl<'m> Generation<'m> {
         if self.model.context.weights().is_end(token) {
             return Ok(self.end(StopReason::EndOfText));
         }
-        self.note_probabilities(token)?;
-        self.clock();
-        self.model.timing.generated_tokens += 1;
-        self.pending = Some(token);
-        self.model.context.weights().token_bytes(token, false, self.text.bytes())?;
+        self.note(token)?;
         match self.text.take() {
             Output::Stopped(text) => {
                 self.over = true;

@@ -12,6 +12,8 @@ mod builder;
 #[cfg(feature = "llama")]
 mod cached;
 #[cfg(feature = "llama")]
+mod callback;
+#[cfg(feature = "llama")]
 mod cancel;
 mod chat;
 #[cfg(feature = "llama")]
@@ -20,6 +22,8 @@ mod digits;
 #[cfg(feature = "llama")]
 mod engine;
 pub mod error;
+#[cfg(all(test, feature = "async"))]
+mod every_way;
 pub mod experts;
 #[cfg(feature = "llama")]
 mod generate;
@@ -27,11 +31,15 @@ pub mod gguf;
 pub mod kv_cache;
 #[cfg(feature = "llama")]
 mod limits;
+#[cfg(feature = "llama")]
+mod log_probabilities;
 pub mod memory;
 #[cfg(feature = "llama")]
 mod model;
 #[cfg(feature = "llama")]
 mod options;
+#[cfg(feature = "llama")]
+mod overflow;
 #[cfg(feature = "llama")]
 mod paging;
 #[cfg(feature = "llama")]
@@ -39,6 +47,10 @@ mod placement;
 pub mod plan;
 pub mod policy;
 pub mod preflight;
+#[cfg(feature = "llama")]
+mod progress;
+#[cfg(feature = "llama")]
+mod prompt;
 #[cfg(feature = "llama")]
 mod reservation;
 #[cfg(feature = "llama")]
@@ -58,6 +70,8 @@ mod testing;
 #[cfg(feature = "llama")]
 mod text;
 #[cfg(feature = "llama")]
+mod timing;
+#[cfg(feature = "llama")]
 mod together;
 #[cfg(feature = "llama")]
 mod tokenize;
@@ -74,17 +88,21 @@ pub use self::experts::ExpertMap;
 #[cfg(feature = "llama")]
 pub use self::generate::Generation;
 pub use self::gguf::GgufFile;
+#[cfg(feature = "llama")]
+pub use self::log_probabilities::{LogProbability, TokenLogProbabilities};
 pub use self::memory::DeviceMemory;
 #[cfg(feature = "llama")]
 pub use self::model::MoeModel;
 #[cfg(feature = "llama")]
-pub use self::options::{
-    GenerateOptions, LogProbability, Overflow, StopReason, TokenLogProbabilities,
-};
+pub use self::options::{GenerateOptions, StopReason};
+#[cfg(feature = "llama")]
+pub use self::overflow::Overflow;
 #[cfg(feature = "llama")]
 pub use self::paging::{PagingOptions, PagingStats};
 pub use self::plan::{ContextOptions, Device, DeviceKind, OpenChoices, Plan};
 pub use self::policy::OffloadPolicy;
+#[cfg(feature = "llama")]
+pub use self::progress::{PromptCallback, PromptProgress};
 #[cfg(feature = "llama")]
 pub use self::rpc::{RpcTraffic, rpc_traffic};
 #[cfg(feature = "llama")]

@@ -1,5 +1,7 @@
 //! Memory by device: what was measured, and how it compares with a plan.
 
+mod system;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +9,10 @@ use serde::{Deserialize, Serialize};
 #[cfg(feature = "llama")]
 use crate::plan::Device;
 use crate::plan::{CPU, Plan, human_bytes};
+
+pub use self::system::allocatable_bytes;
+#[cfg(feature = "llama")]
+pub(crate) use self::system::{anonymous_bytes, available_bytes};
 
 /// What the engine has allocated on one device, by its own account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,7 +98,7 @@ impl DeviceMemory {
 
     /// Weights, context and compute bytes together.
     pub fn total_bytes(&self) -> u64 {
-        self.weights_bytes + self.context_bytes + self.compute_bytes
+        self.weights_bytes.saturating_add(self.context_bytes).saturating_add(self.compute_bytes)
     }
 
     /// Raises the context and compute bytes of each device to those of `other`; whether any of the
@@ -138,14 +144,6 @@ impl DeviceMemory {
         devices.push(cpu);
         devices
     }
-}
-
-/// Memory that this process holds and that no file backs; `None` where the system does not tell.
-#[cfg(feature = "llama")]
-pub(crate) fn anonymous_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// A plan's figures beside the measured ones, device by device. Made by [`Plan::verify`].

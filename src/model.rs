@@ -1,24 +1,28 @@
 //! [`MoeModel`]: a loaded model with its context, under a plan that was kept.
 
-use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::builder::MoeModelBuilder;
 use crate::cached::Cached;
-use crate::chat::{self, ChatTemplate, Message, TemplateOptions};
-use crate::engine::{self, Context, Token};
-use crate::error::{Error, Result, TemplateFault};
-use crate::generate::{Generation, Timing};
+use crate::chat::{ChatTemplate, Message};
+use crate::engine::{self, Context};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::generate::Generation;
 use crate::gguf::GgufFile;
+use crate::limits::Limits;
 use crate::memory::{DeviceMemory, Verification};
-use crate::options::{GenerateOptions, Overflow};
+use crate::options::GenerateOptions;
+use crate::overflow::Prompts;
 use crate::paging::PagingStats;
 use crate::plan::{Device, Plan};
 use crate::reservation::Reservation;
 use crate::session;
 use crate::stats::Stats;
+use crate::timing::Timing;
 use crate::together::Together;
 use crate::tokenize::tokenize;
 
@@ -31,7 +35,7 @@ pub struct MoeModel {
     pub(crate) cached: Cached,
     pub(crate) timing: Timing,
     /// The model file's own, or why there is none.
-    template: Arc<Result<ChatTemplate>>,
+    pub(crate) template: Arc<Result<ChatTemplate>>,
     plan: Plan,
     /// Bytes that all models of the process together may use of each device.
     limits: Vec<(String, u64)>,
@@ -85,12 +89,26 @@ impl MoeModel {
     ///
     /// # Errors
     /// [`Error::EmptyPrompt`], [`Error::PromptTooLong`], [`Error::InvalidOption`] for impossible
-    /// options, [`Error::InvalidStructure`] for a grammar or schema that cannot be used,
-    /// [`Error::Cancelled`], or what the engine reports.
+    /// options and for those that are only for messages, [`Error::InvalidStructure`] for a grammar or
+    /// schema that cannot be used, [`Error::CallbackPanicked`], [`Error::Cancelled`], or what the
+    /// engine reports. What [`GenerateOptions::max_time`] ends is no error.
     pub fn generate(&mut self, prompt: &str, options: &GenerateOptions) -> Result<Generation<'_>> {
-        let started = Instant::now();
-        let tokens = self.cached.tokens_of(self.context.weights(), prompt, true)?;
-        Generation::start(self, &tokens, options, started)
+        self.generate_since(Instant::now(), prompt, options)
+    }
+
+    /// The same for a call that was made at `started`.
+    pub(crate) fn generate_since(
+        &mut self,
+        started: Instant,
+        prompt: &str,
+        options: &GenerateOptions,
+    ) -> Result<Generation<'_>> {
+        options.check_without_messages()?;
+        Generation::start(self, options, started, |model, limits| {
+            let weights = model.context.weights();
+            let tokens = vec![model.cached.tokens_of(weights, prompt, true, limits)?];
+            Ok(Prompts { tokens, dropped_messages: 0 })
+        })
     }
 
     /// Answers the last of `messages`, formatted by the model's own chat template, with what
@@ -103,87 +121,19 @@ impl MoeModel {
         messages: &[Message],
         options: &GenerateOptions,
     ) -> Result<Generation<'_>> {
-        let started = Instant::now();
-        let (tokens, dropped) = self.tokens_that_fit(messages, options)?;
-        let generation = Generation::start(self, &tokens, options, started)?;
-        Ok(generation.without_messages(dropped))
+        self.chat_since(Instant::now(), messages, options)
     }
 
-    /// The conversation as tokens, without the oldest turns if these are to go, and how many
-    /// messages went.
-    fn tokens_that_fit(
-        &self,
+    /// The same for a call that was made at `started`.
+    pub(crate) fn chat_since(
+        &mut self,
+        started: Instant,
         messages: &[Message],
         options: &GenerateOptions,
-    ) -> Result<(Vec<Token>, usize)> {
-        let context_tokens = self.cached.capacity;
-        let for_answer = options.max_tokens.unwrap_or(u64::MAX).max(1);
-        let for_answer = for_answer.min(context_tokens as u64 / 4);
-        let room = context_tokens - usize::try_from(for_answer).unwrap_or(0);
-        let mut messages = messages.to_vec();
-        let all = messages.len();
-        loop {
-            let (prompt, add_special) = self.format(&messages, &options.template)?;
-            let tokens = self.cached.tokens_of(self.context.weights(), &prompt, add_special)?;
-            let is_too_long = tokens.len() > room && options.overflow == Overflow::DropOldestTurns;
-            if !is_too_long || !chat::drop_oldest_turn(&mut messages) {
-                return Ok((tokens, all - messages.len()));
-            }
-        }
-    }
-
-    /// The messages as the one text that the model was trained on, ready for its answer.
-    ///
-    /// Where the model's template does not work, the engine's own list of known templates is
-    /// asked, which knows neither tools nor options.
-    ///
-    /// # Errors
-    /// [`Error::NoChatTemplate`]; [`Error::ChatTemplate`] if the template refuses the conversation,
-    /// or does not work and the engine does not know it; [`Error::NulByte`] for a message with a
-    /// NUL byte that the engine would have to format.
-    pub fn chat_prompt(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
-        self.format(messages, options).map(|(prompt, _)| prompt)
-    }
-
-    /// The prompt, and whether the tokens that begin every text are still missing: templates
-    /// write them themselves, the engine's list does not.
-    fn format(&self, messages: &[Message], options: &TemplateOptions) -> Result<(String, bool)> {
-        let rendered = match &*self.template {
-            Ok(template) => template.render(messages, options),
-            Err(Error::ChatTemplate { fault }) => Err(Error::ChatTemplate { fault: fault.clone() }),
-            Err(_) => return Err(Error::NoChatTemplate),
-        };
-        let error = match rendered {
-            Ok(prompt) => return Ok((prompt, false)),
-            Err(error @ Error::ChatTemplate { fault: TemplateFault::Raised { .. } }) => {
-                return Err(error);
-            }
-            Err(error) => error,
-        };
-        let needs_template = !options.tools.is_empty()
-            || !options.generation_prompt
-            || messages.iter().any(|message| !message.tool_calls.is_empty());
-        if needs_template {
-            return Err(error);
-        }
-        match self.known_format(messages) {
-            Err(Error::NoChatTemplate) => Err(error),
-            prompt => Ok((prompt?, true)),
-        }
-    }
-
-    /// By the engine's list of known templates.
-    fn known_format(&self, messages: &[Message]) -> Result<String> {
-        let text = |text: &str| {
-            let nul = |error: std::ffi::NulError| error.nul_position();
-            CString::new(text)
-                .map_err(|error| Error::NulByte { what: "a message", position: nul(error) })
-        };
-        let messages: Vec<(CString, CString)> = messages
-            .iter()
-            .map(|message| Ok((text(&message.role.to_string())?, text(&message.content)?)))
-            .collect::<Result<_>>()?;
-        self.context.weights().chat_prompt(&messages)
+    ) -> Result<Generation<'_>> {
+        Generation::start(self, options, started, |model, limits| {
+            model.conversation(messages, options, limits)
+        })
     }
 
     /// Forgets what the KV cache holds: the next prompt is computed from its first token.
@@ -191,8 +141,7 @@ impl MoeModel {
     /// # Errors
     /// What the engine reports.
     pub fn forget(&mut self) -> Result<()> {
-        self.cached = Cached::new(self.plan.context_tokens(), self.plan.context().batch_tokens);
-        self.context.keep(0).map(|_| ())
+        self.cached.clear(&mut self.context)
     }
 
     /// Which experts each layer has used since the model was loaded; `None` unless it was loaded
@@ -251,7 +200,8 @@ impl MoeModel {
     /// must have been loaded with as many [`sequences`](crate::MoeModelBuilder::sequences), and its
     /// context holds them all together. Each is sampled as it would be alone, with the same seed.
     ///
-    /// What the model held of an earlier conversation is forgotten.
+    /// What the model held of an earlier conversation is forgotten. [`stats`](Self::stats) then sums
+    /// up all texts.
     ///
     /// ```
     /// # fn main() -> moe_offload::Result<()> {
@@ -275,10 +225,12 @@ impl MoeModel {
         prompts: &[&str],
         options: &GenerateOptions,
     ) -> Result<Together<'_>> {
-        let weights = self.context.weights();
-        let prompts: Vec<Vec<Token>> =
-            prompts.iter().map(|prompt| tokenize(weights, prompt, true)).collect::<Result<_>>()?;
-        Together::start(self, &prompts, options)
+        options.check_without_messages()?;
+        Together::start(self, prompts.len(), options, |model, limits| {
+            let weights = model.context.weights();
+            let tokens = prompts.iter().map(|prompt| tokenize(weights, prompt, true, limits));
+            Ok(Prompts { tokens: tokens.collect::<Result<_>>()?, dropped_messages: 0 })
+        })
     }
 
     /// The same for conversations, each formatted as [`MoeModel::chat`] does.
@@ -290,14 +242,9 @@ impl MoeModel {
         conversations: &[Vec<Message>],
         options: &GenerateOptions,
     ) -> Result<Together<'_>> {
-        let prompts: Vec<Vec<Token>> = conversations
-            .iter()
-            .map(|messages| {
-                let (prompt, add_special) = self.format(messages, &options.template)?;
-                tokenize(self.context.weights(), &prompt, add_special)
-            })
-            .collect::<Result<_>>()?;
-        Together::start(self, &prompts, options)
+        Together::start(self, conversations.len(), options, |model, limits| {
+            model.conversations(conversations, options, limits)
+        })
     }
 
     /// Saves what the model holds of the conversation, so that it need not be read again: the KV
@@ -318,6 +265,7 @@ impl MoeModel {
     /// # Errors
     /// [`Error::Io`], or what the engine reports.
     pub fn save_session(&mut self, path: impl AsRef<Path>) -> Result<()> {
+        self.cached.restore(&mut self.context)?;
         session::save(path.as_ref(), &self.plan, &self.cached, &mut self.context)
     }
 
@@ -336,7 +284,7 @@ impl MoeModel {
     /// # Errors
     /// What the engine reports.
     pub fn count_tokens(&self, text: &str) -> Result<usize> {
-        Ok(tokenize(self.context.weights(), text, false)?.len())
+        Ok(tokenize(self.context.weights(), text, false, &Limits::default())?.len())
     }
 
     /// The plan that the model was loaded by.
@@ -357,12 +305,6 @@ impl MoeModel {
     /// What was measured of the load and the last generation.
     pub fn stats(&self) -> Stats {
         let timing = &self.timing;
-        let rate = |tokens: u64, seconds: f64| {
-            #[allow(clippy::cast_precision_loss)] // token counts are small
-            let tokens = tokens as f64;
-            (tokens > 0.0 && seconds > 0.0).then(|| tokens / seconds)
-        };
-        let computed = timing.prompt_tokens - timing.reused_tokens;
         Stats {
             load_seconds: self.load_seconds,
             prompt_tokens: timing.prompt_tokens,
@@ -370,11 +312,8 @@ impl MoeModel {
             dropped_messages: timing.dropped_messages,
             generated_tokens: timing.generated_tokens,
             first_token_seconds: timing.first_token.map(|time| time.as_secs_f64()),
-            prefill_tokens_per_second: rate(computed, timing.prefill.as_secs_f64()),
-            decode_tokens_per_second: rate(
-                timing.generated_tokens.saturating_sub(1),
-                timing.decode.as_secs_f64(),
-            ),
+            prefill_tokens_per_second: timing.prefill_rate(),
+            decode_tokens_per_second: timing.decode_rate(),
             devices: self.memory.clone(),
             paging: self.paging(),
         }

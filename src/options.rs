@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::cancel::CancelHandle;
 use crate::chat::TemplateOptions;
 use crate::error::{Error, Result};
+use crate::overflow::Overflow;
+use crate::progress::{PromptCallback, PromptProgress};
 use crate::sampling::Sampling;
 use crate::structure::Structure;
 
@@ -25,7 +27,8 @@ use crate::structure::Structure;
 pub struct GenerateOptions {
     /// Most tokens to generate. `None`: until the model ends the text or the context is full.
     pub max_tokens: Option<u64>,
-    /// Longest time from the call on, looked at between tokens. `None`: no limit.
+    /// Longest time from the call on, whatever is being done: an answer that it interrupts is over
+    /// with [`StopReason::TimeLimit`], without any text if it had not begun. `None`: no limit.
     pub max_time: Option<Duration>,
     /// Texts that end the answer. They are not part of it, nor is any beginning of them.
     pub stop: Vec<String>,
@@ -37,28 +40,15 @@ pub struct GenerateOptions {
     /// 100. See [`Generation::take_log_probabilities`](crate::Generation::take_log_probabilities).
     pub log_probabilities: Option<u32>,
     /// What [`MoeModel::chat`](crate::MoeModel::chat) gives the model's chat template besides the
-    /// messages.
+    /// messages. Refused where there are none.
     pub template: TemplateOptions,
     /// What [`MoeModel::chat`](crate::MoeModel::chat) does when the conversation is longer than the
-    /// context.
+    /// context. Refused where there is none.
     pub overflow: Overflow,
-    /// Stops the generation from elsewhere, within one token.
+    /// Stops the generation from elsewhere, whatever is being done, with [`Error::Cancelled`].
     pub cancel: Option<CancelHandle>,
-}
-
-/// What happens when a conversation does not fit the context.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Overflow {
-    /// [`Error::PromptTooLong`].
-    #[default]
-    Error,
-    /// The oldest turns are left out, each a question with all that answers it, until there is room
-    /// for the answer: as many tokens as [`GenerateOptions::max_tokens`] says, at most a quarter of
-    /// the context. System and developer messages stay, and so does the last question.
-    /// [`Stats::dropped_messages`](crate::Stats::dropped_messages) says how many went.
-    DropOldestTurns,
+    /// Is told how much of the prompt is read.
+    pub on_prompt_progress: Option<PromptCallback>,
 }
 
 impl GenerateOptions {
@@ -117,6 +107,30 @@ impl GenerateOptions {
         Self { cancel: Some(cancel.clone()), ..self }
     }
 
+    /// Is told how much of the prompt is read: before the first tokens are computed, and after each
+    /// micro-batch. It is called on the thread that generates, which waits for it; a panic in it is
+    /// [`Error::CallbackPanicked`].
+    ///
+    /// ```
+    /// # fn main() -> moe_offload::Result<()> {
+    /// # let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
+    /// use moe_offload::{GenerateOptions, MoeModel};
+    /// let mut model = MoeModel::builder(demo).context_tokens(512).load()?;
+    /// let options = GenerateOptions::default().max_tokens(8).on_prompt_progress(|progress| {
+    ///     eprint!("\r{} of {} tokens read", progress.read_tokens, progress.total_tokens);
+    /// });
+    /// println!("{}", model.generate("Once upon a time", &options)?.text()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn on_prompt_progress(
+        self,
+        on_prompt_progress: impl FnMut(PromptProgress) + Send + 'static,
+    ) -> Self {
+        Self { on_prompt_progress: Some(PromptCallback::new(on_prompt_progress)), ..self }
+    }
+
     /// Checks the values, as every generation does at its start.
     ///
     /// # Errors
@@ -128,6 +142,19 @@ impl GenerateOptions {
             return Err(Error::InvalidOption { option: "log_probabilities", value, expected });
         }
         self.sampling.validate()
+    }
+
+    /// What is only for conversations is refused where there is none.
+    pub(crate) fn check_without_messages(&self) -> Result<()> {
+        let expected = "left as it is for a prompt, which has no messages; use `chat` for those";
+        let refused = |option, value| Err(Error::InvalidOption { option, value, expected });
+        if self.overflow != Overflow::Error {
+            return refused("overflow", format!("{:?}", self.overflow));
+        }
+        if self.template != TemplateOptions::default() {
+            return refused("template", format!("{:?}", self.template));
+        }
+        Ok(())
     }
 }
 
@@ -154,26 +181,4 @@ impl StopReason {
     pub fn is_complete(self) -> bool {
         self == Self::EndOfText
     }
-}
-
-/// A token and how likely the model held it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct LogProbability {
-    /// The token's number in the vocabulary.
-    pub token: i32,
-    /// Its text, which need not be whole characters.
-    pub bytes: Vec<u8>,
-    /// The natural logarithm of its probability, before any sampling.
-    pub log_probability: f32,
-}
-
-/// What was chosen, and what could have been.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct TokenLogProbabilities {
-    /// The token that was taken.
-    pub chosen: LogProbability,
-    /// The likeliest tokens, the likeliest first, as many as were asked for.
-    pub likeliest: Vec<LogProbability>,
 }

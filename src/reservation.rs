@@ -36,7 +36,7 @@ impl Reservation {
     /// Reserves what one more context over the same weights needs.
     pub(crate) fn of_context(plan: &Plan, devices: &[Device]) -> Result<Self> {
         Self::of(plan, devices, |device| {
-            device.context_bytes.unwrap_or(0) + device.compute_bytes.unwrap_or(0)
+            device.context_bytes.unwrap_or(0).saturating_add(device.compute_bytes.unwrap_or(0))
         })
     }
 

@@ -1,8 +1,9 @@
 //! Generation for asynchronous programs: the model on a thread of its own.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::thread;
+use std::time::Instant;
 
 use async_channel::{Receiver, Sender};
 use futures_core::Stream;
@@ -11,14 +12,28 @@ use crate::cancel::CancelHandle;
 use crate::chat::Message;
 use crate::error::{Error, Result};
 use crate::generate::Generation;
+use crate::log_probabilities::TokenLogProbabilities;
 use crate::model::MoeModel;
-use crate::options::GenerateOptions;
+use crate::options::{GenerateOptions, StopReason};
 
 /// Pieces that may wait for the program before the model does.
 const PIECES: usize = 16;
 
 /// What the thread is to do with the model.
 type Job = Box<dyn FnOnce(&mut MoeModel) + Send>;
+
+/// What the thread still has to do. However it ends, what waits then is dropped, and those who wait
+/// for it learn of that.
+struct Todo(Receiver<Job>);
+
+impl Drop for Todo {
+    fn drop(&mut self) {
+        self.0.close();
+        while let Ok(job) = self.0.try_recv() {
+            drop(job);
+        }
+    }
+}
 
 /// A [`MoeModel`] on a thread of its own, for asynchronous programs of any runtime. Clones use the
 /// same model, one after the other: a stream that is neither read nor dropped keeps the next ones
@@ -56,8 +71,9 @@ impl AsyncModel {
     /// [`Error::Io`] if the system has no thread to give.
     pub fn new(mut model: MoeModel) -> Result<Self> {
         let (jobs, todo) = async_channel::unbounded::<Job>();
+        let todo = Todo(todo);
         let work = move || {
-            while let Ok(job) = todo.recv_blocking() {
+            while let Ok(job) = todo.0.recv_blocking() {
                 job(&mut model);
             }
         };
@@ -70,20 +86,21 @@ impl AsyncModel {
         Ok(Self { jobs })
     }
 
-    /// As [`MoeModel::generate`]; what goes wrong is the stream's first item.
+    /// As [`MoeModel::generate`]; what goes wrong is the stream's first item. Time that it waits for
+    /// its turn counts for [`GenerateOptions::max_time`].
     pub fn generate(&self, prompt: impl Into<String>, options: GenerateOptions) -> PieceStream {
-        let prompt = prompt.into();
-        self.stream(options, move |model, options, send| match model.generate(&prompt, options) {
-            Ok(generation) => send(generation),
-            Err(error) => Some(error),
+        let (started, prompt) = (Instant::now(), prompt.into());
+        self.stream(options, move |model, options, tell| {
+            model.generate_since(started, &prompt, options).map(tell)
         })
     }
 
-    /// As [`MoeModel::chat`]; what goes wrong is the stream's first item.
+    /// As [`MoeModel::chat`]; what goes wrong is the stream's first item. Time that it waits for its
+    /// turn counts for [`GenerateOptions::max_time`].
     pub fn chat(&self, messages: Vec<Message>, options: GenerateOptions) -> PieceStream {
-        self.stream(options, move |model, options, send| match model.chat(&messages, options) {
-            Ok(generation) => send(generation),
-            Err(error) => Some(error),
+        let started = Instant::now();
+        self.stream(options, move |model, options, tell| {
+            model.chat_since(started, &messages, options).map(tell)
         })
     }
 
@@ -107,35 +124,54 @@ impl AsyncModel {
     fn stream(
         &self,
         mut options: GenerateOptions,
-        run: impl FnOnce(
-            &mut MoeModel,
-            &GenerateOptions,
-            &dyn Fn(Generation<'_>) -> Option<Error>,
-        ) -> Option<Error>
+        run: impl FnOnce(&mut MoeModel, &GenerateOptions, &dyn Fn(Generation<'_>)) -> Result<()>
         + Send
         + 'static,
     ) -> PieceStream {
-        let cancel = options.cancel.get_or_insert_default().clone();
-        let (sender, pieces) = async_channel::bounded(PIECES);
+        // The stream stops its own generation, and not what else the caller's handle is for.
+        let cancel = options.cancel.as_ref().map(CancelHandle::child).unwrap_or_default();
+        options.cancel = Some(cancel.clone());
+        let (sender, told) = async_channel::bounded(PIECES);
         let job: Job = Box::new(move |model| {
-            let send = |generation: Generation<'_>| {
-                for piece in generation {
-                    // An error means that the stream was dropped.
-                    if sender.send_blocking(piece).is_err() {
-                        break;
-                    }
-                }
-                None
-            };
-            if let Some(error) = run(model, &options, &send) {
-                let _ = sender.send_blocking(Err(error));
+            // An error means that the stream was dropped.
+            let tell = |generation: Generation<'_>| drop(tell_all(generation, &sender));
+            if let Err(error) = run(model, &options, &tell) {
+                let _ = sender.send_blocking(Told::Failed(error));
             }
         });
-        if let Err(refused) = self.jobs.try_send(job) {
-            drop(refused);
+        // What is refused is dropped, and the stream learns of it as of a thread that ends later.
+        drop(self.jobs.try_send(job));
+        PieceStream {
+            told: Box::pin(told),
+            jobs: Some(self.jobs.clone()),
+            cancel,
+            log_probabilities: Vec::new(),
+            stop_reason: None,
         }
-        PieceStream { pieces: Box::pin(pieces), jobs: Some(self.jobs.clone()), cancel }
     }
+}
+
+/// What the model's thread tells a stream.
+#[derive(Debug)]
+enum Told {
+    Piece { text: String, log_probabilities: Vec<TokenLogProbabilities> },
+    Failed(Error),
+    Ended { reason: Option<StopReason>, log_probabilities: Vec<TokenLogProbabilities> },
+}
+
+fn tell_all(
+    mut generation: Generation<'_>,
+    sender: &Sender<Told>,
+) -> Result<(), async_channel::SendError<Told>> {
+    while let Some(piece) = generation.next() {
+        let log_probabilities = generation.take_log_probabilities();
+        sender.send_blocking(match piece {
+            Ok(text) => Told::Piece { text, log_probabilities },
+            Err(error) => Told::Failed(error),
+        })?;
+    }
+    let log_probabilities = generation.take_log_probabilities();
+    sender.send_blocking(Told::Ended { reason: generation.stop_reason(), log_probabilities })
 }
 
 /// The pieces of a text that is generated; an asynchronous [`Generation`]. Dropped, it stops the
@@ -143,21 +179,70 @@ impl AsyncModel {
 #[derive(Debug)]
 #[must_use = "a stream does nothing until it is polled"]
 pub struct PieceStream {
-    pieces: Pin<Box<Receiver<Result<String>>>>,
-    /// Keeps the model until the text is complete.
+    told: Pin<Box<Receiver<Told>>>,
+    /// Keeps the model until the text is complete; `None` when it is.
     jobs: Option<Sender<Job>>,
     cancel: CancelHandle,
+    log_probabilities: Vec<TokenLogProbabilities>,
+    stop_reason: Option<StopReason>,
+}
+
+impl PieceStream {
+    /// Why the text ended; `None` before the stream's end, and after an error.
+    ///
+    /// ```
+    /// # fn main() -> moe_offload::Result<()> {
+    /// # let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
+    /// # let model = moe_offload::MoeModel::builder(demo).context_tokens(512).load()?;
+    /// # let model = moe_offload::AsyncModel::new(model)?;
+    /// use futures_util::{StreamExt, TryStreamExt};
+    /// use moe_offload::{GenerateOptions, Message, StopReason};
+    ///
+    /// futures_executor::block_on(async {
+    ///     let options = GenerateOptions::default().max_tokens(8);
+    ///     let mut answer = model.chat(vec![Message::user("Hello")], options);
+    ///     let text: String = answer.by_ref().try_collect().await?;
+    ///     if answer.stop_reason() == Some(StopReason::MaxTokens) {
+    ///         println!("{text}...");
+    ///     }
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
+    pub fn stop_reason(&self) -> Option<StopReason> {
+        self.stop_reason
+    }
+
+    /// The log-probabilities of the tokens of the pieces that came since the last call; see
+    /// [`Generation::take_log_probabilities`].
+    pub fn take_log_probabilities(&mut self) -> Vec<TokenLogProbabilities> {
+        std::mem::take(&mut self.log_probabilities)
+    }
 }
 
 impl Stream for PieceStream {
     type Item = Result<String>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let piece = self.pieces.as_mut().poll_next(context);
-        if matches!(piece, Poll::Ready(None)) {
-            self.jobs = None;
+        if self.jobs.is_none() {
+            return Poll::Ready(None);
         }
-        piece
+        let item = match ready!(self.told.as_mut().poll_next(context)) {
+            Some(Told::Piece { text, log_probabilities }) => {
+                self.log_probabilities.extend(log_probabilities);
+                return Poll::Ready(Some(Ok(text)));
+            }
+            Some(Told::Failed(error)) => Some(Err(error)),
+            Some(Told::Ended { reason, log_probabilities }) => {
+                self.log_probabilities.extend(log_probabilities);
+                self.stop_reason = reason;
+                None
+            }
+            // The thread ended without a word: it is no end of the text.
+            None => Some(Err(Error::ModelGone)),
+        };
+        self.jobs = None;
+        Poll::Ready(item)
     }
 }
 

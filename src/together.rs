@@ -3,12 +3,18 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use crate::cached::batch_tokens;
 use crate::engine::{Decoded, Sampler, Step, Token};
 use crate::error::{Error, Result};
 use crate::limits::{Interruption, Limits};
+use crate::log_probabilities::TokenLogProbabilities;
 use crate::model::MoeModel;
 use crate::options::{GenerateOptions, StopReason};
+use crate::overflow::Prompts;
+use crate::progress::Reading;
+use crate::stats::Stats;
 use crate::text::{Output, TextBuffer};
+use crate::timing::Timing;
 
 /// Several generations under way: an iterator of pieces of text, each with the number of its
 /// prompt. Made by [`MoeModel::generate_together`].
@@ -17,7 +23,14 @@ pub struct Together<'m> {
     model: &'m mut MoeModel,
     sequences: Vec<Sequence>,
     max_tokens: u64,
+    /// How many of the likeliest tokens are reported with each.
+    likeliest: Option<usize>,
     limits: Limits,
+    started: Instant,
+    /// When all prompts were read.
+    decoding_since: Option<Instant>,
+    /// Whether the context is used for these sequences, and not for an earlier conversation.
+    has_begun: bool,
     /// Tokens that the context holds, of all sequences.
     held: usize,
     ready: VecDeque<(usize, String)>,
@@ -32,63 +45,112 @@ impl std::fmt::Debug for Together<'_> {
 
 /// One of the texts.
 struct Sequence {
-    sampler: Sampler,
+    /// `None` until its prompt is read.
+    sampler: Option<Sampler>,
     text: TextBuffer,
     /// Tokens of it that the context holds.
     length: usize,
     generated: u64,
     /// The token that was chosen last and is not computed yet.
     pending: Option<Token>,
+    log_probabilities: Vec<TokenLogProbabilities>,
     stop_reason: Option<StopReason>,
 }
 
+impl Sequence {
+    fn new(stops: &[String]) -> Self {
+        Self {
+            sampler: None,
+            text: TextBuffer::new(stops),
+            length: 0,
+            generated: 0,
+            pending: None,
+            log_probabilities: Vec::new(),
+            stop_reason: None,
+        }
+    }
+}
+
 impl<'m> Together<'m> {
-    /// Reads all prompts, one after the other.
+    /// Makes so many prompts and reads them, one after the other. If time is over meanwhile, all
+    /// that is not complete is over.
     pub(crate) fn start(
         model: &'m mut MoeModel,
-        prompts: &[Vec<Token>],
+        count: usize,
         options: &GenerateOptions,
+        prompts: impl FnOnce(&MoeModel, &Limits) -> Result<Prompts>,
     ) -> Result<Self> {
         let started = Instant::now();
         options.validate()?;
-        let most = model.plan().context().sequences;
-        if prompts.len() > most as usize {
+        if count > model.plan().context().sequences as usize {
             return Err(Error::InvalidOption {
                 option: "the number of prompts",
-                value: prompts.len().to_string(),
+                value: count.to_string(),
                 expected: "at most the `sequences` that the model was loaded with",
             });
         }
+        model.timing = Timing::default();
+        let mut together = Self {
+            model,
+            sequences: (0..count).map(|_| Sequence::new(&options.stop)).collect(),
+            max_tokens: options.max_tokens.unwrap_or(u64::MAX),
+            likeliest: options.log_probabilities.map(|likeliest| likeliest as usize),
+            limits: Limits::of(options, started),
+            started,
+            decoding_since: None,
+            has_begun: false,
+            held: 0,
+            ready: VecDeque::new(),
+            failed: false,
+        };
+        match together.prepare(options, prompts) {
+            Err(Error::TimedOut { .. }) => together.end_all(StopReason::TimeLimit)?,
+            prepared => prepared?,
+        }
+        Ok(together)
+    }
+
+    /// All that comes before the second token of an answer.
+    fn prepare(
+        &mut self,
+        options: &GenerateOptions,
+        prompts: impl FnOnce(&MoeModel, &Limits) -> Result<Prompts>,
+    ) -> Result<()> {
+        let Prompts { tokens: prompts, dropped_messages } = prompts(self.model, &self.limits)?;
         let prompt_tokens: usize = prompts.iter().map(Vec::len).sum();
-        let context_tokens = model.cached.capacity;
+        let context_tokens = self.model.cached.capacity;
         if prompts.iter().any(Vec::is_empty) {
             return Err(Error::EmptyPrompt);
         }
         if prompt_tokens + prompts.len() > context_tokens {
             return Err(Error::PromptTooLong { prompt_tokens, context_tokens });
         }
-        let limits = Limits::of(options, started);
-        model.context.watch(&limits);
-        model.cached.replace(Vec::new());
-        model.context.keep(0)?;
-        let mut together = Self {
-            model,
-            sequences: Vec::new(),
-            max_tokens: options.max_tokens.unwrap_or(u64::MAX),
-            limits,
-            held: 0,
-            ready: VecDeque::new(),
-            failed: false,
-        };
-        for prompt in prompts {
-            together.read(prompt, options)?;
+        self.model.timing.prompt_tokens = prompt_tokens as u64;
+        self.model.timing.dropped_messages = dropped_messages as u64;
+        self.limits.check()?;
+        self.model.context.watch(&self.limits);
+        let prefill_started = Instant::now();
+        self.has_begun = true;
+        self.model.cached.clear(&mut self.model.context)?;
+        let mut reading = Reading::of(options.on_prompt_progress.as_ref(), prompt_tokens);
+        reading.advance(0)?;
+        for (number, prompt) in prompts.iter().enumerate() {
+            let read = self.read(number, prompt, options, &mut reading);
+            self.model.timing.prefill = prefill_started.elapsed();
+            read?;
         }
-        Ok(together)
+        self.decoding_since = Some(Instant::now());
+        Ok(())
     }
 
     /// Reads one prompt and chooses the first token of its answer.
-    fn read(&mut self, prompt: &[Token], options: &GenerateOptions) -> Result<()> {
-        let number = self.sequences.len();
+    fn read(
+        &mut self,
+        number: usize,
+        prompt: &[Token],
+        options: &GenerateOptions,
+        reading: &mut Reading,
+    ) -> Result<()> {
         let context = &self.model.context;
         let sampler =
             Sampler::new(&options.sampling, options.structure.as_ref(), context.weights())?;
@@ -101,29 +163,23 @@ impl<'m> Together<'m> {
             last.is_last = true;
         }
         let batch = self.model.plan().context().batch_tokens.max(1) as usize;
+        let batch = batch_tokens(batch, &self.model.context, &self.limits, reading);
         let mut rest = &steps[..];
         while !rest.is_empty() {
             let at_once = self.model.context.tokens_at_once(batch.min(rest.len()));
             let (steps, later) = rest.split_at(at_once);
             self.compute(steps)?;
+            reading.advance(steps.len())?;
             rest = later;
         }
-        let mut sequence = Sequence {
-            sampler,
-            text: TextBuffer::new(&options.stop),
-            length: prompt.len(),
-            generated: 0,
-            pending: None,
-            stop_reason: (self.max_tokens == 0).then_some(StopReason::MaxTokens),
-        };
         self.held += prompt.len();
-        if sequence.stop_reason.is_none() {
-            let token = sequence.sampler.sample(&mut self.model.context)?;
-            self.sequences.push(sequence);
-            return self.note(number, token);
+        let sequence = &mut self.sequences[number];
+        sequence.length = prompt.len();
+        if self.max_tokens == 0 {
+            return self.end(number, StopReason::MaxTokens);
         }
-        self.sequences.push(sequence);
-        Ok(())
+        let token = sequence.sampler.insert(sampler).sample(&mut self.model.context)?;
+        self.note(number, token, -1)
     }
 
     fn compute(&mut self, steps: &[Step]) -> Result<()> {
@@ -143,16 +199,21 @@ impl<'m> Together<'m> {
         }
     }
 
-    /// Takes a chosen token into a sequence's text.
-    fn note(&mut self, number: usize, token: Token) -> Result<()> {
-        let weights = self.model.context.weights();
-        let sequence = &mut self.sequences[number];
-        if weights.is_end(token) {
+    /// Takes a token into a sequence's text, chosen by the result at this index of the last batch.
+    fn note(&mut self, number: usize, token: Token, index: i32) -> Result<()> {
+        let context = &mut self.model.context;
+        if context.weights().is_end(token) {
             return self.end(number, StopReason::EndOfText);
         }
+        let sequence = &mut self.sequences[number];
+        if let Some(likeliest) = self.likeliest {
+            let noted = TokenLogProbabilities::of(context, index, token, likeliest)?;
+            sequence.log_probabilities.push(noted);
+        }
+        self.model.timing.note_token(self.started, self.decoding_since);
         sequence.generated += 1;
         sequence.pending = Some(token);
-        weights.token_bytes(token, false, sequence.text.bytes())?;
+        context.weights().token_bytes(token, false, sequence.text.bytes())?;
         let is_enough = sequence.generated >= self.max_tokens;
         match sequence.text.take() {
             Output::Stopped(text) => {
@@ -185,7 +246,11 @@ impl<'m> Together<'m> {
         let sequence = &mut self.sequences[number];
         sequence.stop_reason = Some(reason);
         sequence.pending = None;
-        self.held -= std::mem::take(&mut sequence.length);
+        let length = std::mem::take(&mut sequence.length);
+        self.held -= length;
+        if length == 0 {
+            return Ok(());
+        }
         self.model.context.forget(i32::try_from(number).unwrap_or(i32::MAX))
     }
 
@@ -217,10 +282,13 @@ impl<'m> Together<'m> {
         for (index, &number) in (0..).zip(&going_on) {
             let sequence = &mut self.sequences[number];
             sequence.length += 1;
-            chosen.push(sequence.sampler.sample_at(&mut self.model.context, index)?);
+            if let Some(sampler) = &mut sequence.sampler {
+                let token = sampler.sample_at(&mut self.model.context, index)?;
+                chosen.push((number, token, index));
+            }
         }
-        for (number, token) in std::iter::zip(going_on, chosen) {
-            self.note(number, token)?;
+        for (number, token, index) in chosen {
+            self.note(number, token, index)?;
         }
         Ok(true)
     }
@@ -228,6 +296,18 @@ impl<'m> Together<'m> {
     /// Why the text of this prompt ended; `None` while it goes on, and after an error.
     pub fn stop_reason(&self, prompt: usize) -> Option<StopReason> {
         self.sequences.get(prompt).and_then(|sequence| sequence.stop_reason)
+    }
+
+    /// The log-probabilities of the tokens that were generated for this prompt since the last call;
+    /// see [`Generation::take_log_probabilities`](crate::Generation::take_log_probabilities).
+    pub fn take_log_probabilities(&mut self, prompt: usize) -> Vec<TokenLogProbabilities> {
+        let sequence = self.sequences.get_mut(prompt);
+        sequence.map(|sequence| std::mem::take(&mut sequence.log_probabilities)).unwrap_or_default()
+    }
+
+    /// What was measured so far, of all texts together.
+    pub fn stats(&self) -> Stats {
+        self.model.stats()
     }
 
     /// All that is left, by prompt.
@@ -279,7 +359,9 @@ impl std::iter::FusedIterator for Together<'_> {}
 
 impl Drop for Together<'_> {
     fn drop(&mut self) {
-        // The next conversation begins with nothing; what cannot be forgotten now says so then.
-        let _ = self.model.context.keep(0);
+        if self.has_begun {
+            // The next conversation begins with nothing; what cannot be forgotten now says so then.
+            let _ = self.model.cached.clear(&mut self.model.context);
+        }
     }
 }

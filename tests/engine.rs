@@ -403,7 +403,7 @@ fn fit_keeps_its_budget_to_the_byte() {
     let mut before = 0;
     for percent in [0, 10, 35, 60, 90, 100, 120] {
         let budget = lean + 4096 + (full - lean) * percent / 100;
-        let mut model = load(&format!("fit:{budget}")).unwrap();
+        let mut model = load(&format!("fit:{budget}B")).unwrap();
         let used = total(&model);
         assert!(used <= budget, "{used} of {budget}");
         assert!(model.verify().holds(), "{}", model.verify());
@@ -422,7 +422,7 @@ fn fit_keeps_its_budget_to_the_byte() {
     let error = load("fit:1MiB").unwrap_err();
     assert!(matches!(error, Error::DoesNotFit { .. }), "{error}");
     // What a rule places stays, and counts.
-    let ruled = load(&format!("layers:3=gpu;fit:{full}")).unwrap();
+    let ruled = load(&format!("layers:3=gpu;fit:{full}B")).unwrap();
     assert_eq!(ruled.plan().rules()[0].matched_tensors, 3);
 }
 
@@ -547,7 +547,7 @@ fn a_smaller_context_counts_with_its_own_buffers() {
     };
     for context_tokens in [256, 1024, 3072] {
         let needed = forecast("all-experts".into(), context_tokens).devices()[0].total_bytes;
-        let policy = format!("fit:{needed},smaller-context:256,fewer-layers");
+        let policy = format!("fit:{needed}B,smaller-context:256,fewer-layers");
         let plan = forecast(policy, 4096);
         // Nothing but the context is given up, since that suffices.
         assert!(
@@ -573,7 +573,7 @@ fn fit_never_fails_where_all_experts_fits() {
     let lean = forecast("all-experts").unwrap().devices()[0].total_bytes;
     let mut before = 0;
     for budget in (lean..lean + 1_500_000).step_by(20_000) {
-        let plan = forecast(&format!("fit:{budget}")).unwrap();
+        let plan = forecast(&format!("fit:{budget}B")).unwrap();
         assert!(plan.devices()[0].total_bytes <= budget);
         before = before.max(plan.expert_bytes_on_devices());
     }

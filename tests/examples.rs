@@ -16,7 +16,12 @@ fn text(bytes: &[u8]) -> &str {
 
 /// The program failed as it should: status 1, one line on standard error that begins `error: `.
 fn refused(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    refused_with(1, output)
+}
+
+/// The same with another status.
+fn refused_with(status: i32, output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(status), "{output:?}");
     assert!(output.stdout.is_empty(), "{output:?}");
     let message = text(&output.stderr).to_owned();
     let errors: Vec<&str> = message.lines().filter(|line| line.starts_with("error: ")).collect();
@@ -73,7 +78,7 @@ fn chat_answers_what_a_newcomer_asks() {
     );
     let answer = text(&output.stdout);
     assert!(answer.contains("expert") && answer.contains("memory"), "{answer}");
-    assert!(text(&output.stderr).contains("policy   all-experts"), "{output:?}");
+    assert!(text(&output.stderr).contains("policy   fit"), "{output:?}");
 }
 
 #[test]
@@ -234,13 +239,9 @@ fn plan_fits_a_card_and_freezes_what_chat_loads() {
     let total = card["total_bytes"].as_u64().unwrap();
     assert!((7 << 30..=8 << 30).contains(&total), "{total}");
     assert!(fit("fit:4GiB", "RTX 4070=8GiB")["total_bytes"].as_u64().unwrap() <= 4 << 30);
-    let message = refused(&run(
-        "plan",
-        &["--model", &at("hole.gguf"), "--policy", "fit", "--device", "small=1GiB"],
-    ));
+    let small = ["--model", &at("hole.gguf"), "--policy", "fit", "--device", "small=1GiB"];
+    let message = refused_with(3, &run("plan", &small));
     assert!(message.contains("the plan needs"), "{message}");
-    let message = refused(&run("plan", &["--model", &at("hole.gguf"), "--policy", "fit"]));
-    assert!(message.contains("free memory of gpu"), "{message}");
 
     let server = Server::start();
     let demo = demo().to_str().unwrap().to_owned();
@@ -268,6 +269,45 @@ fn plan_fits_a_card_and_freezes_what_chat_loads() {
         serde_json::from_str::<Value>(&stats).unwrap()["devices"][0]["weights_bytes"].clone()
     };
     assert_eq!(chat(&["--plan", &frozen]), chat(&["--policy", "layers:2"]));
+}
+
+#[test]
+fn a_plan_that_does_not_fit_has_a_status_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hole.gguf").to_str().unwrap().to_owned();
+    run("synth", &["--arch", "gpt-oss-20b", "--no-weights", "--out", &path]);
+    let plan = |arguments: &[&str]| run("plan", &[&["--model", &path], arguments].concat());
+
+    let card = ["--policy", "none", "--device", "CUDA0=8GiB"];
+    let output = plan(&card);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let table = text(&output.stdout);
+    assert!(table.contains("DOES NOT FIT: CUDA0 is short by at least 2."), "{table}");
+    let output = plan(&[&card[..], &["--json"]].concat());
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let device = &json["devices"][0];
+    let bytes = |key: &str| device[key].as_u64().unwrap();
+    assert_eq!(bytes("short_by_bytes"), bytes("total_bytes") - (8 << 30), "{device}");
+
+    // The CPU's memory, of this machine or as it is told.
+    let output = plan(&["--cpu-only"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(text(&output.stdout).contains("left over"), "{output:?}");
+    let without = plan(&[]);
+    assert_eq!(without.status.code(), Some(0), "{without:?}");
+    assert!(text(&without.stderr).contains("--device gpu=12GiB"), "{without:?}");
+    assert!(text(&without.stdout).starts_with("policy   fit\n"), "the default\n{without:?}");
+    let long = plan(&["--device", "cpu=1GB", "--context", "4000000"]);
+    assert_eq!(long.status.code(), Some(3), "{long:?}");
+    assert!(text(&long.stdout).contains("DOES NOT FIT: cpu is short by"), "{long:?}");
+    let both = plan(&["--device", "cpu=1GB", "--device", "CUDA0=8GiB"]);
+    assert_eq!(both.status.code(), Some(0), "{both:?}");
+    assert!(text(&both.stdout).contains("953.67 MiB"), "{both:?}");
+    assert!(refused(&plan(&["--device", "CUDA0=8"])).contains("8GiB"));
+    assert!(refused(&plan(&["--policy", "fit:8"])).contains("write `8GiB`"));
+    assert!(refused(&plan(&["--policy", "fit:ram:8"])).contains("write `8GiB`"));
+    assert!(refused(&plan(&["--expert-cache", "8"])).contains("8GiB"));
 }
 
 #[test]
@@ -369,7 +409,7 @@ fn plan_fits_with_fallbacks_and_open_sizes() {
     }
     let output = plan(&[
         "--device",
-        "a=2400000",
+        "a=2400000B",
         "--policy",
         "fit:cache-to-host",
         "--context",

@@ -97,7 +97,7 @@ fn check_fit(family: &Family, path: &Path, server: &Server) {
         let full = total(&load("none".to_owned()));
         for percent in [5, 35, 70, 100] {
             let budget = lean + 16_384 + full.saturating_sub(lean) * percent / 100;
-            let model = load(format!("fit:{budget}"));
+            let model = load(format!("fit:{budget}B"));
             let used = total(&model);
             assert!(used <= budget, "{}: {used} of {budget}", family.name);
             assert!(model.verify().holds(), "{}\n{}", family.name, model.verify());
@@ -115,7 +115,7 @@ fn check_fallbacks(family: &Family, lean: u64, load: &dyn Fn(String) -> MoeModel
         // A little more than the alignment and the buffers can make up for.
         let budget = lean - lean / 50;
         let mut model = load(
-            format!("fit:{budget},{fallbacks},fewer-layers")
+            format!("fit:{budget}B,{fallbacks},fewer-layers")
                 .replace("fewer-layers,fewer-layers", "fewer-layers"),
         );
         let first = model.plan().decisions().first();

@@ -5,8 +5,9 @@ mod support;
 
 use std::path::Path;
 
+use moe_offload::error::{ForeignFile, GgufFault};
 use moe_offload::gguf::{GgmlType, GgufWriter, MAX_MODEL_BYTES, MAX_TENSORS};
-use moe_offload::{Error, ExpertMap, GgufFile, error::GgufFault};
+use moe_offload::{Error, ExpertMap, GgufFile};
 use proptest::prelude::*;
 use support::model_files::{Shape, bytes_of, read};
 
@@ -280,9 +281,10 @@ fn experts_in_tensors_of_their_own() {
 fn numbers_of_shards_near_the_largest() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m-00001-of-00002.gguf");
-    for (number, count) in [(u64::MAX, 2), (u64::MAX, u64::MAX), (0, u64::MAX), (1, 2)] {
-        let raw = Raw::new(0, 2).text(b"split.no").u32(10).u64(number);
-        std::fs::write(&path, raw.text(b"split.count").u32(10).u64(count).0).unwrap();
+    for (number, count) in [(u16::MAX, 2), (u16::MAX, u16::MAX), (0, u16::MAX), (1, 2)] {
+        let raw = Raw::new(0, 2).text(b"split.no").u32(2).bytes(&number.to_le_bytes());
+        let raw = raw.text(b"split.count").u32(2).bytes(&count.to_le_bytes());
+        std::fs::write(&path, raw.0).unwrap();
         let error = GgufFile::open(&path).unwrap_err();
         assert!(matches!(error, Error::ShardMismatch { .. }), "{number} of {count}: {error}");
     }
@@ -320,4 +322,126 @@ fn a_missing_file_is_an_error() {
         let error = moe_offload::GgufFile::open(path).unwrap_err();
         assert!(matches!(error, moe_offload::Error::Io { .. }), "{error}");
     }
+}
+
+fn foreign(bytes: &[u8]) -> ForeignFile {
+    match read(bytes) {
+        Err(Error::NotGguf { found, .. }) => found,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn files_of_other_kinds_say_what_they_are() {
+    let pointer =
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12109566560\n";
+    assert_eq!(foreign(pointer), ForeignFile::LfsPointer { bytes: Some(12_109_566_560) });
+    let page = foreign(b"\n<!DOCTYPE html>\n<html><head><title>Sign in</title>");
+    assert_eq!(page, ForeignFile::WebPage { beginning: "<!DOCTYPE html>".into() });
+    let safetensors = [&16_u64.to_le_bytes()[..], b"{\"a\":{}}        "].concat();
+    assert_eq!(foreign(&safetensors), ForeignFile::Safetensors);
+    assert_eq!(foreign(b"PK\x03\x04\x14\0\0\0"), ForeignFile::Zip);
+    assert_eq!(foreign(b"\x1f\x8b\x08\0\0"), ForeignFile::Packed { format: "gzip" });
+    assert_eq!(foreign(b"tjgg\x03\0\0\0"), ForeignFile::Ggml);
+    assert_eq!(foreign(&[0; 4096]), ForeignFile::Zeros);
+    let text = "Entry not found für diese Adresse, ".repeat(20);
+    let beginning: String = text.chars().take(60).chain(['…']).collect();
+    assert_eq!(foreign(text.as_bytes()), ForeignFile::Text { beginning });
+    let bytes = foreign(b"\x89\x01\xfe\xff and more than is shown");
+    assert!(matches!(bytes, ForeignFile::Other { beginning } if beginning.len() == 16));
+    // Cut within a character.
+    assert!(matches!(foreign("aaaü".as_bytes().split_last().unwrap().1), ForeignFile::Text { .. }));
+}
+
+#[test]
+fn messages_show_text_as_text() {
+    let message = |bytes: &[u8]| read(bytes).unwrap_err().to_string();
+    let pointer = message(b"version https://git-lfs.github.com/spec/v1\nsize 7\n");
+    assert!(pointer.contains("Git LFS pointer") && pointer.contains("git lfs pull"), "{pointer}");
+    let page = message(b"<html><body>404</body>");
+    assert!(page.contains("web page (`<html><body>404</body>`)"), "{page}");
+    let text = message(b"Repository not found\n");
+    assert!(text.contains("it is text, which begins `Repository not found`"), "{text}");
+}
+
+#[test]
+fn types_of_a_fork_are_told_apart_from_unknown_ones() {
+    let fault = |id| Raw::new(1, 0).tensor("t", &[256], id, 0).data(256).fault();
+    let fork = fault(139);
+    assert!(matches!(&fork, GgufFault::ForkTensorType { id: 139, name: "iq4_k", .. }), "{fork}");
+    assert!(fork.to_string().contains("ik_llama.cpp"), "{fork}");
+    assert!(fork.to_string().contains("the file is valid there"), "{fork}");
+    assert!(matches!(fault(1000), GgufFault::UnknownTensorType { id: 1000, .. }));
+    for ours in GgmlType::all() {
+        let fault = Raw::new(1, 0).tensor("t", &[1], ours.id(), 0).data(256);
+        let is_fork = matches!(
+            read(&fault.0),
+            Err(Error::InvalidGguf { fault: GgufFault::ForkTensorType { .. }, .. })
+        );
+        assert!(!is_fork, "{ours}");
+    }
+}
+
+#[test]
+fn keys_that_the_engine_takes_in_one_type_only() {
+    let alignment = Raw::new(0, 1).text(b"general.alignment").u32(10).u64(64).fault();
+    let expected =
+        GgufFault::MetadataType { key: "general.alignment".into(), found: "u64", expected: "u32" };
+    assert_eq!(alignment, expected);
+    let count = Raw::new(0, 1).text(b"split.count").u32(4).u32(1).fault();
+    assert!(matches!(&count, GgufFault::MetadataType { found: "u32", expected: "u16", .. }));
+    assert!(count.to_string().contains("the engine takes only u16"), "{count}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m-00001-of-00002.gguf");
+    let raw = Raw::new(0, 2).text(b"split.no").u32(4).u32(0);
+    std::fs::write(&path, raw.text(b"split.count").u32(2).bytes(&[2, 0]).0).unwrap();
+    let error = GgufFile::open(&path).unwrap_err();
+    assert!(
+        matches!(&error, Error::InvalidGguf { fault: GgufFault::MetadataType { key, .. }, .. } if key == "split.no"),
+        "{error}"
+    );
+}
+
+#[test]
+fn every_alignment_of_the_engine_is_taken() {
+    for alignment in [1_u32, 8, 16, 64, 4096] {
+        let raw = Raw::new(1, 1).text(b"general.alignment").u32(4).u32(alignment);
+        let gguf = read(&raw.tensor("t", &[8], 0, 0).data(8192).0).unwrap();
+        assert_eq!(gguf.alignment(), u64::from(alignment));
+        assert_eq!(gguf.tensors()[0].file_offset % u64::from(alignment), 0);
+    }
+}
+
+#[test]
+fn parts_that_were_joined_as_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let parts: Vec<Vec<u8>> = Shape::default().writer().split(3).iter().map(bytes_of).collect();
+    for name in ["joined.gguf", "m-00001-of-00003.gguf"] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, parts.concat()).unwrap();
+        let error = GgufFile::open(&path).unwrap_err();
+        let at = parts[0].len() as u64;
+        assert!(
+            matches!(&error, Error::InvalidGguf { fault: GgufFault::JoinedFiles { at: found }, .. } if *found == at),
+            "{error}"
+        );
+        assert!(error.to_string().contains("joined as by `cat`"), "{error}");
+    }
+    // A first part with metadata alone, and one whose last tensor is not padded.
+    let no_tensors = Raw::new(0, 0).data(0).0;
+    let unpadded = Raw::new(1, 0).tensor("t", &[9], 0, 0).data(36).0;
+    for first in [no_tensors, unpadded] {
+        let path = folder.path().join("other.gguf");
+        std::fs::write(&path, [first, parts[1].clone()].concat()).unwrap();
+        let error = GgufFile::open(&path).unwrap_err();
+        assert!(
+            matches!(&error, Error::InvalidGguf { fault: GgufFault::JoinedFiles { .. }, .. }),
+            "{error}"
+        );
+    }
+    // What follows a model and is no model is the file's own business.
+    let path = folder.path().join("trailing.gguf");
+    std::fs::write(&path, [bytes_of(&Shape::default().writer()), vec![0; 99]].concat()).unwrap();
+    GgufFile::open(&path).unwrap();
 }

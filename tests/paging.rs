@@ -308,8 +308,8 @@ fn fit_leaves_on_disk_what_memory_does_not_hold() {
     let everything = plan("fit:ram:1GiB").unwrap();
     assert!(everything.disk().is_none());
     let needed = everything.device("cpu").unwrap().total_bytes;
-    assert!(plan(&format!("fit:ram:{needed}")).unwrap().disk().is_none());
-    let less = plan(&format!("fit:ram:{}", needed - 1)).unwrap();
+    assert!(plan(&format!("fit:ram:{needed}B")).unwrap().disk().is_none());
+    let less = plan(&format!("fit:ram:{}B", needed - 1)).unwrap();
     let disk = less.disk().unwrap();
     let on_disk = less.tensors().iter().filter(|placed| placed.device == DISK);
     assert_eq!(on_disk.map(|placed| placed.tensor.bytes).sum::<u64>(), disk.weights_bytes);
@@ -329,7 +329,7 @@ fn fit_leaves_on_disk_what_memory_does_not_hold() {
     // The buffers for computing, which only a load knows, do not fit beside.
     let refused = builder(&demo(), "none").plan(stored).load().map(|_| ());
     assert!(matches!(refused, Err(Error::DoesNotFit { .. })), "{refused:?}");
-    let policy = format!("fit:ram:{}", nearly_all());
+    let policy = format!("fit:ram:{}B", nearly_all());
     let stored = builder(&demo(), &policy).forecast().unwrap();
     let mut model = with_cache(&demo(), "none", least).plan(stored).load().unwrap();
     assert_eq!(text(&mut model), text(&mut builder(&demo(), "none").load().unwrap()));
@@ -352,7 +352,7 @@ fn of_two_budgets_the_smaller_counts() {
     assert!((1..model.plan().context().micro_batch_tokens).contains(&at_once), "{at_once}");
 
     let ram = nearly_all();
-    let policy = format!("fit:ram:{ram}");
+    let policy = format!("fit:ram:{ram}B");
     let load = |bytes: u64| with_cache(&demo(), &policy, bytes).load().unwrap();
     let small = load(least);
     assert_eq!(small.plan().disk().unwrap().cache_bytes, Some(least));
@@ -478,7 +478,7 @@ fn memory_that_gets_short_makes_the_budget_smaller() {
     let gguf = GgufFile::open(&path).unwrap();
     let experts = moe_offload::ExpertMap::new(&gguf).unwrap().expert_bytes();
     let wanted = experts * 9 / 10;
-    let cache = wanted.to_string();
+    let cache = format!("{wanted}B");
     let arguments = ["--policy", "all-experts=disk", "--expert-cache", &cache, "--context", "512"];
     let arguments = [&arguments[..], &["--prompt", "Hello", "--max-tokens", "200"]].concat();
     let (expected, free) = said(chat("", &path, &arguments));

@@ -20,7 +20,7 @@ fn the_least_that_a_plan_asks_for_will_do() {
     let folder = tempfile::tempdir().unwrap();
     for family in ["mixtral-8x7b", "gpt-oss-20b", "deepseek-v3", "qwen3-30b-a3b"] {
         let path = made(folder.path(), family, None, 1);
-        let load = |ram: u64| builder(&path, &format!("fit:ram:{ram}")).load();
+        let load = |ram: u64| builder(&path, &format!("fit:ram:{ram}B")).load();
         let mut ram = 1;
         let mut model = loop {
             match load(ram) {

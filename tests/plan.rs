@@ -123,11 +123,19 @@ fn errors_name_cause_and_remedy() {
     let dense = Shape { experts: 0, ..Shape::default() };
     assert!(matches!(error(&dense, "all-experts"), Error::NoExperts { .. }));
     assert!(plan(&dense, "regex:ffn_up=cpu", &["CUDA0"]).is_ok());
+    // The default is for every model.
+    let context = ContextOptions::default();
+    let fitted = OffloadPolicy::default().plan(&dense.open(), &[card("gpu", 1 << 30)], &context);
+    assert_eq!(fitted.unwrap().device(CPU).unwrap().layers, 0);
+    let little = OffloadPolicy::default().plan(&dense.open(), &[card("gpu", 1000)], &context);
+    assert!(matches!(little, Err(Error::DoesNotFit { .. })));
 
     let too_many = error(&deepseek(), "first-layers:6");
     assert!(matches!(too_many, Error::TooManyLayers { requested: 6, available: 5, .. }));
     let beyond = error(&deepseek(), "layers:2,6-9");
-    assert!(matches!(beyond, Error::NotAnExpertLayer { layer: 6, .. }), "{beyond}");
+    assert!(matches!(beyond, Error::NoSuchLayer { layer: 6, layers: 6, .. }), "{beyond}");
+    let far_beyond = error(&deepseek(), "layers:99").to_string();
+    assert!(far_beyond.contains("the model has 6 layers, numbered from 0"), "{far_beyond}");
     let only_dense = error(&deepseek(), "layers:0");
     assert!(
         matches!(&only_dense, Error::NotAnExpertLayer { layer: 0, layers, .. } if layers == "1-5")
@@ -137,6 +145,24 @@ fn errors_name_cause_and_remedy() {
     assert!(near.contains("did you mean `blk.1.ffn_up_exps.weight`"), "{near}");
     let far = error(&deepseek(), "regex:zzzz=cpu");
     assert!(matches!(&far, Error::NoMatch { near, .. } if near.is_empty()), "{far}");
+
+    // The name is right, the layer is not.
+    let error_of = |policy: OffloadPolicy| {
+        let devices = [card("CUDA0", 1 << 30)];
+        policy.plan(&deepseek().open(), &devices, &ContextOptions::default()).unwrap_err()
+    };
+    for policy in [
+        OffloadPolicy::regex(r"blk\.99\.ffn_up_exps", "cpu").unwrap(),
+        OffloadPolicy::regex(r"^blk.(6|7).ffn_up_exps", "cpu").unwrap(),
+        OffloadPolicy::from_llama_flags(["--n-cpu-moe", "1"]).unwrap(),
+    ] {
+        let error = error_of(policy);
+        assert!(
+            matches!(&error, Error::NoMatch { layers: Some(layers), .. } if layers == "1-5"),
+            "{error}"
+        );
+        assert!(error.to_string().contains("the same names are in layers 1-5"), "{error}");
+    }
 
     let device = error(&deepseek(), "all-experts=CUDA1");
     assert_eq!(
@@ -251,6 +277,142 @@ fn a_stored_plan_that_was_changed_is_refused() {
     }
 }
 
+/// Every figure of every device of a stored plan, as large as it can be: refused, or printed as it is.
+#[test]
+fn figures_that_no_number_adds_up_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let model = synth::family("gpt-oss-20b").unwrap().build(&SynthOptions::default().layers(2));
+    model.unwrap().save_without_weights(&path, 1).unwrap();
+    let gguf = GgufFile::open(&path).unwrap();
+    let policy: OffloadPolicy = "layers:1=disk".parse().unwrap();
+    let devices = [card("a", 8 << 30), card("b", 8 << 30)];
+    let tied = Shape { tied: true, rope_factors: true, ..deepseek() };
+    let with_copies = plan(&tied, "none", &["a", "b"]).unwrap();
+    assert!(!with_copies.copies().is_empty());
+    let with_disk = policy.plan(&gguf, &devices, &ContextOptions::default()).unwrap();
+    for (plan, gguf) in [(&with_disk, &gguf), (&with_copies, &tied.open())] {
+        plan.check(gguf).unwrap();
+        let mut numbers = Vec::new();
+        find_numbers(&serde_json::to_value(plan).unwrap(), String::new(), &mut numbers);
+        let bytes = |pointer: &&String| pointer.ends_with("bytes") && !pointer.contains("free");
+        let bytes: Vec<&String> = numbers.iter().filter(bytes).collect();
+        assert!(bytes.len() > 30, "{bytes:?}");
+        for pointer in bytes {
+            let all = edited(plan, pointer, u64::MAX.into());
+            let _ = (all.to_string(), all.picture().to_string(), all.expert_bytes_on_devices());
+            let _ = (all.verify(&[]), all.clone().with_expert_cache(1));
+            // These follow from others, are only shown, or are asked for and then not there.
+            let derived = ["short_by", "rules", "unpaged", "token_bytes", "disk/cache", "host"];
+            if !derived.iter().any(|name| pointer.contains(name)) {
+                assert!(all.check(gguf).is_err(), "{pointer}");
+            }
+        }
+        for pointer in ["/model/experts", "/model/active_experts"] {
+            let all = edited(plan, pointer, u64::MAX.into());
+            assert!(all.check(gguf).is_err(), "{pointer}");
+            let _ = all.with_expert_cache(1);
+        }
+    }
+    // Two that wrap around to the sum that was.
+    let half = edited(&with_copies, "/copies/0/bytes", (1_u64 << 63).into());
+    let other = edited(&half, "/copies/1/bytes", (1_u64 << 63).into());
+    assert!(other.check(&tied.open()).is_err());
+}
+
+fn find_numbers(value: &serde_json::Value, pointer: String, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            fields.iter().for_each(|(key, value)| {
+                find_numbers(value, format!("{pointer}/{key}"), found);
+            });
+        }
+        // The first of a list stands for all.
+        serde_json::Value::Array(values) => {
+            values.iter().enumerate().take(3).for_each(|(i, value)| {
+                find_numbers(value, format!("{pointer}/{i}"), found);
+            })
+        }
+        serde_json::Value::Number(_) => found.push(pointer),
+        _ => {}
+    }
+}
+
+#[test]
+fn what_is_missing_is_told() {
+    // A fixed policy asks for what it asks for, whatever there is.
+    let policy: OffloadPolicy = "none".parse().unwrap();
+    let context = ContextOptions::default();
+    let plan = policy.plan(&deepseek().open(), &[card("gpu", 300_000)], &context).unwrap();
+    let gpu = &plan.devices()[0];
+    assert!(!plan.fits());
+    assert_eq!(gpu.short_by_bytes, gpu.total_bytes - 300_000);
+    assert_eq!(gpu.left_over_bytes(), Some(0));
+    let json = serde_json::to_value(&plan).unwrap();
+    assert_eq!(json["devices"][0]["short_by_bytes"], gpu.short_by_bytes);
+    assert_eq!(json["devices"][0]["total_is_at_least"], true, "compute buffers are not known");
+    insta::assert_snapshot!(plan);
+    let enough = policy.plan(&deepseek().open(), &[card("gpu", 1 << 30)], &context).unwrap();
+    assert!(enough.fits() && !enough.to_string().contains("FIT"), "{enough}");
+
+    // The CPU's memory: what is mapped may be dropped, a cache may not.
+    let context = ContextOptions::with_context_tokens(4_000_000);
+    let large = policy.plan(&deepseek().open(), &[], &context).unwrap();
+    let needed = large.devices()[0].context_bytes.unwrap();
+    let short = large.clone().with_cpu_memory(needed - 1);
+    assert_eq!(short.devices()[0].short_by_bytes, 1);
+    assert!(short.to_string().contains("DOES NOT FIT: cpu is short by at least 1 B"), "{short}");
+    let enough = large.with_cpu_memory(needed);
+    assert!(enough.fits(), "{enough}");
+    assert!(enough.to_string().contains("of what is mapped find no room"), "{enough}");
+}
+
+#[test]
+fn a_cache_that_is_not_known_makes_totals_the_least() {
+    let mut writer = GgufWriter::new();
+    writer.set("general.architecture", "unheard-of").set("unheard-of.block_count", 1_u32);
+    writer.tensor("blk.0.ffn_up_exps.weight", &[32, 32, 4], GgmlType::Q8_0);
+    let gguf = read(&bytes_of(&writer)).unwrap();
+    let policy: OffloadPolicy = "fit".parse().unwrap();
+    let plan = policy.plan(&gguf, &[card("gpu", 1 << 30)], &ContextOptions::default()).unwrap();
+    let gpu = &plan.devices()[0];
+    assert_eq!((gpu.context_bytes, gpu.total_is_at_least), (None, true));
+    let json = serde_json::to_value(&plan).unwrap();
+    assert_eq!(json["devices"][0]["total_is_at_least"], true);
+    assert!(plan.to_string().contains("≥ at least, ≤ at most: without KV cache"), "{plan}");
+    // A cache that is known, and a reserve for the rest: nothing is open on the card.
+    let known = fit_plan("fit", 1 << 30, &ContextOptions::default()).unwrap();
+    assert!(!known.devices()[0].total_is_at_least, "{known}");
+}
+
+#[test]
+fn memory_for_experts_on_disk_is_the_cpu_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let model = synth::family("gpt-oss-20b").unwrap().build(&SynthOptions::default().layers(3));
+    model.unwrap().save_without_weights(&path, 1).unwrap();
+    let gguf = GgufFile::open(&path).unwrap();
+    let plan = |policy: &str| {
+        let policy: OffloadPolicy = policy.parse().unwrap();
+        policy.plan(&gguf, &[], &ContextOptions::default()).unwrap()
+    };
+    let ram = 1_u64 << 30;
+    let held = plan("fit:ram:1GiB");
+    let (cpu, disk) = (&held.devices()[0], held.disk().unwrap());
+    assert_eq!(cpu.total_bytes, ram, "all of it is spoken for\n{held}");
+    assert!(cpu.disk_cache_bytes >= disk.cache_bytes && cpu.disk_cache_bytes > Some(0), "{held}");
+    insta::assert_snapshot!(held);
+    let by_hand = plan("all-experts=disk").with_expert_cache(200 << 20).unwrap();
+    assert_eq!(by_hand.devices()[0].disk_cache_bytes, Some(200 << 20), "{by_hand}");
+    let open = plan("all-experts=disk");
+    assert_eq!(open.devices()[0].disk_cache_bytes, None);
+    assert!(
+        open.devices()[0].total_is_at_least && open.to_string().contains("when loaded"),
+        "{open}"
+    );
+    assert_eq!(plan("none").devices()[0].disk_cache_bytes, Some(0));
+}
+
 #[test]
 fn long_names_print() {
     let long = "n".repeat(255);
@@ -316,6 +478,53 @@ fn any_rule() -> impl Strategy<Value = String> {
         )
             .prop_map(|(pattern, device)| format!("regex:{pattern}={device}")),
     ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn figures_add_up(
+        layers in 1_u32..12,
+        tied: bool,
+        rules in prop::collection::vec(any_rule(), 0..3),
+        free in prop::collection::vec(prop::option::of(0_u64..1 << 20), 2..4),
+        cpu in 0_u64..1 << 20,
+        tokens in 1_u32..10_000,
+        cache_on_host: bool,
+    ) {
+        let shape = Shape { layers, tied, rope_factors: tied, ..Shape::default() };
+        let device = |(name, free): (&str, &Option<u64>)| {
+            free.map_or_else(|| Device::new(name), |free| card(name, free))
+        };
+        let devices: Vec<Device> = ["a", "b", "c"].into_iter().zip(&free).map(device).collect();
+        let text = if rules.is_empty() { "none".to_owned() } else { rules.join(";") };
+        let mut context = ContextOptions::with_context_tokens(tokens);
+        context.cache_on_host = cache_on_host;
+        let policy: OffloadPolicy = text.parse().unwrap();
+        let Ok(plan) = policy.plan(&shape.open(), &devices, &context) else { return Ok(()) };
+        let plan = plan.with_cpu_memory(cpu);
+        prop_assert!(plan.check(&shape.open()).is_ok());
+        let mut weights = 0;
+        for device in plan.devices() {
+            let compute = device.compute_bytes.unwrap_or(device.reserved_bytes);
+            let parts = [device.padding_bytes, device.context_bytes.unwrap(), compute];
+            let sum = parts.into_iter().try_fold(device.weights_bytes, u64::checked_add);
+            prop_assert_eq!(Some(device.total_bytes), sum);
+            weights += device.weights_bytes;
+            let Some(free) = device.free_bytes else {
+                prop_assert_eq!((device.left_over_bytes(), device.short_by_bytes), (None, 0));
+                continue;
+            };
+            let left = device.left_over_bytes().unwrap();
+            prop_assert!(left == 0 || device.short_by_bytes == 0);
+            prop_assert_eq!(device.resident_bytes() + left, free + device.short_by_bytes);
+        }
+        let copied: u64 = plan.copies().iter().map(|copy| copy.bytes).sum();
+        prop_assert_eq!(weights, plan.model().tensor_bytes + copied);
+        let short = plan.devices().iter().any(|device| device.short_by_bytes > 0);
+        prop_assert_eq!(plan.fits(), !short);
+    }
 }
 
 proptest! {

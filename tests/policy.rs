@@ -1,6 +1,8 @@
 //! The text form of policies, their serialised form, and llama.cpp's flags.
 #![allow(missing_docs)]
 
+mod support;
+
 use moe_offload::error::{FlagFault, PolicyFault};
 use moe_offload::policy::{LayerSet, Target};
 use moe_offload::{Error, OffloadPolicy};
@@ -34,7 +36,8 @@ fn every_form_parses_and_prints() {
         "fit",
         "fit:10GiB",
         "layers:0;fit:-512MiB",
-        "fit:1000001",
+        "fit:1000001B",
+        "fit:-1B,ram:0B",
         "fit:fewer-layers",
         "layers:3;fit:10GiB,smaller-context:2048,cache-to-host,fewer-layers",
         "all-experts=RTX 4070",
@@ -95,6 +98,18 @@ fn faults_are_told_apart() {
     for text in ["fit:1GiB,ram:", "fit:ram:abc", "fit:ram:-1GiB", "fit:ram:1GiB,ram:2GiB"] {
         assert_eq!(fault(text), PolicyFault::BadRam, "{text}");
     }
+    for (text, number) in [
+        ("fit:8", "8"),
+        ("fit:-8", "8"),
+        ("fit:0.5", "0.5"),
+        ("fit:8,fewer-layers", "8"),
+        ("fit:10GiB,ram:24", "24"),
+        ("layers:0;fit:ram:24", "24"),
+    ] {
+        assert_eq!(fault(text), PolicyFault::NoUnit { number: number.to_owned() }, "{text}");
+        let asked = parse(text).unwrap_err().to_string();
+        assert!(asked.contains(&format!("write `{number}GiB`")), "{asked}");
+    }
     for text in ["ram:5GiB", "fit:1GiB;ram:1GiB", "all-experts=disk,ram:1GiB", "all-experts;ram:1"]
     {
         assert_eq!(fault(text), PolicyFault::RamWithoutFit, "{text}");
@@ -144,6 +159,54 @@ fn llama_flags_keep_their_meaning() {
 }
 
 #[test]
+fn llama_flags_in_all_their_spellings() {
+    let read = |flags: &[&str]| OffloadPolicy::from_llama_flags(flags).unwrap().to_string();
+    let expected = read(&["-ncmoe", "2"]);
+    for flags in [&["--n-cpu-moe", "2"][..], &["--n_cpu_moe", "2"], &["--n-cpu-moe=2"]] {
+        assert_eq!(read(flags), expected, "{flags:?}");
+    }
+    assert_eq!(read(&["--cpu_moe"]), "all-experts");
+    assert_eq!(read(&["--override_tensor", "a_b=CPU"]), "regex:a_b=cpu");
+    let dense = r"regex:blk\.([0-1])\.ffn_(up|down|gate)\.=cpu";
+    assert_eq!(read(&["-ncffn", "2"]), dense);
+    assert_eq!(read(&["--n-cpu-ffn", "2"]), dense);
+    // The text of a policy may be flags.
+    assert_eq!(
+        parse("-ot attn=CPU --n-cpu-moe 2").unwrap().to_string(),
+        format!("regex:attn=cpu;{expected}")
+    );
+    assert_eq!(parse(" --cpu-moe ").unwrap(), OffloadPolicy::AllExperts);
+    assert!(matches!(parse("--ngl 3"), Err(Error::InvalidFlag { flag, .. }) if flag == "--ngl"));
+}
+
+/// Every flag of the engine's argument parser that places weights.
+#[test]
+fn no_llama_flag_is_forgotten() {
+    let source = support::engine_source::read("../common/arg.cpp");
+    let options = source.split("add_opt(common_arg(");
+    let places = |option: &&str| option.contains("tensor_buft_overrides");
+    let mut seen = 0;
+    for option in options.filter(places) {
+        let is_draft = option.contains("speculative.draft");
+        for flag in support::engine_source::all(r#""(-[-\w]+)""#, option.split_once('}').unwrap().0)
+        {
+            let value = if option.contains("(common_params & params)") { None } else { Some("1") };
+            let value = value.map(|n| if option.contains("=<buffer") { "a=CPU" } else { n });
+            let flags: Vec<&str> = [flag.as_str()].into_iter().chain(value).collect();
+            match OffloadPolicy::from_llama_flags(&flags) {
+                Ok(_) => assert!(!is_draft, "{flag}"),
+                Err(Error::InvalidFlag { fault: FlagFault::DraftModel, .. }) => {
+                    assert!(is_draft, "{flag}")
+                }
+                Err(other) => panic!("{flag}: {other}"),
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen >= 18, "{seen}");
+}
+
+#[test]
 fn llama_flags_that_are_wrong() {
     let fault = |flags: &[&str]| match OffloadPolicy::from_llama_flags(flags) {
         Err(Error::InvalidFlag { fault, .. }) => fault,
@@ -154,8 +217,33 @@ fn llama_flags_that_are_wrong() {
     assert_eq!(fault(&["-ncmoe", "-1"]), FlagFault::BadNumber { value: "-1".into() });
     assert_eq!(fault(&["-ncmoe", "70000"]), FlagFault::BadNumber { value: "70000".into() });
     assert_eq!(fault(&["-ot", "abc"]), FlagFault::BadOverride { value: "abc".into() });
-    let look_ahead = OffloadPolicy::from_llama_flags(["-ot", "(?!x)=CPU"]).unwrap_err();
-    assert!(matches!(look_ahead, Error::InvalidPattern { .. }));
+    assert_eq!(fault(&["--cpu-moe=1"]), FlagFault::NoValue { value: "1".into() });
+    assert_eq!(fault(&["-cmoed"]), FlagFault::DraftModel);
+    assert!(FlagFault::DraftModel.to_string().contains("draft model"));
+    let comma = fault(&["-ot", r"blk\.[0-9]{1,2}\.=CPU"]);
+    assert_eq!(comma, FlagFault::BadOverride { value: r"blk\.[0-9]{1".into() });
+    assert!(comma.to_string().contains("no pattern can hold one"), "{comma}");
+}
+
+#[test]
+fn why_a_pattern_cannot_be_used_is_said_in_one_line() {
+    let message = |error: Error| match error {
+        error @ Error::InvalidPattern { .. } => error.to_string(),
+        other => panic!("{other}"),
+    };
+    for text in [
+        message(OffloadPolicy::from_llama_flags(["-ot", "(?!x)=CPU"]).unwrap_err()),
+        message(parse(r"regex:blk\.(?=1)=cpu").unwrap_err()),
+        message(parse(r"regex:(?<!shared)exps=cpu").unwrap_err()),
+    ] {
+        assert!(text.contains("look-around") && text.contains("is not supported"), "{text}");
+        assert!(text.contains("a rule before it"), "{text}");
+        assert!(!text.contains('\n'), "{text}");
+    }
+    let open = message(parse("regex:(=cpu").unwrap_err());
+    assert_eq!(open, "the pattern `(` cannot be used: unclosed group");
+    let large = message(parse("regex:a{1000}{1000}{1000}=cpu").unwrap_err());
+    assert!(large.contains("size limit"), "{large}");
 }
 
 #[test]

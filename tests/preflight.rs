@@ -3,10 +3,13 @@
 
 mod support;
 
-use moe_offload::error::ModelFault;
+use std::collections::BTreeSet;
+
+use moe_offload::error::{FilePurpose, ModelFault};
 use moe_offload::gguf::{GgmlType, GgufWriter, WriteValue};
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, GgufFile, preflight};
+use support::engine_source;
 use support::model_files::{bytes_of, read};
 
 /// Only the header; the data is said to be there.
@@ -154,7 +157,7 @@ fn more_names_than_a_pattern_can_hold() {
 #[test]
 fn a_file_without_layers_is_the_engine_s_business() {
     let mut writer = GgufWriter::new();
-    writer.set("general.architecture", "bert").set("bert.block_count", 1_u32);
+    writer.set("general.architecture", "olmo").set("olmo.block_count", 1_u32);
     writer.tensor("token_embd.weight", &[32, 100], GgmlType::F16);
     preflight::check(&header(&writer)).unwrap();
 }
@@ -163,4 +166,244 @@ fn a_file_without_layers_is_the_engine_s_business() {
 fn a_file_without_an_architecture() {
     let gguf = read(&bytes_of(&GgufWriter::new())).unwrap();
     assert!(matches!(preflight::check(&gguf), Err(Error::MissingMetadata { .. })));
+}
+
+/// A header of this architecture that holds little more than these tensors.
+fn of(architecture: &str, layers: u32, next_token: u32, tensors: &[&str]) -> GgufWriter {
+    let mut writer = GgufWriter::new();
+    writer
+        .set("general.architecture", architecture)
+        .set(format!("{architecture}.block_count"), layers)
+        .set(format!("{architecture}.nextn_predict_layers"), next_token);
+    for tensor in tensors {
+        writer.tensor(*tensor, &[32], GgmlType::F32);
+    }
+    writer
+}
+
+fn purpose(writer: &GgufWriter) -> FilePurpose {
+    match preflight::check(&header(writer)) {
+        Err(Error::NotATextModel { purpose, .. }) => purpose,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn architectures_are_those_of_the_engine() {
+    let model = engine_source::read("llama-model.cpp");
+    let create = engine_source::between(&model, "llama_model_mapping(", "llama_model_create(");
+    let mut expected = engine_source::named_in(create);
+    expected.remove("clip"); // a class that refuses to be a model
+    let ours: BTreeSet<String> = preflight::ARCHITECTURES.iter().map(ToString::to_string).collect();
+    assert_eq!(ours, expected);
+    assert!(preflight::ARCHITECTURES.is_sorted());
+}
+
+#[test]
+fn an_architecture_that_the_engine_does_not_know() {
+    let near_of = |architecture: &str| {
+        let writer = of(architecture, 1, 0, &["blk.0.attn_norm.weight"]);
+        match preflight::check(&header(&writer)) {
+            Err(Error::UnknownArchitecture { near, architecture: found, .. }) => {
+                assert_eq!(found, architecture);
+                near
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(near_of("qwen3_moe")[0], "qwen3moe");
+    assert_eq!(near_of("GPT-OSS")[0], "gpt-oss");
+    // The engine has its name, and no code for it.
+    assert!(!near_of("gptj").contains(&"gptj"));
+    assert!(near_of("zzzz").is_empty());
+    let writer = of("qwen3_moe", 1, 0, &["blk.0.attn_norm.weight"]);
+    let error = preflight::check(&header(&writer)).unwrap_err().to_string();
+    assert!(error.contains("`qwen3_moe`, which the pinned engine"), "{error}");
+    assert!(error.contains("`qwen3moe`"), "{error}");
+}
+
+#[test]
+fn architectures_that_write_no_text_are_those_of_the_engine() {
+    let model = engine_source::read("llama-model.cpp");
+    let create = engine_source::between(&model, "::create_memory(", "res = nullptr;");
+    let encoder = engine_source::between(&model, "llama_model_has_encoder(", "return true;");
+    let arch = engine_source::read("llama-arch.cpp");
+    let diffusion = engine_source::between(&arch, "llm_arch_is_diffusion(", "return true;");
+    let diffusion = engine_source::named_in(diffusion);
+    let mut all = engine_source::named_in(create);
+    all.extend(engine_source::named_in(encoder));
+    all.extend(diffusion.iter().cloned());
+    assert!(all.len() > 15, "{all:?}");
+    for architecture in &all {
+        let purpose = purpose(&of(architecture, 1, 0, &["blk.0.attn_norm.weight"]));
+        let is_diffusion = matches!(purpose, FilePurpose::Diffusion { .. });
+        assert_eq!(is_diffusion, diffusion.contains(architecture), "{architecture}: {purpose}");
+        assert!(purpose.to_string().contains(architecture.as_str()), "{purpose}");
+    }
+    for (architecture, phrase) in [
+        ("nomic-bert-moe", "embeddings"),
+        ("llada-moe", "diffusion"),
+        ("rnd1", "diffusion"),
+        ("t5", "encoder-decoder"),
+        ("qwen3tts", "speech"),
+        ("clef", "decides"),
+        ("eagle3", "draft head"),
+    ] {
+        let purpose = purpose(&of(architecture, 1, 0, &["blk.0.attn_norm.weight"])).to_string();
+        assert!(purpose.contains(phrase), "{purpose}");
+    }
+}
+
+#[test]
+fn models_that_say_themselves_that_they_write_no_text() {
+    let mut writer = tiny("qwen3-30b-a3b");
+    writer.set("qwen3moe.pooling_type", 3_u32);
+    let by = |key: &str| FilePurpose::Embeddings {
+        architecture: "qwen3moe".into(),
+        key: Some(format!("qwen3moe.{key}")),
+    };
+    assert_eq!(purpose(&writer), by("pooling_type"));
+    assert_eq!(purpose(writer.set("qwen3moe.attention.causal", false)), by("attention.causal"));
+    writer.set("qwen3moe.attention.causal", true).set("qwen3moe.pooling_type", 0_u32);
+    preflight::check(&header(&writer)).unwrap();
+}
+
+#[test]
+fn files_that_go_with_a_model() {
+    let mut projector = of("clip", 1, 0, &["v.blk.0.ln1.weight"]);
+    assert_eq!(purpose(&projector), FilePurpose::Projector);
+    assert_eq!(purpose(projector.set("general.type", "mmproj")), FilePurpose::Projector);
+
+    let mut adapter = of("llama", 1, 0, &["blk.0.attn_q.weight.lora_a"]);
+    adapter.set("general.type", "adapter").set("adapter.type", "lora");
+    assert_eq!(purpose(&adapter), FilePurpose::Adapter { kind: "lora".into() });
+    let control = of("controlvector", 1, 0, &["direction.1"]);
+    assert_eq!(purpose(&control), FilePurpose::Adapter { kind: "control vector".into() });
+
+    // It names no architecture.
+    let mut matrix = GgufWriter::new();
+    matrix.set("general.type", "imatrix").tensor("a.in_sum2", &[32], GgmlType::F32);
+    assert_eq!(purpose(&matrix), FilePurpose::ImportanceMatrix);
+
+    let images = of("flux", 1, 0, &["double_blocks.0.img_attn.norm.key_norm.scale"]);
+    assert_eq!(purpose(&images), FilePurpose::Images { architecture: "flux".into() });
+    let mut nameless = GgufWriter::new();
+    nameless.tensor("model.diffusion_model.out.0.bias", &[32], GgmlType::F32);
+    assert!(matches!(purpose(&nameless), FilePurpose::Images { .. }));
+
+    let mut vocabulary = of("llama", 4, 0, &[]);
+    assert_eq!(purpose(&vocabulary), FilePurpose::NoWeights);
+    vocabulary.set("tokenizer.ggml.tokens", vec!["a".to_owned()]);
+    assert_eq!(purpose(&vocabulary), FilePurpose::Vocabulary);
+
+    for (purpose, phrase) in [
+        (FilePurpose::Projector, "general.type `mmproj`"),
+        (FilePurpose::Adapter { kind: "lora".into() }, "general.type `adapter`"),
+        (FilePurpose::ImportanceMatrix, "general.type `imatrix`"),
+        (FilePurpose::Vocabulary, "only a vocabulary"),
+        (FilePurpose::Images { architecture: "flux".into() }, "images or video"),
+    ] {
+        assert!(purpose.to_string().contains(phrase), "{purpose}");
+    }
+}
+
+/// The architectures whose layers the engine lets be missing where one tensor is, and that tensor.
+fn optional_layers() -> Vec<(String, &'static str)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(engine_source::folder().join("models")).unwrap() {
+        let source = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let condition = source.lines().find(|line| line.contains("bool mtp_only"));
+        let Some(condition) = condition else { continue };
+        let tensor = match condition {
+            line if line.contains("blk.0.attn_norm.weight") => "attn_norm.weight",
+            line if line.contains("LLM_TENSOR_HC_ATTN_NORM") => "hc_attn_norm.weight",
+            other => panic!("another condition: {other}"),
+        };
+        let class = engine_source::all(r"void llama_model_(\w+)::load_arch_tensors", &source);
+        assert_eq!(class.len(), 1, "{class:?}");
+        let architectures = class.iter().flat_map(|class| engine_source::run_by(class));
+        found.extend(architectures.map(|architecture| (architecture, tensor)));
+    }
+    found
+}
+
+#[test]
+fn a_file_of_next_token_layers_alone_is_a_draft_head() {
+    let architectures = optional_layers();
+    assert!(architectures.len() > 15, "{architectures:?}");
+    for (architecture, _) in architectures {
+        let tensors = ["blk.2.nextn.eh_proj.weight", "blk.2.attn_norm.weight", "output.weight"];
+        let head = of(&architecture, 3, 1, &tensors);
+        let expected = match architecture.as_str() {
+            "clef" => FilePurpose::Decisions { architecture },
+            _ => FilePurpose::DraftHead { architecture },
+        };
+        assert_eq!(purpose(&head), expected);
+    }
+    let error = preflight::check(&header(&of("qwen35moe", 1, 1, &["blk.0.nextn.eh_proj.weight"])));
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains("is a draft head") && text.contains("main model's file"), "{text}");
+}
+
+#[test]
+fn a_whole_file_without_the_tensor_that_makes_others_optional() {
+    for (architecture, probe) in optional_layers() {
+        if architecture == "clef" {
+            continue; // writes no text
+        }
+        let with = format!("blk.0.{probe}");
+        let tensors =
+            ["blk.0.ffn_up.weight", "blk.1.attn_norm.weight", "blk.2.nextn.eh_proj.weight"];
+        let fault = fault(&of(&architecture, 3, 1, &tensors));
+        assert_eq!(fault, ModelFault::OptionalLayers { tensor: with.clone(), layer: 0 });
+        assert!(fault.to_string().contains("layer 0 has no tensor"), "{fault}");
+        let whole = [tensors[0], tensors[1], tensors[2], &with];
+        preflight::check(&header(&of(&architecture, 3, 1, &whole))).unwrap();
+        // Without next-token layers every tensor is asked for.
+        preflight::check(&header(&of(&architecture, 3, 0, &tensors[..2]))).unwrap();
+    }
+}
+
+#[test]
+fn next_token_layers_that_are_ordinary_ones() {
+    let mut writer = tiny("dots1");
+    let key = "dots1.nextn_predict_layers";
+    let layers = 4;
+    match fault(writer.set(key, 1_u32)) {
+        ModelFault::NotForPrediction { key: found, value: 1, layer: 3, tensor } => {
+            assert_eq!(found, key);
+            assert!(tensor.starts_with("blk.3."), "{tensor}");
+        }
+        other => panic!("{other}"),
+    }
+    for value in [layers, layers + 1, u32::MAX] {
+        let expected = ModelFault::NoLayersLeft {
+            key: key.into(),
+            value: value.into(),
+            layers: layers.into(),
+        };
+        assert_eq!(fault(writer.set(key, value)), expected);
+    }
+    preflight::check(&header(writer.set(key, 0_u32))).unwrap();
+}
+
+#[test]
+fn keys_in_a_type_that_the_engine_does_not_take() {
+    let list = with("dbrx", "dbrx.expert_count", vec![8_u32; 4]);
+    assert!(
+        matches!(&list, ModelFault::KeyType { key, found: "a list", .. } if key == "dbrx.expert_count")
+    );
+    assert!(list.to_string().contains("the engine takes only one number"), "{list}");
+    let narrow = with("dbrx", "dbrx.block_count", 4_u16);
+    assert!(matches!(narrow, ModelFault::KeyType { found: "u16", .. }), "{narrow}");
+    let signed = with("dbrx", "dbrx.expert_used_count", 2_i32);
+    assert!(matches!(signed, ModelFault::KeyType { found: "i32", .. }), "{signed}");
+    let short = with("dbrx", "dbrx.expert_used_count", vec![2_u32; 3]);
+    assert_eq!(
+        short,
+        ModelFault::ListLength { key: "dbrx.expert_used_count".into(), length: 3, layers: 4 }
+    );
+    let mut writer = tiny("dbrx");
+    writer.set("dbrx.expert_used_count", vec![2_u32, 1, 2, 1]);
+    preflight::check(&header(&writer)).unwrap();
 }

@@ -36,12 +36,31 @@ fn yes() -> bool {
 #[serde(rename_all = "lowercase")]
 enum Expected {
     Text(String),
+    /// Of a text, as make.py computes it.
+    Hash(String),
     Raised(String),
     Failed(String),
 }
 
-fn read<T: for<'de> Deserialize<'de>>(name: &str) -> T {
-    serde_json::from_slice(&std::fs::read(folder().join(name)).unwrap()).unwrap()
+impl Expected {
+    fn admits(&self, found: &Self) -> bool {
+        match (found, self) {
+            (Self::Failed(_), Self::Failed(_)) => true,
+            (Self::Text(text), Self::Hash(hash)) => fnv(text) == *hash,
+            (found, expected) => found == expected,
+        }
+    }
+}
+
+fn fnv(text: &str) -> String {
+    let hash = text.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
+    });
+    format!("{hash:016x}")
+}
+
+fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> T {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
 fn render(template: &ChatTemplate, case: &Case) -> Expected {
@@ -68,34 +87,93 @@ fn difference(found: &Expected, expected: &Expected) -> String {
     format!("…{}…\n    instead of …{}…", part(&found), part(&expected))
 }
 
-#[test]
-fn published_templates_give_the_reference_s_texts() {
-    let cases: Vec<Case> = read("cases.json");
-    let expected: BTreeMap<String, BTreeMap<String, Expected>> = read("expected.json");
-    assert!(expected.len() >= 7 && cases.len() >= 30);
-    let (mut wrong, mut right) = (Vec::new(), 0);
+/// How a template's text may differ from the reference's, and why: see tests/templates/README.md.
+#[derive(Clone, Copy, Debug)]
+enum Difference {
+    /// The reference fails where the engine finds nothing to do, or writes a list that the reference
+    /// would have to make of a generator.
+    Lenient,
+    /// The reference escapes what it adds to a text marked as `safe`.
+    Unescaped,
+    /// `~` writes floats that are very large or small without an exponent.
+    Exponent,
+}
+
+const DIFFERENCES: [(&str, Difference); 8] = [
+    ("CohereForAI-c4ai-command-r-plus-tool_use", Difference::Lenient),
+    ("NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use", Difference::Lenient),
+    ("NousResearch-Hermes-3-Llama-3.1-8B-tool_use", Difference::Lenient),
+    ("llama-cpp-deepseek-r1", Difference::Lenient),
+    ("meetkai-functionary-medium-v3.1", Difference::Unescaped),
+    ("meetkai-functionary-medium-v3.2", Difference::Exponent),
+    ("GigaChat3-10B-A1.8B", Difference::Exponent),
+    ("GigaChat3.1-10B-A1.8B", Difference::Exponent),
+];
+
+impl Difference {
+    fn explains(self, case: &Case, found: &Expected, expected: &Expected) -> bool {
+        match (self, found) {
+            (Self::Lenient, Expected::Text(_)) => matches!(expected, Expected::Failed(_)),
+            (Self::Unescaped, Expected::Text(_)) => !case.tools.is_empty(),
+            (Self::Exponent, Expected::Text(text)) => {
+                expected.admits(&Expected::Text(text.replace("15000000000000000.0", "1.5e+16")))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Compares the templates of a folder with its `expected.json`; how many there are.
+fn compare(folder: &Path) -> usize {
+    let cases: Vec<Case> = read(&self::folder().join("cases.json"));
+    let expected: BTreeMap<String, BTreeMap<String, Expected>> =
+        read(&folder.join("expected.json"));
+    let mut wrong = Vec::new();
     for (name, expected) in &expected {
-        let source = std::fs::read_to_string(folder().join(format!("{name}.jinja"))).unwrap();
+        let source = std::fs::read_to_string(folder.join(format!("{name}.jinja"))).unwrap();
         let template = ChatTemplate::new(&source)
             .unwrap()
             .token("bos_token", "<bos>")
             .token("eos_token", "<eos>")
             .token("pad_token", "<pad>");
+        let known = DIFFERENCES.iter().find(|(of, _)| of == name).map(|(_, known)| *known);
+        let mut explained = 0;
         for case in &cases {
             let (found, expected) = (render(&template, case), &expected[&case.name]);
-            let equal = match (&found, expected) {
-                (Expected::Failed(_), Expected::Failed(_)) => true,
-                (found, expected) => found == expected,
-            };
-            if equal {
-                right += 1;
+            if expected.admits(&found) {
+                continue;
+            }
+            if known.is_some_and(|known| known.explains(case, &found, expected)) {
+                explained += 1;
             } else {
                 wrong.push(format!("{name}, {}: {}", case.name, difference(&found, expected)));
             }
         }
+        if known.is_some() && explained == 0 {
+            wrong.push(format!("{name} no longer differs: take it from the list"));
+        }
     }
-    assert!(wrong.is_empty(), "{right} right, {} wrong:\n{}", wrong.len(), wrong.join("\n"));
-    assert_eq!(right, cases.len() * expected.len());
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(cases.len() >= 41);
+    expected.len()
+}
+
+#[test]
+fn published_templates_give_the_reference_s_texts() {
+    assert!(compare(&folder()) >= 22);
+}
+
+#[test]
+fn the_templates_that_llama_cpp_carries_give_the_reference_s_texts() {
+    assert!(compare(&folder().join("llama.cpp")) >= 43);
+}
+
+/// For the templates that are not kept here; first run `make.py` over their folder.
+#[test]
+#[ignore = "takes the templates in the folder MOE_OFFLOAD_TEMPLATES"]
+fn templates_kept_elsewhere_give_the_reference_s_texts() {
+    let folder = std::env::var_os("MOE_OFFLOAD_TEMPLATES").expect("a folder");
+    assert!(compare(Path::new(&folder)) > 0);
 }
 
 fn fault(source: &str) -> TemplateFault {
@@ -208,4 +286,51 @@ fn what_only_training_needs_is_left_out() {
     assert!(matches!(fault("\n{{ 1 + none }}"), TemplateFault::Failed { line: Some(2), .. }));
     let raised = fault("{{ raise_exception('roles must alternate') }}");
     assert_eq!(raised, TemplateFault::Raised { message: "roles must alternate".into() });
+}
+
+fn tool_turn(source: &str, question: &str, arguments: Value) -> String {
+    let call = moe_offload::ToolCall::new("look", arguments);
+    let talk = [Message::user(question), Message::tool_calls([call])];
+    let template = ChatTemplate::new(source).unwrap();
+    template.render(&talk, &TemplateOptions::default()).unwrap()
+}
+
+/// The turn has no content, which is not the word `None`.
+#[test]
+fn a_turn_with_only_a_tool_call_does_not_say_none() {
+    let calls = "{{ m.tool_calls[0].function.arguments|tojson if m.tool_calls }}";
+    let source =
+        |content: &str| format!("{{% for m in messages %}}[{content}{calls}]{{% endfor %}}");
+    let arguments = || serde_json::json!({"word": "None", "nothing": null});
+    for content in [
+        "{{ m.content }}",
+        "{{ m.content if m.content is string else m.content|tojson }}",
+        "{{ '' ~ m.content }}",
+    ] {
+        let text = tool_turn(&source(content), "None or null?", arguments());
+        let expected = r#"[None or null?][{"word": "None", "nothing": null}]"#;
+        assert_eq!(text, expected, "{content}");
+    }
+    // Who asks whether there is content is told the truth, whatever the person says.
+    let text = tool_turn(&source("{{ m.content is none }}"), "None or null?", arguments());
+    assert_eq!(text, r#"[False][True{"word": "None", "nothing": null}]"#);
+}
+
+#[test]
+fn a_call_without_arguments_has_an_object_without_fields() {
+    let source = "{% for m in messages %}{% if m.tool_calls %}\
+                  {{ m.tool_calls[0].function.arguments|tojson }}{% endif %}{% endfor %}";
+    for arguments in [Value::Null, "".into(), "{}".into(), "null".into()] {
+        assert_eq!(tool_turn(source, "x", arguments.clone()), "{}", "{arguments}");
+    }
+}
+
+#[test]
+fn indent_is_python_s() {
+    let template = ChatTemplate::new(
+        "{{ 'a\\n\\nb\\n'|indent(2) }}|{{ 'a\\n'|indent(2, first=true) }}|{{ 'a\\n\\nb'|indent(width=1, \
+         first=true, blank=true) }}|{{ 'a\\r\\nb'|indent }}|{{ ''|indent(3, true) }}",
+    );
+    let text = template.unwrap().render(&[], &TemplateOptions::default()).unwrap();
+    assert_eq!(text, "a\n\n  b\n|  a\n| a\n \n b|a\n    b|   ");
 }

@@ -22,10 +22,15 @@ pub(crate) fn arguments<A: Parser>() -> A {
 
 /// Ends the program with one line on standard error and status 1.
 pub(crate) fn fail(error: &dyn Display) -> ! {
+    fail_with(1, error)
+}
+
+/// The same with another status.
+pub(crate) fn fail_with(status: i32, error: &dyn Display) -> ! {
     use std::io::Write;
     // With standard error closed there is nobody to tell.
     let _ = writeln!(std::io::stderr(), "error: {}", error.to_string().replace('\n', " "));
-    std::process::exit(1);
+    std::process::exit(status);
 }
 
 /// What is left of an error in writing output: none if the reader went away (`… | head`).

@@ -43,7 +43,7 @@ impl Rule {
             Self::Layers(a, b) => format!("layers:{a}-{b}"),
             Self::Down(device) => format!("regex:_down_exps=d{}", device % 4),
             Self::Fit => "fit".to_owned(),
-            Self::Budget(bytes) => format!("fit:{bytes}"),
+            Self::Budget(bytes) => format!("fit:{bytes}B"),
             Self::Margin(bytes) => format!("fit:-{bytes}"),
         }
     }

@@ -66,7 +66,7 @@ impl PolicyChoice {
         };
         let bytes = u128::from(experts.expert_bytes()) * u128::from(percent) / 100;
         let budget = u128::from(all_experts()?) + bytes;
-        Ok(format!("fit:{budget}").parse()?)
+        Ok(format!("fit:{budget}B").parse()?)
     }
 }
 

@@ -10,6 +10,7 @@ use super::protocol::{Protocol, QualityProtocol, Setting};
 use super::quality::{self, Comparison, Quality};
 use super::record::{QualityRecord, Record};
 use crate::engine::{self, Decoded, Sampler, Token};
+use crate::limits::Limits;
 use crate::tokenize::tokenize;
 use crate::{Error, MoeModel, Sampling};
 
@@ -43,7 +44,7 @@ pub(super) fn quality(
     } else {
         compare(&mut model, &quality, &greedy, &path)?
     };
-    let devices = engine::devices_with(&protocol.rpc_servers)?;
+    let devices = engine::devices_with(&protocol.rpc_servers, None)?;
     let used = devices.iter().filter(|device| model.plan().device(&device.name).is_some());
     let bounds = used.map(|device| quality::kl_bound_nats(&device.backend));
     let kl_bound_nats = bounds.fold(quality::kl_bound_nats("CPU"), |all, one| Some(all?.max(one?)));
@@ -56,7 +57,7 @@ fn baseline_path(protocol: &Protocol, setting: &Setting, scratch: &Path) -> Path
 }
 
 fn text_tokens(model: &MoeModel, quality: &QualityProtocol) -> BenchResult<Vec<Token>> {
-    let mut tokens = tokenize(model.context.weights(), &quality.text, true)?;
+    let mut tokens = tokenize(model.context.weights(), &quality.text, true, &Limits::default())?;
     tokens.truncate(quality.text_tokens as usize);
     Ok(tokens)
 }

@@ -68,7 +68,7 @@ impl Environment {
     /// # Errors
     /// What opening a file, connecting to a server or starting the engine returns.
     pub fn look(protocol: &Protocol) -> BenchResult<Self> {
-        let devices = engine::devices_with(&protocol.rpc_servers)?;
+        let devices = engine::devices_with(&protocol.rpc_servers, None)?;
         let models = protocol.models.iter().map(|model| {
             let gguf = GgufFile::open(&model.path)?;
             let plan = OffloadPolicy::None.plan(&gguf, &[], &ContextOptions::default())?;

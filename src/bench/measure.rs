@@ -80,7 +80,7 @@ fn speed(protocol: &Protocol, setting: &Setting, repetition: u32) -> BenchResult
         load_seconds: stats.load_seconds,
         answers,
         memory: model.memory().to_vec(),
-        devices: engine::devices_with(&protocol.rpc_servers)?,
+        devices: engine::devices_with(&protocol.rpc_servers, None)?,
         expected: None,
         placement: placement(model.plan()),
         process: ProcessMemory { load_peak_bytes, answer_peak_bytes },

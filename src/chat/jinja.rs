@@ -19,8 +19,10 @@ const MAX_FUEL: u64 = 2_000_000;
 /// the nesting of expressions and values, which a hostile template can drive up to its fuel. The
 /// memory is only reserved.
 const STACK_BYTES: usize = if cfg!(target_pointer_width = "64") { 1 << 30 } else { 64 << 20 };
-/// Most nested macro calls, includes and recursive loops.
-const MAX_RECURSION: usize = 60;
+/// Most nesting: a macro call costs 4, an include 10, a loop or block 1. It is the most that the
+/// engine allows without growing the stack by itself. A published template follows a tool's
+/// parameters by two macro calls for each level.
+const MAX_RECURSION: usize = 500;
 
 /// What a template said by `raise_exception`.
 #[derive(Debug)]
@@ -45,6 +47,7 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
         None => out.write_str(&python::str(state, value)?).map_err(Error::from),
     });
     env.add_filter("tojson", python::tojson);
+    env.add_filter("indent", python::indent);
     env.add_filter("string", |state: &mut State, value: &Value| python::str(state, value));
     env.add_test("iterable", is_iterable);
     env.add_function("raise_exception", raise_exception);

@@ -1,6 +1,7 @@
 //! Conversations: their messages, and the one text that a model reads them as.
 
 mod clock;
+mod forms;
 mod jinja;
 mod python;
 
@@ -159,12 +160,15 @@ pub struct ToolCall {
 }
 
 impl ToolCall {
-    /// A call without an id. A text that is JSON counts as what it says.
+    /// A call without an id. A text that is JSON counts as what it says; `null` and an empty text
+    /// count as an object without fields.
     pub fn new(name: impl Into<String>, arguments: impl Into<Value>) -> Self {
         let arguments = match arguments.into() {
+            Value::String(text) if text.is_empty() => Value::Null,
             Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
             value => value,
         };
+        let arguments = if arguments.is_null() { serde_json::json!({}) } else { arguments };
         Self { id: None, name: name.into(), arguments }
     }
 

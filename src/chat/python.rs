@@ -30,6 +30,38 @@ pub(super) fn tojson(state: &mut State, value: &Value, options: Kwargs) -> Resul
     Ok(writer.out)
 }
 
+/// The filter: all lines but the first and the blank ones, unless asked. It keeps the line break at
+/// the end, unlike the engine's own.
+#[allow(clippy::needless_pass_by_value)] // as the engine calls filters
+pub(super) fn indent(
+    state: &mut State,
+    text: &str,
+    width: Option<Value>,
+    first: Option<bool>,
+    options: Kwargs,
+) -> Result<String, Error> {
+    let width = width.map_or_else(|| options.get("width"), |width| Ok(Some(width)))?;
+    let step = width.map_or_else(|| Ok(" ".repeat(4)), |width| indentation(&width))?;
+    let first = first.map_or_else(|| options.get("first"), |first| Ok(Some(first)))?;
+    let blank: Option<bool> = options.get("blank")?;
+    options.assert_all_used()?;
+    let lines = text.replace("\r\n", "\n");
+    let lines: Vec<&str> = lines.split(['\n', '\r']).collect();
+    let most = text.len().saturating_add(lines.len().saturating_mul(step.len()));
+    state.consume_fuel(most as u64 / 64)?;
+    let mut out = String::new();
+    for (i, line) in lines.iter().enumerate() {
+        let indented = match i {
+            0 => first.unwrap_or(false),
+            _ => blank.unwrap_or(false) || !line.is_empty(),
+        };
+        out += if i > 0 { "\n" } else { "" };
+        out += if indented { &step } else { "" };
+        out += line;
+    }
+    Ok(out)
+}
+
 fn indentation(value: &Value) -> Result<String, Error> {
     match value.as_str() {
         Some(text) => Ok(text.to_owned()),

@@ -8,8 +8,9 @@ use minijinja::{Environment, ErrorKind, Value as Jinja};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::forms::{self, Form};
 use super::jinja::{self, Raised};
-use super::{Message, clock, python};
+use super::{Message, clock};
 use crate::error::{Error, Result, TemplateFault};
 use crate::gguf::{self, GgufFile};
 
@@ -156,23 +157,41 @@ impl ChatTemplate {
     /// The messages as one text.
     ///
     /// Templates differ in how they want tool calls: the arguments as an object or as a text, the
-    /// absent content as `null` or as empty. They are tried in this order.
+    /// absent content as `null` or as empty. They are tried in this order. Content that is absent is
+    /// never written out as `None` or `null` where the template has a form without.
     ///
     /// # Errors
     /// [`Error::ChatTemplate`] with what the template itself raised, where it failed, or that it
     /// takes too long.
     pub fn render(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
-        let first = serde_json::to_value(messages).unwrap_or_default();
-        let error = match self.render_json(&first, options) {
-            Err(error) if messages.iter().any(|message| !message.tool_calls.is_empty()) => error,
-            result => return result,
-        };
-        for (as_text, as_empty) in [(true, false), (false, true), (true, true)] {
-            if let Ok(text) = self.render_json(&adapted(&first, as_text, as_empty), options) {
-                return Ok(text);
-            }
+        let calls = messages.iter().any(|message| !message.tool_calls.is_empty());
+        let messages = serde_json::to_value(messages).unwrap_or_default();
+        if !calls {
+            return self.render_json(&messages, options);
         }
-        Err(error)
+        let attempt = |form: Form| {
+            let text = self.render_json(&form.apply(&messages), options)?;
+            Ok(self.without_absent(text, form, &messages, options))
+        };
+        let [first, others @ ..] = Form::ALL;
+        attempt(first)
+            .or_else(|error| others.into_iter().find_map(|form| attempt(form).ok()).ok_or(error))
+    }
+
+    /// The text, or the one with empty content if the template wrote out that there is none.
+    fn without_absent(
+        &self,
+        text: String,
+        form: Form,
+        messages: &Value,
+        options: &TemplateOptions,
+    ) -> String {
+        let count = forms::count_absent(&text);
+        let Some(empty) = form.with_empty_content().filter(|_| count > 0) else { return text };
+        match self.render_json(&empty.apply(messages), options) {
+            Ok(other) if forms::count_absent(&other) < count => other,
+            _ => text,
+        }
     }
 
     fn render_json(&self, messages: &Value, options: &TemplateOptions) -> Result<String> {
@@ -233,45 +252,6 @@ fn source<'a>(gguf: &'a GgufFile, name: Option<&str>) -> Result<&'a str> {
         key = format!("{key}.{name}");
     }
     gguf.metadata().get(&key).and_then(gguf::Value::as_str).ok_or(Error::NoChatTemplate)
-}
-
-/// The messages with tool calls in another form.
-fn adapted(messages: &Value, arguments_as_text: bool, content_as_empty: bool) -> Value {
-    let mut messages = messages.clone();
-    for message in messages.as_array_mut().into_iter().flatten() {
-        if content_as_empty && message["content"].is_null() {
-            message["content"] = "".into();
-        }
-        let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
-        for call in calls.into_iter().flatten().filter(|_| arguments_as_text) {
-            let arguments = &mut call["function"]["arguments"];
-            if !arguments.is_string() {
-                *arguments = spaced(arguments).into();
-            }
-        }
-    }
-    messages
-}
-
-/// JSON as Python writes it.
-fn spaced(value: &Value) -> String {
-    match value {
-        Value::Array(items) => {
-            let items: Vec<String> = items.iter().map(spaced).collect();
-            format!("[{}]", items.join(", "))
-        }
-        Value::Object(fields) => {
-            let field = |(key, value): (&String, &Value)| {
-                format!("{}: {}", Value::from(key.as_str()), spaced(value))
-            };
-            let fields: Vec<String> = fields.iter().map(field).collect();
-            format!("{{{}}}", fields.join(", "))
-        }
-        Value::Number(number) if number.is_f64() => {
-            number.as_f64().map_or_else(|| number.to_string(), python::float)
-        }
-        plain => plain.to_string(),
-    }
 }
 
 /// Runs the template engine.

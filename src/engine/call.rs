@@ -21,6 +21,11 @@ impl Failure {
         self.status == ffi::MOE_MISSING
     }
 
+    /// The engine threw, or an assertion failed, somewhere in the middle of its work.
+    pub(super) fn is_exception(&self) -> bool {
+        self.status == ffi::MOE_EXCEPTION
+    }
+
     /// What the caller wrote is wrong.
     pub(super) fn is_invalid(&self) -> bool {
         self.status == ffi::MOE_INVALID

@@ -61,8 +61,12 @@ pub(crate) struct Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Usable,
+    /// Servers were not waited for any more, so that what it holds is made up: it is emptied before it is used.
+    Stale,
     /// A failure interrupted the engine in the middle of a change.
     Lost,
+    /// Likewise by an exception: other threads may still be computing in it.
+    Abandoned,
 }
 
 /// A context over shared weights. Freed on drop, before it lets go of the weights.
@@ -91,7 +95,12 @@ pub(crate) struct Context {
 unsafe impl Send for Context {}
 
 impl Context {
-    pub(crate) fn new(weights: &Arc<Weights>, settings: &ContextSettings) -> Result<Self> {
+    /// `limits` are those of making it.
+    pub(crate) fn new(
+        weights: &Arc<Weights>,
+        settings: &ContextSettings,
+        limits: &Limits,
+    ) -> Result<Self> {
         // SAFETY: a plain function that returns default values.
         let mut params = unsafe { ffi::llama_context_default_params() };
         let threads = i32::try_from(settings.threads).unwrap_or(i32::MAX);
@@ -128,7 +137,7 @@ impl Context {
             params.op_offload = false;
         }
         let mut context = ptr::null_mut();
-        let lock = weights.rpc.lock();
+        let turn = weights.rpc.turn(limits)?;
         let _reading = locks::read_registry();
         // SAFETY: the model is alive and stays so by the `Arc`; params live during the call.
         let created = guarded(|message| unsafe {
@@ -141,7 +150,6 @@ impl Context {
                     reason: String::new(),
                 })
             });
-        drop(lock);
         let looks_into_graphs = params.cb_eval.is_some();
         let mut context = match context {
             Ok(raw) => Self {
@@ -156,25 +164,26 @@ impl Context {
                 #[cfg(feature = "bench")]
                 watch,
             },
-            Err(error) => return Err(weights.rpc.check().err().unwrap_or(error)),
+            Err(error) => return turn.check().and(weights.rpc.check()).and(Err(error)),
         };
         if looks_into_graphs && settings.threads > 1 {
             context.threads = Some(Threads::attach(context.raw, settings.threads)?);
         }
+        turn.check()?;
         weights.rpc.check()?;
         Ok(context)
     }
 
     /// Another one of the same sizes over the same weights.
     pub(crate) fn another(&self) -> Result<Self> {
-        Self::new(&self.weights, &self.settings)
+        Self::new(&self.weights, &self.settings, &Limits::default())
     }
 
     pub(super) fn as_ptr(&mut self) -> *mut ffi::llama_context {
         self.raw.as_ptr()
     }
 
-    pub(crate) fn weights(&self) -> &Weights {
+    pub(crate) fn weights(&self) -> &Arc<Weights> {
         &self.weights
     }
 
@@ -213,6 +222,7 @@ impl Context {
         let count = i32::try_from(tokens.len()).map_err(|_| failed("too many tokens".into()))?;
         let mut result = 0;
         let context = self.raw.as_ptr();
+        self.freshen()?;
         // SAFETY: the context is alive and used by nobody else; the tokens live during the call.
         self.computing("compute", |message| unsafe {
             ffi::moe_decode(context, tokens.as_ptr(), count, &raw mut result, message)
@@ -228,6 +238,7 @@ impl Context {
         let wanted: Vec<i8> = steps.iter().map(|step| i8::from(step.is_last)).collect();
         let mut result = 0;
         let context = self.raw.as_ptr();
+        self.freshen()?;
         // SAFETY: the context is alive and used by nobody else; the arrays have the length given
         // and live during the call.
         self.computing("compute", |message| unsafe {
@@ -263,6 +274,9 @@ impl Context {
 
     /// Forgets one sequence.
     pub(crate) fn forget(&mut self, sequence: i32) -> Result<()> {
+        if self.is_stale && !self.lost {
+            return Ok(()); // as in `keep`
+        }
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else.
         self.computing("forget a sequence", |message| unsafe {
@@ -273,6 +287,9 @@ impl Context {
     /// Forgets all but the first `keep` tokens; returns how many are really left, which is none
     /// where the model's memory cannot go back.
     pub(crate) fn keep(&mut self, keep: usize) -> Result<usize> {
+        if self.is_stale && !self.lost {
+            return Ok(0); // it is cleared when something is to be computed: a server may still be silent
+        }
         let wanted = i32::try_from(keep).unwrap_or(i32::MAX);
         let mut kept = false;
         let context = self.raw.as_ptr();
@@ -283,27 +300,35 @@ impl Context {
         Ok(if kept { keep } else { 0 })
     }
 
-    /// The log-probabilities of `token` and of the `likeliest` tokens, in what was computed last.
+    /// The log-probabilities of `token` and of the `likeliest` tokens, in the result of the token at
+    /// this index of the last batch.
     pub(crate) fn log_probabilities(
         &mut self,
+        index: i32,
         token: Token,
         likeliest: usize,
-    ) -> Result<Vec<(Token, f32)>> {
-        let empty = |_| ffi::moe_log_probability { token: 0, log_probability: 0.0 };
-        let mut rows: Vec<_> = (0..=likeliest).map(empty).collect();
-        let (capacity, mut count) = (rows.len(), 0);
+    ) -> Result<((Token, f32), Vec<(Token, f32)>)> {
+        let empty = || ffi::moe_log_probability { token: 0, log_probability: 0.0 };
+        let (mut chosen, mut rows) = (empty(), Vec::new());
+        rows.resize_with(likeliest, empty);
+        let mut count = 0;
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; there are as many rows as it says.
         self.reading("read the probabilities", |message| unsafe {
-            let rows = rows.as_mut_ptr();
-            ffi::moe_log_probabilities(context, token, rows, capacity, &raw mut count, message)
+            let (chosen, rows) = (&raw mut chosen, rows.as_mut_ptr());
+            let counted = &raw mut count;
+            ffi::moe_log_probabilities(
+                context, index, token, chosen, rows, likeliest, counted, message,
+            )
         })?;
         rows.truncate(count);
-        Ok(rows.iter().map(|row| (row.token, row.log_probability)).collect())
+        let pair = |row: &ffi::moe_log_probability| (row.token, row.log_probability);
+        Ok((pair(&chosen), rows.iter().map(pair).collect()))
     }
 
     /// The state of the conversation, as bytes for [`Self::set_state`].
     pub(crate) fn state(&mut self) -> Result<Vec<u8>> {
+        self.watch(&Limits::default()); // those of the last generation are over
         let context = self.raw.as_ptr();
         let mut bytes = 0;
         // SAFETY: the context is alive and used by nobody else.
@@ -321,10 +346,26 @@ impl Context {
 
     /// Replaces the memory by a state that this engine wrote for such a context.
     pub(crate) fn set_state(&mut self, state: &[u8]) -> Result<()> {
+        self.watch(&Limits::default());
+        self.freshen()?;
         let context = self.raw.as_ptr();
         // SAFETY: the context is alive and used by nobody else; the state lives during the call.
         self.computing("restore the state", |message| unsafe {
             ffi::moe_state_set(context, state.as_ptr(), state.len(), message)
+        })
+    }
+
+    /// Empties it if what it holds is made up.
+    pub(super) fn freshen(&mut self) -> Result<()> {
+        if self.state != State::Stale {
+            return Ok(());
+        }
+        self.state = State::Usable;
+        let context = self.raw.as_ptr();
+        let mut kept = false;
+        // SAFETY: the context is alive and used by nobody else.
+        self.computing("forget what was given up", |message| unsafe {
+            ffi::moe_context_keep(context, 0, &raw mut kept, message)
         })
     }
 
@@ -334,11 +375,11 @@ impl Context {
         operation: &'static str,
         call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
     ) -> Result<()> {
-        let outcome = self.watched(operation, call).and_then(|done| done);
-        if outcome.is_err() {
-            self.state = State::Lost;
-        }
-        outcome
+        let done = self.watched(operation, call)?;
+        done.map_err(|failure| {
+            self.state = if failure.is_exception() { State::Abandoned } else { State::Lost };
+            failure.into_error(operation)
+        })
     }
 
     /// Runs a call that only looks at the context, which is as before if the call fails.
@@ -347,29 +388,55 @@ impl Context {
         operation: &'static str,
         call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
     ) -> Result<()> {
-        self.watched(operation, call).inspect_err(|_| self.state = State::Lost)?
+        self.watched(operation, call)?.map_err(|failure| failure.into_error(operation))
     }
 
-    /// How a call ended, or what is lost that the context computes with: a server, or experts that
-    /// could not be read. That explains what failed, and spoils what did not.
+    /// How a call ended. The outer error is something else that explains a failure and spoils a
+    /// success: a server that was lost or given up, or experts that could not be read.
     fn watched(
         &mut self,
         operation: &'static str,
         call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
-    ) -> Result<Result<()>> {
-        if self.state == State::Lost {
-            return Err(Error::ContextLost);
+    ) -> Result<std::result::Result<(), Failure>> {
+        match self.state {
+            State::Usable => {}
+            State::Stale => {
+                let reason = "it was given up while a server was silent; compute it again".into();
+                return Err(Error::Engine { operation, reason });
+            }
+            // A server that can be connected again is said first.
+            State::Lost | State::Abandoned => {
+                return self.weights.rpc.check().and(Err(Error::ContextLost));
+            }
         }
-        let _lock = self.weights.rpc.lock();
+        let limits = self.limits.as_deref().cloned().unwrap_or_default();
+        let turn = self.weights.rpc.turn(&limits)?;
         let pager = self.weights.pager().filter(|_| self.paging.is_some());
         let _turn = pager.map(super::paging::Pager::turn);
-        let done = guarded(call).map_err(|failure: Failure| failure.into_error(operation));
+        let context = self.raw.as_ptr();
+        let has_servers = !self.weights.rpc.are_none();
+        let done = guarded(call).and_then(|()| match has_servers {
+            // Nobody else's wait shall end what this call began.
+            // SAFETY: the context is alive and used by nobody else.
+            true => guarded(|message| unsafe { ffi::moe_synchronize(context, message) }),
+            false => Ok(()),
+        });
         let paged = match (pager.and_then(super::paging::Pager::failure), &mut self.paging) {
             (Some(failure), _) => Err(failure),
             (None, Some(paging)) => paging.check(),
             (None, None) => Ok(()),
         };
-        self.weights.rpc.check().and(paged).map(|()| done)
+        let given_up = turn.check();
+        let spoiled = self.weights.rpc.check().and(paged);
+        let is_exception = done.as_ref().is_err_and(Failure::is_exception);
+        self.state = match (&given_up, &spoiled) {
+            (Ok(()), Ok(())) => return Ok(done),
+            // What the engine was doing when it threw, its threads may still do.
+            _ if is_exception => State::Abandoned,
+            (_, Err(_)) => State::Lost,
+            (Err(_), Ok(())) => State::Stale,
+        };
+        given_up.and(spoiled).map(|()| done)
     }
 
     /// What the engine has allocated, by device, the CPU last.
@@ -381,7 +448,7 @@ impl Context {
             context_bytes: 0,
             compute_bytes: 0,
         };
-        let _lock = self.weights.rpc.lock();
+        let _turn = self.weights.rpc.turn(&Limits::default())?;
         let context = self.raw.as_ptr();
         let rows = table(empty, |rows, capacity, count, message| {
             // SAFETY: the context is alive; `table` gives as many rows as it says.
@@ -401,7 +468,7 @@ impl Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        let _lock = self.weights.rpc.lock();
+        let _turn = self.weights.rpc.turn_to_free();
         // SAFETY: the context was ours alone; its model is still alive, as the `Arc` is dropped
         // after this.
         let freed = guarded(|message| unsafe { ffi::moe_context_free(self.raw.as_ptr(), message) });

@@ -3,15 +3,22 @@
 use std::path::Path;
 use std::ptr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::call::{c_string, copied, guarded, path_string, table};
+use super::locks::RpcTurn;
 use super::{backend, ffi, inherited, locks};
+use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::plan::{CPU, Device, DeviceKind};
 use crate::rpc::{self, Link};
 
 /// The engine's name of its RPC backend.
 const RPC: &str = "RPC";
+
+/// How long a server may take to say how much memory it has. One that computes for somebody is not asked.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The devices that can hold layers, as they are now: GPUs and what [`connect_rpc`] added, or
 /// integrated GPUs where there is nothing else. Empty on a machine that has only its CPU. A server
@@ -28,31 +35,46 @@ const RPC: &str = "RPC";
 /// # Errors
 /// [`Error::Engine`] if the engine cannot start.
 pub fn devices() -> Result<Vec<Device>> {
-    Ok(with_memory(&rows()?, |_| true))
+    with_memory(&rows()?, |_| true, &Limits::default())
 }
 
-/// The devices of this machine and those of the given RPC servers, which are connected first.
-pub(crate) fn devices_with(rpc_servers: &[String]) -> Result<Vec<Device>> {
+/// The devices of this machine and those of the given RPC servers, which are connected first. What a load is
+/// cancelled with ends this too.
+pub(crate) fn devices_with(
+    rpc_servers: &[String],
+    cancel: Option<&CancelHandle>,
+) -> Result<Vec<Device>> {
+    let limits = Limits::of_load(cancel);
     for endpoint in rpc_servers {
-        connect_rpc(endpoint)?;
+        connect(endpoint, &limits)?;
     }
     // The engine describes a server's devices by its endpoint. Others are not even asked: a server
     // that is busy with another client would be waited for.
     let wanted = |row: &Row| row.backend != RPC || rpc_servers.contains(&row.description);
-    let devices = with_memory(&rows()?, wanted);
+    let devices = with_memory(&rows()?, wanted, &limits)?;
     // A device that does not answer is left out, but not one that was asked for by name.
-    rpc_servers.iter().try_for_each(|endpoint| link(endpoint)?.check())?;
+    for endpoint in rpc_servers {
+        link(endpoint)?.check()?;
+        if !devices.iter().any(|device| device.server() == Some(endpoint)) {
+            return Err(silent(endpoint));
+        }
+    }
     Ok(devices)
 }
 
 /// The devices of these names that answer.
 pub(crate) fn devices_named(names: &[&str]) -> Result<Vec<Device>> {
-    Ok(with_memory(&rows()?, |row| names.contains(&row.name.as_str())))
+    with_memory(&rows()?, |row| names.contains(&row.name.as_str()), &Limits::default())
 }
 
-fn with_memory(rows: &[Row], wanted: impl Fn(&Row) -> bool) -> Vec<Device> {
+fn with_memory(
+    rows: &[Row],
+    wanted: impl Fn(&Row) -> bool,
+    limits: &Limits,
+) -> Result<Vec<Device>> {
     let wanted: Vec<&Row> = rows.iter().filter(|row| wanted(row)).collect();
-    in_order(&wanted).into_iter().filter_map(Row::device).collect()
+    let devices = in_order(&wanted).into_iter().map(|row| row.device(limits));
+    devices.filter_map(Result::transpose).collect()
 }
 
 /// Those that can hold layers, in the engine's own order: servers first, so that the output, which
@@ -81,24 +103,31 @@ fn in_order<'a>(rows: &[&'a Row]) -> Vec<&'a Row> {
 /// answers, [`Error::RpcLost`] if models still use a connection that broke,
 /// [`Error::MissingBackend`] if the engine was built without RPC.
 pub fn connect_rpc(endpoint: &str) -> Result<()> {
+    connect(endpoint, &Limits::default())
+}
+
+fn connect(endpoint: &str, limits: &Limits) -> Result<()> {
     check_endpoint(endpoint)?;
     backend::init()?;
     let link = link(endpoint)?;
     // The engine is given the relay's address, never the server's.
     let relay = c_string("the endpoint", link.relay())?;
-    let lock = locks::rpc(true);
+    let turn = RpcTurn::to_ask(limits, QUESTION_TIMEOUT)?;
     let mut server = ptr::null_mut();
     // SAFETY: the string lives during the call; the engine copies it. The registry entry is the
     // engine's and lives as long as the process.
-    guarded(|message| unsafe { ffi::moe_rpc_connect(relay.as_ptr(), &raw mut server, message) })
-        .map_err(|failure| {
-            if failure.is_missing() {
-                return missing_rpc();
-            }
-            let reason = link.reason().unwrap_or(failure.reason);
-            Error::RpcUnreachable { endpoint: endpoint.to_owned(), reason }
-        })?;
-    drop(lock);
+    let connected = guarded(|message| unsafe {
+        ffi::moe_rpc_connect(relay.as_ptr(), &raw mut server, message)
+    });
+    limits.check().and(turn.check().map_err(|_| silent(endpoint)))?;
+    connected.map_err(|failure| {
+        if failure.is_missing() {
+            return missing_rpc();
+        }
+        let reason = link.reason().unwrap_or(failure.reason);
+        Error::RpcUnreachable { endpoint: endpoint.to_owned(), reason }
+    })?;
+    drop(turn);
     link.check()?;
     let Some(_writing) = locks::write_registry() else {
         let reason = "a new server cannot be added from inside a load's callback".to_owned();
@@ -135,6 +164,15 @@ pub fn serve_rpc(endpoint: &str, threads: usize, cache: Option<&Path>) -> Result
         .map_err(|failure| {
             if failure.is_missing() { missing_rpc() } else { failure.into_error("serve over RPC") }
         })
+}
+
+/// No answer to a plain question, which takes no server long.
+fn silent(endpoint: &str) -> Error {
+    Error::RpcUnreachable { endpoint: endpoint.to_owned(), reason: silence() }
+}
+
+fn silence() -> String {
+    format!("no answer within {} s", QUESTION_TIMEOUT.as_secs())
 }
 
 /// The connection to this server, whether or not there is one yet.
@@ -196,21 +234,34 @@ impl Row {
     }
 
     /// The device with its memory; `None` if it does not answer.
-    fn device(&self) -> Option<Device> {
+    ///
+    /// # Errors
+    /// That of the limits.
+    fn device(&self, limits: &Limits) -> Result<Option<Device>> {
         let mut info =
             ffi::moe_device_memory_info { free_bytes: 0, total_bytes: 0, alignment_bytes: 1 };
-        let _rpc = locks::rpc(self.backend == RPC);
+        let is_remote = self.backend == RPC;
+        let turn =
+            if is_remote { RpcTurn::to_ask(limits, QUESTION_TIMEOUT)? } else { RpcTurn::default() };
         // SAFETY: the handle is the engine's own and lives as long as the process.
-        guarded(|message| unsafe { ffi::moe_device_memory(self.handle, &raw mut info, message) })
-            .inspect_err(|failure| {
-                let reason = &failure.reason;
-                tracing::warn!(target: "llama.cpp", "{} does not answer: {reason}", self.name);
-            })
-            .ok()?;
+        let asked = guarded(|message| unsafe {
+            ffi::moe_device_memory(self.handle, &raw mut info, message)
+        });
+        limits.check()?;
+        let asked = asked.map_err(|failure| failure.reason);
+        let asked = asked.and_then(|()| turn.check().map_err(|_| silence()));
+        if let Err(reason) = asked {
+            tracing::warn!(target: "llama.cpp", "{} does not answer: {reason}", self.name);
+            return Ok(None);
+        }
         // A server that was lost has no memory: what was just read is made up.
         if self.link.as_ref().is_some_and(|link| link.check().is_err()) {
-            return None;
+            return Ok(None);
         }
+        Ok(self.with_memory(&info))
+    }
+
+    fn with_memory(&self, info: &ffi::moe_device_memory_info) -> Option<Device> {
         let mut device = Device::new(&self.name);
         device.description.clone_from(&self.description);
         device.backend.clone_from(&self.backend);

@@ -14,6 +14,7 @@ impl Context {
         let values = tokens.len().checked_mul(self.weights().vocabulary_tokens());
         let mut logits = vec![0.0; values.ok_or_else(|| failed("too many tokens"))?];
         let mut result = 0;
+        self.freshen()?;
         let context = self.as_ptr();
         // SAFETY: the context is alive and used by nobody else; the tokens live during the call, and
         // `logits` has a row of the vocabulary's size for each, written during the call alone.

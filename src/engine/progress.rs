@@ -1,8 +1,8 @@
 //! How far a load is, for its caller, who may stop it.
 
 use std::ffi::c_void;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::callback;
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
 
@@ -25,11 +25,8 @@ impl Progress {
     fn report(&mut self, done: f32) -> bool {
         if self.cancel.as_ref().is_some_and(CancelHandle::is_cancelled) {
             self.stopped = Some(Error::Cancelled { operation: "loading" });
-        } else if let Some(callback) = &mut self.callback
-            && let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(done)))
-        {
-            let message = panic_message(panic.as_ref());
-            self.stopped = Some(Error::CallbackPanicked { callback: "progress", message });
+        } else if let Some(callback) = &mut self.callback {
+            self.stopped = callback::call("progress", || callback(done)).err();
         }
         self.stopped.is_none()
     }
@@ -43,9 +40,4 @@ pub(super) unsafe extern "C" fn on_progress(done: f32, user: *mut c_void) -> boo
     // SAFETY: `user` is the `Progress` of `Weights::load`, which waits for the engine and does not
     // touch it meanwhile; the engine reports from that one thread.
     unsafe { &mut *user.cast::<Progress>() }.report(done)
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
 }

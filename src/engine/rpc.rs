@@ -1,10 +1,11 @@
 //! The RPC servers that a model uses, and what has to be done about them.
 
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
-use super::locks::Held;
-use super::{device, locks};
+use super::device;
+use super::locks::RpcTurn;
 use crate::error::Result;
+use crate::limits::Limits;
 use crate::rpc::Link;
 
 /// The connections to the RPC servers of one model, none for most.
@@ -17,9 +18,18 @@ impl RpcServers {
         device::links(devices).map(Self)
     }
 
-    /// Waits for other threads' work over RPC; nothing for a model that uses none.
-    pub(super) fn lock(&self) -> Held<MutexGuard<'static, ()>> {
-        locks::rpc(!self.0.is_empty())
+    pub(super) fn are_none(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Waits for other threads' work over RPC; nothing for a model that uses none. See [`RpcTurn::wait`].
+    pub(super) fn turn(&self, limits: &Limits) -> Result<RpcTurn> {
+        if self.are_none() { Ok(RpcTurn::default()) } else { RpcTurn::wait(limits) }
+    }
+
+    /// The same to give memory back.
+    pub(super) fn turn_to_free(&self) -> RpcTurn {
+        if self.are_none() { RpcTurn::default() } else { RpcTurn::to_free() }
     }
 
     /// Fails if one of them was lost. What the engine computed since is made up.

@@ -15,6 +15,7 @@ use super::{Token, backend, device, ffi, locks};
 use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
+use crate::limits::Limits;
 use crate::memory::{DeviceMemory, HostMemory};
 use crate::paging::{Layout, PagingOptions};
 use crate::plan::{CPU, DISK, Plan};
@@ -64,9 +65,13 @@ impl Weights {
         // The engine is not told of devices that the plan does not use: it would start them.
         let (names, layers): (Vec<&str>, Vec<u32>) = plan.used_devices().unzip();
         let rpc = RpcServers::of(&names)?;
-        // A server that was lost explains whatever else went wrong.
-        Self::load_on(rpc.clone(), names, &layers, gguf, plan, settings)
-            .map_err(|error| rpc.check().err().unwrap_or(error))
+        // A server that was lost explains whatever else went wrong, unless that is why it was given up.
+        Self::load_on(rpc.clone(), names, &layers, gguf, plan, settings).map_err(
+            |error| match error {
+                Error::Cancelled { .. } => error,
+                other => rpc.check().err().unwrap_or(other),
+            },
+        )
     }
 
     fn load_on(
@@ -78,7 +83,7 @@ impl Weights {
         settings: LoadSettings,
     ) -> Result<Self> {
         let path = gguf.path();
-        let lock = rpc.lock();
+        let turn = rpc.turn(&Limits::of_load(settings.cancel.as_ref()))?;
         let mut devices = device::handles(names)?;
         devices.push(ptr::null_mut());
         let mut held = None;
@@ -150,8 +155,10 @@ impl Weights {
             }
         });
         drop(reading);
-        drop(lock);
         progress.outcome()?;
+        if model.is_null() {
+            turn.check()?; // that is why
+        }
         loaded.map_err(|failure| {
             let ours = stream.as_ref().and_then(ModelStream::failure);
             let ours = ours.or_else(|| pager.as_ref().and_then(Pager::load_failure));
@@ -172,6 +179,7 @@ impl Weights {
             _devices: devices,
             _tensor_split: tensor_split,
         };
+        turn.check()?;
         weights.rpc.check()?;
         Ok(weights)
     }
@@ -384,7 +392,7 @@ impl Weights {
 
 impl Drop for Weights {
     fn drop(&mut self) {
-        let _lock = self.rpc.lock();
+        let _turn = self.rpc.turn_to_free();
         // Before the memory goes that they read into.
         if let Some(pager) = &mut self.pager {
             pager.stop();

@@ -49,9 +49,21 @@ pub enum GgufFault {
     Overlap { tensor: String, other: String },
     #[error("the files of the model together have more than {max} bytes of tensors")]
     ModelTooLarge { max: u64 },
+    #[error(
+        "the metadata `{key}` is of type {found}, but the engine takes only {expected}; write the file again with llama.cpp's own tools, such as llama-gguf-split"
+    )]
+    MetadataType { key: String, found: &'static str, expected: &'static str },
+    #[error(
+        "another GGUF file begins at byte {at}: files were joined as by `cat`, but each part has a header of its own; keep the parts apart and open the first, or join them with llama.cpp's `llama-gguf-split --merge`"
+    )]
+    JoinedFiles { at: u64 },
+    #[error(
+        "tensor `{tensor}` has the type {name} ({id}) of {fork}, a fork of llama.cpp: the file is valid there, but the pinned engine cannot compute with it; run it with {fork}, or get the model in one of llama.cpp's types"
+    )]
+    ForkTensorType { tensor: String, id: u32, name: &'static str, fork: &'static str },
 }
 
-/// What in a readable file would bring the engine down.
+/// What in a readable file the engine would not survive, or compute wrongly with.
 #[derive(Clone, Debug, PartialEq, Eq, ThisError)]
 #[non_exhaustive]
 #[allow(missing_docs)] // the messages say what each field is
@@ -72,6 +84,20 @@ pub enum ModelFault {
     BadEpsilon { key: String, value: String },
     #[error("`{key}` is {value}, no multiple of `{divisor_key}`, which is {divisor}")]
     NotDivisible { key: String, value: u64, divisor_key: String, divisor: u64 },
+    #[error("`{key}` is {value} of {layers} layers, which leaves none to write text with")]
+    NoLayersLeft { key: String, value: u64, layers: u64 },
+    #[error(
+        "`{key}` is {value}, which counts layer {layer} among those that predict further tokens, but it is an ordinary one (it has `{tensor}` and no `nextn` tensor) and the engine would leave it out"
+    )]
+    NotForPrediction { key: String, value: u64, layer: u64, tensor: String },
+    #[error(
+        "layer {layer} has no tensor `{tensor}`; without it the engine takes the file for a draft head, and would compute without whatever else is missing"
+    )]
+    OptionalLayers { tensor: String, layer: u64 },
+    #[error("`{key}` is {found}, but the engine takes only {expected}")]
+    KeyType { key: String, found: &'static str, expected: &'static str },
+    #[error("`{key}` is a list of {length}, but the file has {layers} layers")]
+    ListLength { key: String, length: u64, layers: u64 },
 }
 
 /// What is wrong with a policy's text.
@@ -103,6 +129,14 @@ pub enum PolicyFault {
         "`fit` takes a budget or a margin, then what it may give up, as in `fit:10GiB`, `fit:-1GiB`, `fit:cache-to-host`, `fit:10GiB,ram:24GiB` or `fit:10GiB,cache-to-host,fewer-layers,smaller-context:2048`"
     )]
     BadFit,
+    /// A size comes without a unit.
+    #[error(
+        "`{number}` has no unit; write `{number}GiB` or `{number}MiB`, or `{number}B` for bytes"
+    )]
+    NoUnit {
+        /// The number.
+        number: String,
+    },
     /// The limit of CPU memory does not parse, or comes twice.
     #[error("`ram:` takes one size, as in `fit:10GiB,ram:24GiB` or `fit:ram:24GiB`")]
     BadRam,
@@ -124,8 +158,19 @@ pub enum PolicyFault {
 #[non_exhaustive]
 pub enum FlagFault {
     /// Not one of the flags that place tensors.
-    #[error("is not one of --cpu-moe, --n-cpu-moe N and -ot PATTERN=DEVICE")]
+    #[error("is not one of --cpu-moe, --n-cpu-moe N, --n-cpu-ffn N and -ot PATTERN=DEVICE")]
     Unknown,
+    /// A flag for the draft model of speculative decoding.
+    #[error(
+        "is for a draft model, and none is loaded here; leave it out, or give the flag without `draft` for the model itself"
+    )]
+    DraftModel,
+    /// A flag that takes no value has one.
+    #[error("takes no value, not `{value}`")]
+    NoValue {
+        /// The value.
+        value: String,
+    },
     /// The value is missing.
     #[error("needs a value")]
     MissingValue,
@@ -136,7 +181,9 @@ pub enum FlagFault {
         value: String,
     },
     /// Not of the form pattern=device.
-    #[error("needs PATTERN=DEVICE, not `{value}`")]
+    #[error(
+        "needs PATTERN=DEVICE, not `{value}`; as in llama.cpp commas divide the list, so no pattern can hold one"
+    )]
     BadOverride {
         /// The value.
         value: String,

@@ -1,7 +1,9 @@
 //! The one error type of the crate.
 
 mod faults;
+mod foreign;
 mod host_memory;
+mod purpose;
 
 use std::path::PathBuf;
 
@@ -10,7 +12,9 @@ use thiserror::Error as ThisError;
 pub use self::faults::{
     FlagFault, GgufFault, ModelFault, PolicyFault, SessionFault, TemplateFault,
 };
+pub use self::foreign::ForeignFile;
 pub use self::host_memory::HostMemoryFault;
+pub use self::purpose::FilePurpose;
 
 use crate::plan::human_bytes;
 
@@ -44,12 +48,35 @@ pub enum Error {
         path: PathBuf,
     },
     /// The file does not begin with `GGUF`.
-    #[error("`{}` is not a GGUF file: it begins with {magic:02x?}, not with `GGUF`", path.display())]
+    #[error("`{}` is not a GGUF file: {found}", path.display())]
     NotGguf {
         /// The file.
         path: PathBuf,
         /// Its first four bytes.
         magic: [u8; 4],
+        /// What it is, as far as its beginning tells.
+        found: ForeignFile,
+    },
+    /// The file is a valid one, but no model that writes text.
+    #[error("`{}` {purpose}", path.display())]
+    NotATextModel {
+        /// The file.
+        path: PathBuf,
+        /// What it is for.
+        purpose: FilePurpose,
+    },
+    /// The pinned engine has no code for the model's architecture.
+    #[error(
+        "`{}` is of the architecture `{architecture}`, which the pinned engine (llama-cpp-sys-2 0.1.161) does not know{}; a later version of this crate may, or another file of the model",
+        path.display(), did_you_mean(.near)
+    )]
+    UnknownArchitecture {
+        /// The file.
+        path: PathBuf,
+        /// Its architecture.
+        architecture: String,
+        /// Architectures of the engine with like names, the likest first.
+        near: Vec<&'static str>,
     },
     /// The file ends inside its header.
     #[error("`{}` is truncated: {what} needs {needed_bytes} bytes at offset {offset}, but the file has {file_bytes}; copy or download it again", path.display())]
@@ -87,8 +114,8 @@ pub enum Error {
         /// What is wrong.
         fault: GgufFault,
     },
-    /// The file can be read, but the engine would not survive it.
-    #[error("`{}` would bring the engine down: {fault}; convert the model again, or get it from another source", path.display())]
+    /// The file can be read, but the engine would not survive it, or would compute wrongly with it.
+    #[error("`{}` cannot be loaded safely: {fault}; convert the model again, or get it from another source", path.display())]
     UnsafeModel {
         /// The file.
         path: PathBuf,
@@ -146,7 +173,7 @@ pub enum Error {
         layers: u32,
     },
     /// A policy about experts was applied to a model that has none.
-    #[error("`{}` ({architecture}) has no experts, so `{rule}` moves nothing; use the policy `none`, or a `regex:` rule", path.display())]
+    #[error("`{}` ({architecture}) has no experts, so `{rule}` moves nothing; use the policy `fit` or `none`, or a `regex:` rule", path.display())]
     NoExperts {
         /// The file.
         path: PathBuf,
@@ -172,7 +199,7 @@ pub enum Error {
         fault: PolicyFault,
     },
     /// A pattern is not a regular expression.
-    #[error("the pattern `{pattern}` does not parse: {source}")]
+    #[error("the pattern `{pattern}` cannot be used: {}", in_one_line(.source))]
     InvalidPattern {
         /// The pattern.
         pattern: String,
@@ -188,12 +215,14 @@ pub enum Error {
         fault: FlagFault,
     },
     /// A rule matches no tensor of the file.
-    #[error("the rule `{rule}` matches no tensor of this file{}", near_misses(.near))]
+    #[error("the rule `{rule}` matches no tensor of this file{}", near_misses(.near, .layers.as_ref()))]
     NoMatch {
         /// The rule.
         rule: String,
         /// Tensor names that come near, nearest first.
         near: Vec<String>,
+        /// The layers, as ranges, in which the rule would match if it named them.
+        layers: Option<String>,
     },
     /// A rule counts more layers than there are.
     #[error(
@@ -206,6 +235,16 @@ pub enum Error {
         requested: u32,
         /// Layers that have experts.
         available: u32,
+    },
+    /// A rule names a layer that the model does not have.
+    #[error("`{rule}` names layer {layer}, but the model has {layers} layers, numbered from 0")]
+    NoSuchLayer {
+        /// The rule.
+        rule: String,
+        /// The layer.
+        layer: u32,
+        /// How many there are.
+        layers: u32,
     },
     /// A rule names a layer that has no experts.
     #[error("`{rule}` names layer {layer}, which has no experts; those with experts are {layers}")]
@@ -255,6 +294,12 @@ pub enum Error {
         value: String,
         /// What it may be.
         expected: &'static str,
+    },
+    /// A number of bytes comes without a unit.
+    #[error("`{text}` has no unit; write `{text}GiB` or `{text}MiB`, or `{text}B` for bytes")]
+    NoUnit {
+        /// The number.
+        text: String,
     },
     /// A plan made for one file was used with another.
     #[error("this plan was made for another model file than `{}`; plan again", path.display())]
@@ -510,7 +555,31 @@ pub enum Error {
     },
 }
 
-fn near_misses(near: &[String]) -> String {
+fn did_you_mean(near: &[&str]) -> String {
+    if near.is_empty() {
+        return String::new();
+    }
+    let near: Vec<String> = near.iter().map(|name| format!("`{name}`")).collect();
+    format!(" (it knows {})", near.join(", "))
+}
+
+/// The reason without the drawing that comes with it, and what to write in place of look-around.
+fn in_one_line(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let reason = text.lines().rev().find_map(|line| line.trim().strip_prefix("error: "));
+    let reason = reason.unwrap_or(&text).replace('\n', " ");
+    if reason.contains("look-around") {
+        return format!(
+            "{reason}; put what it should leave out into a rule before it, as the first rule that matches wins"
+        );
+    }
+    reason
+}
+
+fn near_misses(near: &[String], layers: Option<&String>) -> String {
+    if let Some(layers) = layers {
+        return format!("; the same names are in layers {layers}");
+    }
     if near.is_empty() {
         "; list its tensors with the `plan` example".to_owned()
     } else {

@@ -65,6 +65,15 @@ impl<'a, R: Read> Cursor<'a, R> {
         self.fill(&mut into[start..], what)
     }
 
+    /// What follows, at most so much of it, and without an error where there is less.
+    pub(super) fn peek(&mut self, most: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let left = self.file_bytes.saturating_sub(self.offset).min(most);
+        // Only to say what a file is: what cannot be read is not shown.
+        let _ = self.source.by_ref().take(left).read_to_end(&mut bytes);
+        bytes
+    }
+
     fn fill(&mut self, bytes: &mut [u8], what: &'static str) -> Result<()> {
         let wanted = bytes.len() as u64;
         self.check(wanted, what)?;

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
 
 use super::cursor::Cursor;
+use super::scalar_types::{ALWAYS_TYPED, ScalarTypes};
 use super::types::GgmlType;
 use super::value::{Array, ElementType, Value};
+use super::{foreign, fork_types};
 use crate::error::{Error, GgufFault, Result};
 
 /// Metadata pairs in one file. Published models have fewer than a hundred.
@@ -39,21 +41,36 @@ pub(super) struct Header {
     pub(super) version: u32,
     pub(super) alignment: u64,
     pub(super) metadata: BTreeMap<String, Value>,
+    /// The types of those values that the engine takes in one type only.
+    pub(super) scalar_types: ScalarTypes,
     pub(super) tensors: Vec<TensorEntry>,
     /// Bytes before the tensor data, without padding.
     pub(super) bytes: u64,
 }
 
 impl Header {
+    /// Where the last of the data ends, without padding.
+    pub(super) fn end(&self) -> u64 {
+        let ends = self.tensors.iter().map(|tensor| tensor.file_offset + tensor.bytes);
+        ends.max().unwrap_or(self.bytes)
+    }
+}
+
+impl Header {
     pub(super) fn read<R: Read>(cursor: &mut Cursor<'_, R>) -> Result<Self> {
         let (version, tensor_count, pair_count) = read_counts(cursor)?;
         let mut metadata = BTreeMap::new();
+        let mut scalar_types = ScalarTypes::default();
         for _ in 0..pair_count {
-            let (key, value) = read_pair(cursor)?;
+            let (key, type_id, value) = read_pair(cursor)?;
             if metadata.contains_key(&key) {
                 return Err(cursor.fault(GgufFault::DuplicateKey { key }));
             }
+            scalar_types.note(&key, type_id);
             metadata.insert(key, value);
+        }
+        for (key, expected) in ALWAYS_TYPED {
+            scalar_types.expect(key, expected).map_err(|fault| cursor.fault(fault))?;
         }
         let alignment = alignment(cursor, &metadata)?;
         let mut tensors = Vec::new();
@@ -63,7 +80,7 @@ impl Header {
         let bytes = cursor.offset();
         let data_start = bytes.next_multiple_of(alignment);
         place_tensors(cursor, &mut tensors, data_start, alignment)?;
-        Ok(Self { version, alignment, metadata, tensors, bytes })
+        Ok(Self { version, alignment, metadata, scalar_types, tensors, bytes })
     }
 }
 
@@ -88,7 +105,7 @@ pub(super) fn pair_ranges<R: Read>(
     let offset = |cursor: &Cursor<'_, R>| usize::try_from(cursor.offset()).unwrap_or(usize::MAX);
     let pair = |_| {
         let start = offset(cursor);
-        let (key, _) = read_pair(cursor)?;
+        let (key, ..) = read_pair(cursor)?;
         Ok((key, start..offset(cursor)))
     };
     (0..count).map(pair).collect()
@@ -97,7 +114,10 @@ pub(super) fn pair_ranges<R: Read>(
 fn read_version<R: Read>(cursor: &mut Cursor<'_, R>) -> Result<u32> {
     let magic: [u8; 4] = cursor.array("the magic bytes `GGUF`")?;
     if &magic != b"GGUF" {
-        return Err(Error::NotGguf { path: cursor.path().to_owned(), magic });
+        let mut beginning = magic.to_vec();
+        beginning.extend(cursor.peek(foreign::LOOKED_AT));
+        let found = foreign::classify(&beginning, cursor.file_bytes());
+        return Err(Error::NotGguf { path: cursor.path().to_owned(), magic, found });
     }
     let version = cursor.u32("the format version")?;
     match version {
@@ -133,7 +153,8 @@ fn read_string<R: Read>(
     String::from_utf8(bytes).map_err(|_| cursor.fault(GgufFault::InvalidUtf8 { what }))
 }
 
-fn read_pair<R: Read>(cursor: &mut Cursor<'_, R>) -> Result<(String, Value)> {
+/// A key, the code of its value's type, and the value.
+fn read_pair<R: Read>(cursor: &mut Cursor<'_, R>) -> Result<(String, u32, Value)> {
     let key = read_string(cursor, "a metadata key", MAX_KEY_BYTES)?;
     if key.is_empty() {
         return Err(cursor.fault(GgufFault::EmptyName { what: "a metadata key" }));
@@ -157,7 +178,7 @@ fn read_pair<R: Read>(cursor: &mut Cursor<'_, R>) -> Result<(String, Value)> {
             }
         }
     };
-    Ok((key, value))
+    Ok((key, type_id, value))
 }
 
 fn element_type<R: Read>(cursor: &Cursor<'_, R>, key: &str, id: u32) -> Result<ElementType> {
@@ -212,7 +233,7 @@ fn read_tensor<R: Read>(cursor: &mut Cursor<'_, R>) -> Result<TensorEntry> {
     }
     let type_id = cursor.u32("a tensor's type")?;
     let Some(ggml_type) = GgmlType::from_id(type_id) else {
-        return Err(cursor.fault(GgufFault::UnknownTensorType { tensor: name, id: type_id }));
+        return Err(cursor.fault(unknown_type(name, type_id)));
     };
     let elements = shape.iter().try_fold(1_u64, |n, &d| n.checked_mul(d));
     let bytes = ggml_type.tensor_bytes(&shape);
@@ -222,6 +243,13 @@ fn read_tensor<R: Read>(cursor: &mut Cursor<'_, R>) -> Result<TensorEntry> {
             Ok(TensorEntry { name, shape, ggml_type, bytes, file_offset })
         }
         _ => Err(cursor.fault(GgufFault::BadShape { tensor: name, shape, ggml_type })),
+    }
+}
+
+fn unknown_type(tensor: String, id: u32) -> GgufFault {
+    match fork_types::ik_llama(id) {
+        Some(name) => GgufFault::ForkTensorType { tensor, id, name, fork: fork_types::IK_LLAMA },
+        None => GgufFault::UnknownTensorType { tensor, id },
     }
 }
 

@@ -20,9 +20,12 @@
 //! ```
 
 mod cursor;
+mod foreign;
+mod fork_types;
 mod header;
 #[cfg(all(feature = "llama", target_os = "linux"))]
 mod joined;
+mod scalar_types;
 mod shards;
 mod types;
 mod value;
@@ -30,7 +33,7 @@ mod writer;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -42,6 +45,7 @@ pub use self::header::{
 };
 #[cfg(all(feature = "llama", target_os = "linux"))]
 pub(crate) use self::joined::JoinedFile;
+use self::scalar_types::{ScalarTypes, TYPED_IN_PARTS};
 use self::shards::ShardName;
 pub use self::types::GgmlType;
 pub use self::value::{Array, Value};
@@ -89,6 +93,7 @@ pub struct GgufFile {
     version: u32,
     alignment: u64,
     metadata: BTreeMap<String, Value>,
+    scalar_types: ScalarTypes,
     tensors: Vec<TensorInfo>,
     shards: Vec<Shard>,
 }
@@ -196,6 +201,12 @@ impl GgufFile {
         self.metadata.get(&format!("{architecture}.{key}"))
     }
 
+    /// The name of a hyper-parameter's type in the file, for those that the engine takes in one type only.
+    pub(crate) fn scalar_type(&self, key: &str) -> Option<&'static str> {
+        let architecture = self.architecture().ok()?;
+        self.scalar_types.name(&format!("{architecture}.{key}"))
+    }
+
     pub(crate) fn missing(&self, key: &str) -> Error {
         Error::MissingMetadata { path: self.path().to_owned(), key: key.to_owned() }
     }
@@ -205,6 +216,7 @@ impl GgufFile {
             version: header.version,
             alignment: header.alignment,
             metadata: header.metadata,
+            scalar_types: header.scalar_types,
             tensors: Vec::new(),
             shards: Vec::new(),
         };
@@ -230,6 +242,7 @@ impl GgufFile {
         if count <= 1 {
             return Ok(());
         }
+        check_part_types(path, &self.scalar_types)?;
         let number = self.metadata.get("split.no").and_then(Value::as_u64).unwrap_or(0);
         let name = ShardName::parse(path)
             .filter(|name| {
@@ -255,6 +268,7 @@ impl GgufFile {
             return Err(Error::MissingShard { path, number, count: name.count });
         }
         let (header, shard) = open_one(&path)?;
+        check_part_types(&path, &header.scalar_types)?;
         for (key, expected) in [("split.no", number - 1), ("split.count", name.count)] {
             let found = header.metadata.get(key).and_then(Value::as_u64);
             if found != Some(u64::from(expected)) {
@@ -300,6 +314,29 @@ impl GgufFile {
     }
 }
 
+fn check_part_types(path: &Path, types: &ScalarTypes) -> Result<()> {
+    TYPED_IN_PARTS.iter().try_for_each(|&(key, expected)| {
+        types.expect(key, expected).map_err(|fault| Error::InvalidGguf {
+            path: path.to_owned(),
+            offset: 0,
+            fault,
+        })
+    })
+}
+
+/// Where another GGUF file begins after the end of this one's data, as when parts were joined by `cat`.
+fn second_file(mut file: &File, header: &Header) -> Option<u64> {
+    let end = header.end();
+    let padded = end.checked_next_multiple_of(header.alignment)?;
+    let begins = |at: u64| {
+        let mut start = [0; 8];
+        file.seek(SeekFrom::Start(at)).ok()?;
+        file.read_exact(&mut start).ok()?;
+        matches!(&start, [b'G', b'G', b'U', b'F', 2 | 3, 0, 0, 0]).then_some(at)
+    };
+    [end, padded].into_iter().find_map(begins)
+}
+
 fn open_one(path: &Path) -> Result<(Header, Shard)> {
     let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
     // Before opening: that of a pipe would wait for a writer.
@@ -313,9 +350,13 @@ fn open_one(path: &Path) -> Result<(Header, Shard)> {
     let file = File::open(path).map_err(io("open"))?;
     let attributes = file.metadata().map_err(io("inspect"))?;
     let (file_bytes, modified) = (attributes.len(), attributes.modified().ok());
-    let source = BufReader::with_capacity(1 << 18, file);
+    let source = BufReader::with_capacity(1 << 18, &file);
     let mut cursor = Cursor::new(source, path, file_bytes, MAX_HEADER_BYTES);
     let header = Header::read(&mut cursor)?;
+    if let Some(at) = second_file(&file, &header) {
+        let (path, fault) = (path.to_owned(), GgufFault::JoinedFiles { at });
+        return Err(Error::InvalidGguf { path, offset: at, fault });
+    }
     let header_bytes = header.bytes;
     Ok((header, Shard { path: path.to_owned(), file_bytes, header_bytes, modified }))
 }

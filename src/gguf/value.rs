@@ -155,6 +155,24 @@ impl ElementType {
         })
     }
 
+    /// The name as llama.cpp prints it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::U8 => "u8",
+            Self::I8 => "i8",
+            Self::U16 => "u16",
+            Self::I16 => "i16",
+            Self::U32 => "u32",
+            Self::I32 => "i32",
+            Self::F32 => "f32",
+            Self::Bool => "bool",
+            Self::String => "str",
+            Self::U64 => "u64",
+            Self::I64 => "i64",
+            Self::F64 => "f64",
+        }
+    }
+
     /// Bytes of one element; `None` for strings, which carry their own length.
     pub(super) fn bytes(self) -> Option<usize> {
         match self {

@@ -14,7 +14,7 @@ pub(crate) use self::cache::Cache;
 pub(crate) use self::guess::{Guesses, Look};
 pub(crate) use self::layout::{Layout, PAGE_BYTES, PagedTensor, page_ceil, page_floor};
 pub use self::options::PagingOptions;
-pub(crate) use self::pressure::{Pressure, available_bytes};
+pub(crate) use self::pressure::Pressure;
 pub(crate) use self::rows::Rows;
 pub use self::stats::PagingStats;
 pub(crate) use self::uses::Uses;

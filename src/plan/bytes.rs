@@ -15,23 +15,35 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.2} {}", UNITS[unit]) }
 }
 
-/// Reads a number of bytes: `1048576`, `12GiB`, `1.5 GiB`, `12GB` (decimal) or `12G` (as `GiB`).
+/// A number of bytes in a form that [`parse_bytes`] reads back as the same number: `12GiB`, `1000B`.
+pub(crate) fn exact_bytes(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let exact = units.iter().find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift);
+    match exact {
+        Some((unit, shift)) => format!("{}{unit}", bytes >> shift),
+        None => format!("{bytes}B"),
+    }
+}
+
+/// Reads a number of bytes with its unit: `12GiB`, `1.5 GiB`, `12GB` (decimal), `12G` (as `GiB`) or
+/// `1048576B`. A number alone is refused: `8` is more often meant as 8 GiB than as 8 bytes.
 ///
 /// ```
 /// use moe_offload::plan::parse_bytes;
 /// assert_eq!(parse_bytes("12GiB")?, 12 << 30);
 /// assert_eq!(parse_bytes("1.5 kB")?, 1500);
-/// assert!(parse_bytes("a lot").is_err());
+/// assert!(parse_bytes("12").unwrap_err().to_string().contains("12GiB"));
 /// # Ok::<(), moe_offload::Error>(())
 /// ```
 ///
 /// # Errors
-/// [`Error::InvalidOption`] for anything else, or 2^63 bytes and more.
+/// [`Error::InvalidOption`] for anything else, or 2^63 bytes and more; [`Error::NoUnit`] for a number
+/// without a unit.
 pub fn parse_bytes(text: &str) -> Result<u64> {
     let bad = || Error::InvalidOption {
         option: "a number of bytes",
         value: format!("`{text}`"),
-        expected: "a number with a unit up to TiB, such as 12GiB, 500MB or 1048576",
+        expected: "a number with a unit up to TiB, such as 12GiB, 500MB or 1048576B",
     };
     let too_many = || Error::InvalidOption {
         option: "a number of bytes",
@@ -42,7 +54,8 @@ pub fn parse_bytes(text: &str) -> Result<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let factor: u64 = match unit.trim().to_ascii_lowercase().as_str() {
-        "" | "b" => 1,
+        "" if is_number(number) => return Err(Error::NoUnit { text: text.to_owned() }),
+        "b" => 1,
         "k" | "kib" => 1 << 10,
         "m" | "mib" => 1 << 20,
         "g" | "gib" => 1 << 30,
@@ -67,6 +80,10 @@ pub fn parse_bytes(text: &str) -> Result<u64> {
     Ok(bytes.round() as u64)
 }
 
+fn is_number(text: &str) -> bool {
+    text.parse::<f64>().is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,8 +91,8 @@ mod tests {
     #[test]
     fn sizes_read_as_written() {
         for (text, bytes) in [
-            ("0", 0),
-            ("1024", 1024),
+            ("0B", 0),
+            ("1024 b", 1024),
             ("12GiB", 12 << 30),
             ("12 gib", 12 << 30),
             ("12G", 12 << 30),
@@ -92,9 +109,26 @@ mod tests {
         {
             assert!(parse_bytes(text).is_err(), "{text}");
         }
-        for text in ["8388608TiB", "18446744073709551616", "8388608.5TiB"] {
+        for text in ["8388608TiB", "18446744073709551616B", "8388608.5TiB"] {
             let error = parse_bytes(text).unwrap_err().to_string();
             assert!(error.contains("less than 8388608TiB"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_number_alone_is_asked_for_its_unit() {
+        for text in ["8", "0", "1.5", " 1048576 "] {
+            let error = parse_bytes(text).unwrap_err();
+            let asked = format!("{}GiB", text.trim());
+            assert!(matches!(error, Error::NoUnit { .. }), "{text}: {error}");
+            assert!(error.to_string().contains(&asked), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_exactly_is_read_back() {
+        for bytes in [0, 1, 1023, 1024, 1 << 30, (1 << 30) + 1, 3 << 20, (1 << 63) - 1] {
+            assert_eq!(parse_bytes(&exact_bytes(bytes)).unwrap(), bytes);
         }
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use super::board::own_device;
 use super::homes::is_pageable;
-use super::{CPU, DISK, DiskPlan, NOT_LOADED, Plan};
+use super::{CPU, DISK, DiskPlan, NOT_LOADED, Plan, summary};
 use crate::error::{Error, Result};
-use crate::experts::{ExpertMap, TensorKind};
+use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
 use crate::gguf::GgufFile;
 
 impl Plan {
@@ -26,6 +26,9 @@ impl Plan {
         }
         self.check_devices()?;
         let experts = ExpertMap::new(gguf)?;
+        if self.model != summary(gguf, &experts) {
+            return Err(invalid("its summary of the model is not the file's"));
+        }
         let layers = experts.layers() as usize + 1;
         let devices = self.devices.len() - 1;
         let expected = if devices == 0 { 0 } else { layers };
@@ -44,6 +47,10 @@ impl Plan {
         for device in &self.devices {
             if !names.insert(device.name.to_ascii_lowercase()) {
                 return Err(Error::DuplicateDevice { name: device.name.clone() });
+            }
+            if !device.adds_up() {
+                let name = &device.name;
+                return Err(invalid(&format!("the bytes of `{name}` do not add up to its total")));
             }
         }
         match self.devices.last() {
@@ -80,7 +87,11 @@ impl Plan {
             return Err(invalid("its bytes on disk are not the sum of its tensors"));
         }
         for copy in &self.copies {
-            weights[self.index_of(&copy.device)?] += copy.bytes;
+            let is_of_file = |tensor: &&ClassifiedTensor| tensor.name == copy.name;
+            let copied = experts.tensors().iter().find(is_of_file).map(|tensor| tensor.bytes);
+            let here = &mut weights[self.index_of(&copy.device)?];
+            let sum = here.checked_add(copy.bytes).filter(|_| copied == Some(copy.bytes));
+            *here = sum.ok_or_else(|| invalid("its copies are not those of the file's tensors"))?;
         }
         let sums = self.devices.iter().map(|device| device.weights_bytes);
         if !sums.eq(weights) {
@@ -97,7 +108,7 @@ impl Plan {
     }
 
     /// Where the engine would put a tensor of this plan by itself.
-    pub(super) fn own_device(&self, tensor: &crate::experts::ClassifiedTensor) -> &str {
+    pub(super) fn own_device(&self, tensor: &ClassifiedTensor) -> &str {
         own_device(tensor, &self.layer_devices)
             .and_then(|device| self.devices.get(device))
             .map_or(CPU, |device| &device.name)

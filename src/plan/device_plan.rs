@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::CPU;
 use crate::memory::HostMemory;
 
 /// What a plan puts on one device. The last device of a plan is always [`CPU`](super::CPU).
@@ -36,12 +37,22 @@ pub struct DevicePlan {
     /// Bytes that `fit` holds back for compute buffers, by a cautious formula, as long as no dry
     /// run has measured them.
     pub reserved_bytes: u64,
+    /// For [`CPU`](super::CPU): bytes of it that experts on disk, and rows of an embedding on disk,
+    /// may take; `None` where that is decided when the model is loaded.
+    #[serde(default = "nothing_on_disk")]
+    pub disk_cache_bytes: Option<u64>,
     /// All of these together; what is not known counts nothing.
     pub total_bytes: u64,
+    /// Something that is used here is not known, so that `total_bytes` is the least that it can be.
+    #[serde(default)]
+    pub total_is_at_least: bool,
     /// How many layers are computed on it, but for what is overridden.
     pub layers: u32,
     /// Memory free for use before loading, where known.
     pub free_bytes: Option<u64>,
+    /// Bytes that must be in its memory beyond those that are free: then the plan does not fit.
+    #[serde(default)]
+    pub short_by_bytes: u64,
     /// For [`CPU`](super::CPU): how its memory is held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<HostMemory>,
@@ -77,23 +88,70 @@ impl DevicePlan {
             compute_bytes: None,
             compute_from: Source::Unknown,
             reserved_bytes: 0,
+            disk_cache_bytes: nothing_on_disk(),
             total_bytes: 0,
+            total_is_at_least: false,
             layers,
             free_bytes,
+            short_by_bytes: 0,
             host: None,
         }
     }
 
-    /// Free memory that is left over; `None` where the free memory is not known.
-    pub fn left_over_bytes(&self) -> Option<u64> {
-        self.free_bytes.map(|free| free.saturating_sub(self.total_bytes))
+    /// Bytes that must be in its memory at once: all but what is mapped from the file, which the
+    /// system may drop and read again.
+    pub fn resident_bytes(&self) -> u64 {
+        let allocated = |host: HostMemory| host.anonymous_bytes.saturating_add(host.pinned_bytes);
+        let cache = self.disk_cache_bytes.unwrap_or(0);
+        self.host.map_or(self.total_bytes, |host| allocated(host).saturating_add(cache))
     }
 
-    pub(super) fn settle(&mut self) {
-        let context = self.context_bytes.unwrap_or(0);
-        let compute = self.compute_bytes.unwrap_or(self.reserved_bytes);
-        self.total_bytes = [self.padding_bytes, context, compute]
-            .into_iter()
-            .fold(self.weights_bytes, u64::saturating_add);
+    /// Free memory that is left over: none where [`short_by_bytes`](Self::short_by_bytes) are missing,
+    /// `None` where the free memory is not known.
+    pub fn left_over_bytes(&self) -> Option<u64> {
+        self.free_bytes.map(|free| free.saturating_sub(self.resident_bytes()))
     }
+
+    /// All but what experts on disk may take.
+    pub(crate) fn besides_disk_cache(&self) -> u64 {
+        self.total_bytes.saturating_sub(self.disk_cache_bytes.unwrap_or(0))
+    }
+
+    /// Whether compute buffers are counted, be it by a reserve.
+    pub(super) fn knows_compute(&self) -> bool {
+        self.compute_bytes.is_some() || self.compute_from == Source::Reserve
+    }
+
+    /// The parts of the total; `None` if no number holds their sum.
+    fn sum(&self) -> Option<u64> {
+        let compute = self.compute_bytes.unwrap_or(self.reserved_bytes);
+        let others = [self.context_bytes.unwrap_or(0), self.disk_cache_bytes.unwrap_or(0), compute];
+        let weights = self.weights_bytes.checked_add(self.padding_bytes);
+        others.into_iter().try_fold(weights?, u64::checked_add)
+    }
+
+    /// Whether the figures of a plan from outside agree.
+    pub(super) fn adds_up(&self) -> bool {
+        let host = self.host.unwrap_or_default();
+        let held = [host.mapped_bytes, host.anonymous_bytes, host.pinned_bytes];
+        let held = held.into_iter().try_fold(self.disk_cache_bytes.unwrap_or(0), u64::checked_add);
+        self.sum() == Some(self.total_bytes)
+            && held.is_some()
+            && self.expert_bytes <= self.weights_bytes
+    }
+
+    /// Computes what follows from the other figures.
+    pub(super) fn settle(&mut self) {
+        self.total_bytes = self.sum().unwrap_or(u64::MAX);
+        let is_used = self.name == CPU || self.layers > 0 || self.weights_bytes > 0;
+        let is_known = self.context_bytes.is_some() && self.disk_cache_bytes.is_some();
+        self.total_is_at_least = is_used && !(is_known && self.knows_compute());
+        let free = self.free_bytes.unwrap_or(u64::MAX);
+        self.short_by_bytes = self.resident_bytes().saturating_sub(free);
+    }
+}
+
+#[allow(clippy::unnecessary_wraps)] // as serde calls it
+fn nothing_on_disk() -> Option<u64> {
+    Some(0)
 }

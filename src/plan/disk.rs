@@ -44,7 +44,12 @@ impl DiskPlan {
 
     /// All of them: with the pages that two experts share they are a little more than the weights.
     pub(crate) fn most_cache_bytes(&self) -> u64 {
-        self.weights_bytes + self.weights_bytes / 64
+        self.weights_bytes.saturating_add(self.weights_bytes / 64)
+    }
+
+    /// What is kept of a token embedding on disk.
+    fn rows_bytes(&self) -> u64 {
+        self.embedding_bytes.min(ROWS_BYTES)
     }
 
     /// Without a `ram:` the cache is what was set by hand, in this plan or for a load of it.
@@ -91,7 +96,7 @@ impl Plan {
         decided: &[Decided],
         ram_bytes: Option<u64>,
     ) -> Result<()> {
-        let held = |plan: &Self| plan.device(CPU).map_or(0, |cpu| cpu.total_bytes);
+        let held = |plan: &Self| plan.device(CPU).map_or(0, DevicePlan::besides_disk_cache);
         if ram_bytes.is_some_and(|ram| held(self) > ram) {
             for (placed, decided) in std::iter::zip(&mut self.tensors, decided) {
                 let tensor = &placed.tensor;
@@ -133,17 +138,28 @@ impl Plan {
 
     /// Leaves to experts on disk what the rest leaves of `ram_bytes`.
     pub(crate) fn size_cache(&mut self, ram_bytes: Option<u64>) -> Result<()> {
-        let held = self.device(CPU).map_or(0, |cpu| cpu.total_bytes);
+        let held = self.device(CPU).map_or(0, DevicePlan::besides_disk_cache);
         let least = self.least_cache_bytes();
-        let (Some(disk), Some(ram)) = (&mut self.disk, ram_bytes) else { return Ok(()) };
-        let rows = disk.embedding_bytes.min(ROWS_BYTES);
-        let held = held.saturating_add(rows);
-        let needed = held.saturating_add(least);
-        if needed > ram {
-            return Err(too_little(needed, ram));
+        if let (Some(disk), Some(ram)) = (&mut self.disk, ram_bytes) {
+            let held = held.saturating_add(disk.rows_bytes());
+            let needed = held.saturating_add(least);
+            if needed > ram {
+                return Err(too_little(needed, ram));
+            }
+            disk.cache_bytes = Some((ram - held).min(disk.most_cache_bytes()));
         }
-        disk.cache_bytes = Some((ram - held).min(disk.most_cache_bytes()));
+        self.count_cache();
         Ok(())
+    }
+
+    /// Counts what is on disk among the memory that the CPU needs.
+    fn count_cache(&mut self) {
+        let Some(disk) = &self.disk else { return };
+        let cache = disk.cache_bytes.map(|bytes| bytes.saturating_add(disk.rows_bytes()));
+        if let Some(cpu) = self.devices.iter_mut().find(|device| device.name == CPU) {
+            cpu.disk_cache_bytes = cache;
+            cpu.settle();
+        }
     }
 
     /// The same with so many bytes of CPU memory for the experts on disk, as
@@ -180,6 +196,7 @@ impl Plan {
             let most = disk.cache_bytes.unwrap_or_else(|| disk.most_cache_bytes());
             disk.cache_bytes = Some(bytes.min(most));
         }
+        self.count_cache();
         Ok(self)
     }
 
@@ -196,8 +213,9 @@ impl Plan {
         let (mut layers, mut ends) = (BTreeMap::new(), 0_u64);
         for placed in self.tensors.iter().filter(|placed| placed.device == DISK) {
             if let Some(layer) = placed.tensor.layer {
-                *layers.entry(layer).or_insert(0_u64) += placed.tensor.bytes;
-                ends = ends.saturating_add(all + 1);
+                let sum = layers.entry(layer).or_insert(0_u64);
+                *sum = sum.saturating_add(placed.tensor.bytes);
+                ends = ends.saturating_add(all).saturating_add(1);
             }
         }
         let most = layers.into_values().max().unwrap_or(0);
@@ -231,5 +249,6 @@ impl DevicePlan {
         if let Some(host) = &mut self.host {
             host.anonymous_bytes += std::mem::take(&mut host.mapped_bytes);
         }
+        self.settle();
     }
 }

@@ -83,7 +83,9 @@ pub(super) fn decide_all(
         }
         decided.push(decide(first.map(|i| &rules[i]), own, host_layers, pageable));
     }
-    if let Some(i) = found.iter().position(|&found| !found) {
+    // A model without experts fits as well as one with them.
+    let matches_nothing = |&i: &usize| !found[i] && !rules[i].is_fit();
+    if let Some(i) = (0..rules.len()).find(matches_nothing) {
         return Err(rules[i].no_match(experts));
     }
     let pages_nothing = |i: &usize| {

@@ -31,8 +31,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use self::board::{At, Board, count};
-pub(crate) use self::bytes::human_bytes;
 pub use self::bytes::parse_bytes;
+pub(crate) use self::bytes::{exact_bytes, human_bytes};
 pub use self::context::{ContextOptions, OpenChoices};
 pub use self::decision::Decision;
 pub use self::device::{Device, DeviceKind};
@@ -301,7 +301,38 @@ impl Plan {
     /// Bytes of experts that are not on the CPU.
     pub fn expert_bytes_on_devices(&self) -> u64 {
         let devices = self.devices.iter().filter(|device| device.name != CPU);
-        devices.map(|device| device.expert_bytes).sum()
+        devices.fold(0, |sum, device| sum.saturating_add(device.expert_bytes))
+    }
+
+    /// The same plan where so many bytes of CPU memory are free, as
+    /// [`available_bytes`](crate::memory::available_bytes) tells for this machine.
+    ///
+    /// ```
+    /// # use moe_offload::synth::{self, SynthOptions};
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("model.gguf");
+    /// # synth::family("dbrx")?.build(&SynthOptions::tiny())?.save(&path, 1, |_| {})?;
+    /// use moe_offload::{ContextOptions, GgufFile, OffloadPolicy};
+    ///
+    /// let gguf = GgufFile::open(&path)?;
+    /// let context = ContextOptions::with_context_tokens(4_000_000);
+    /// let plan = OffloadPolicy::default().plan(&gguf, &[], &context)?.with_cpu_memory(1 << 30);
+    /// assert!(!plan.fits());
+    /// assert!(plan.devices()[0].short_by_bytes > 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn with_cpu_memory(mut self, free_bytes: u64) -> Self {
+        if let Some(cpu) = self.devices.iter_mut().find(|device| device.name == CPU) {
+            cpu.free_bytes = Some(free_bytes);
+            cpu.settle();
+        }
+        self
+    }
+
+    /// Whether no device is short of memory, as far as its free memory and what it needs are known.
+    pub fn fits(&self) -> bool {
+        self.devices.iter().all(|device| device.short_by_bytes == 0)
     }
 
     /// Whether the plan was made for this file.

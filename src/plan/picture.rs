@@ -36,7 +36,8 @@ struct Layer {
 
 impl Layer {
     fn total(&self) -> u64 {
-        self.dense + self.experts_on_device + self.experts_on_cpu + self.experts_on_disk
+        let experts = [self.experts_on_device, self.experts_on_cpu, self.experts_on_disk];
+        experts.into_iter().fold(self.dense, u64::saturating_add)
     }
 }
 
@@ -49,14 +50,15 @@ impl Plan {
             let layer = layers.entry(number).or_default();
             let bytes = placement.tensor.bytes;
             if placement.tensor.kind.is_expert() {
-                *match placement.device.as_str() {
+                let here = match placement.device.as_str() {
                     CPU => &mut layer.experts_on_cpu,
                     DISK => &mut layer.experts_on_disk,
                     _ => &mut layer.experts_on_device,
-                } += bytes;
+                };
+                *here = here.saturating_add(bytes);
                 continue;
             }
-            layer.dense += bytes;
+            layer.dense = layer.dense.saturating_add(bytes);
             if layer.device.is_empty() {
                 layer.device.clone_from(&placement.device);
             }
@@ -77,9 +79,10 @@ impl fmt::Display for Picture {
         let largest = self.lines.iter().map(|line| line.layer.total()).max().unwrap_or(0).max(1);
         let any_on_disk = self.lines.iter().any(|line| line.layer.experts_on_disk > 0);
         let width = self.lines.iter().map(|line| line.layer.device.chars().count()).max();
-        let width = width.unwrap_or(0).min(60);
-        write!(f, "layers   █ not experts  ▓ experts on a device  ░ experts on the cpu")?;
+        let width = width.unwrap_or(0).clamp(6, 60);
+        write!(f, "█ not experts  ▓ experts on a device  ░ experts on the cpu")?;
         writeln!(f, "{}", if any_on_disk { "  · experts on disk" } else { "" })?;
+        writeln!(f, "{:>7}  {:width$}  weights of a layer", "layers", "device")?;
         for Line { first, last, layer } in &self.lines {
             let numbers = if first == last { first.to_string() } else { format!("{first}-{last}") };
             // A part that is there is seen.

@@ -39,6 +39,8 @@ impl Plan {
         }
         plan.rename(&names);
         plan.keep(&kept);
+        // What follows from other figures is not believed.
+        plan.devices.iter_mut().for_each(DevicePlan::settle);
         Ok(plan)
     }
 

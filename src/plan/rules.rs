@@ -9,7 +9,7 @@ use super::Device;
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap};
 use crate::gguf::GgufFile;
-use crate::policy::{LayerSet, OffloadPolicy, Target};
+use crate::policy::{LayerSet, OffloadPolicy, RegexRule, Target};
 
 /// What one rule of the policy did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +53,7 @@ pub(super) struct Rule {
 
 enum Matcher {
     ExpertsOf(BTreeSet<u32>),
-    /// All experts; where they go is decided when everything else has its place.
+    /// All experts, if there are any; where they go is decided when everything else has its place.
     Fit,
     Name(Regex),
 }
@@ -74,11 +74,13 @@ impl Rule {
     }
 
     pub(super) fn no_match(&self, experts: &ExpertMap) -> Error {
-        let near = match &self.matcher {
-            Matcher::ExpertsOf(_) | Matcher::Fit => Vec::new(),
-            Matcher::Name(regex) => near_misses(regex.as_str(), experts),
+        let (near, layers) = match &self.matcher {
+            Matcher::ExpertsOf(_) | Matcher::Fit => (Vec::new(), None),
+            Matcher::Name(regex) => {
+                (near_misses(regex.as_str(), experts), other_layers(regex.as_str(), experts))
+            }
         };
-        Error::NoMatch { rule: self.text.clone(), near }
+        Error::NoMatch { rule: self.text.clone(), near, layers }
     }
 }
 
@@ -129,15 +131,15 @@ fn matcher(rule: &OffloadPolicy, gguf: &GgufFile, experts: &ExpertMap) -> Result
     if let OffloadPolicy::Regex(rule) = rule {
         return rule.compile().map(Matcher::Name);
     }
+    if let OffloadPolicy::Fit(_) = rule {
+        return Ok(Matcher::Fit);
+    }
     if !experts.is_moe() {
         return Err(Error::NoExperts {
             path: gguf.path().to_owned(),
             architecture: experts.architecture().to_owned(),
             rule: rule.to_string(),
         });
-    }
-    if let OffloadPolicy::Fit(_) = rule {
-        return Ok(Matcher::Fit);
     }
     let with_experts = experts.expert_layers();
     let counted = |count: u32, layers: &mut dyn Iterator<Item = &u32>| {
@@ -175,7 +177,8 @@ fn named_layers(
         layers: with_experts.iter().copied().collect::<LayerSet>().to_string(),
     };
     if let Some((first, _)) = set.ranges().find(|&(_, last)| last >= layers) {
-        return Err(not_there(first.max(layers)));
+        let layer = first.max(layers);
+        return Err(Error::NoSuchLayer { rule: rule.to_string(), layer, layers });
     }
     let selected: BTreeSet<u32> =
         with_experts.iter().copied().filter(|&layer| set.contains(layer)).collect();
@@ -183,6 +186,23 @@ fn named_layers(
         return Err(not_there(set.ranges().next().map_or(0, |(first, _)| first)));
     }
     Ok(selected)
+}
+
+/// The layers in which a pattern would match if it named any of them, as ranges.
+fn other_layers(pattern: &str, experts: &ExpertMap) -> Option<String> {
+    let rule = RegexRule::new(&of_any_layer(pattern)?, Target::Cpu).ok()?;
+    let regex = rule.compile().ok()?;
+    let matching = experts.tensors().iter().filter(|tensor| regex.is_match(&tensor.name));
+    let layers: LayerSet = matching.filter_map(|tensor| tensor.layer).collect();
+    (!layers.is_empty()).then(|| layers.to_string())
+}
+
+/// The pattern with any number where it names layers: between `blk.` and the next dot.
+fn of_any_layer(pattern: &str) -> Option<String> {
+    let (before, rest) = pattern.split_once("blk")?;
+    let rest = rest.strip_prefix(r"\.").or_else(|| rest.strip_prefix('.'))?;
+    let end = rest.find(r"\.").or_else(|| rest.find('.')).unwrap_or(rest.len());
+    Some(format!(r"{before}blk\.[0-9]+{}", &rest[end..]))
 }
 
 /// Names that resemble a pattern, one for all layers that share it.

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::bytes::human_bytes;
-use super::{NOT_LOADED, Plan, Source};
+use super::{DevicePlan, NOT_LOADED, Plan, Source};
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,44 +40,26 @@ impl Plan {
     fn fmt_devices(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width =
             self.devices.iter().map(|d| d.name.chars().count()).max().unwrap_or(0).clamp(6, 60);
-        // Without devices of known memory two columns would be empty.
+        // Columns that would be empty are left out.
         let knows_free = self.devices.iter().any(|device| device.free_bytes.is_some());
-        let or = |bytes: Option<u64>, unknown: &str| {
-            bytes.map_or_else(|| unknown.to_owned(), human_bytes)
-        };
-        write!(f, "{:width$}  layers", "device")?;
-        for column in ["weights", "of experts", "KV cache", "compute", "total"] {
-            write!(f, "  {column:>11}")?;
-        }
-        writeln!(f, "{}", if knows_free { "         free    left over" } else { "" })?;
-        for device in &self.devices {
-            // A reserve is a guess, and marked as one.
-            let compute = match device.reserved_bytes {
-                0 => or(device.compute_bytes, "not yet"),
-                reserved => format!("~{}", human_bytes(reserved)),
-            };
-            write!(
-                f,
-                "{:width$}  {:>6}  {:>11}  {:>11}  {:>11}  {compute:>11}  {:>11}",
-                device.name,
-                device.layers,
-                human_bytes(device.weights_bytes),
-                human_bytes(device.expert_bytes),
-                or(device.context_bytes, "unknown"),
-                human_bytes(device.total_bytes),
-            )?;
-            if knows_free {
-                let left = or(device.left_over_bytes(), "-");
-                write!(f, "  {:>11}  {left:>11}", or(device.free_bytes, "-"))?;
+        let has_disk = self.disk.is_some();
+        for (i, device) in self.devices.iter().enumerate() {
+            if i == 0 {
+                write!(f, "{:width$}  layers", "device")?;
+                for (column, _) in cells(device, has_disk, knows_free) {
+                    write!(f, "  {column:>width$}", width = column_width(column))?;
+                }
+                writeln!(f)?;
+            }
+            write!(f, "{:width$}  {:>6}", device.name, device.layers)?;
+            for (column, cell) in cells(device, has_disk, knows_free) {
+                write!(f, "  {cell:>width$}", width = column_width(column))?;
             }
             writeln!(f)?;
         }
-        let unused: u64 = self
-            .tensors
-            .iter()
-            .filter(|placement| placement.device == NOT_LOADED)
-            .map(|placement| placement.tensor.bytes)
-            .sum();
+        self.fmt_shortage(f)?;
+        let not_loaded = self.tensors.iter().filter(|placement| placement.device == NOT_LOADED);
+        let unused = not_loaded.fold(0, |sum: u64, p| sum.saturating_add(p.tensor.bytes));
         if unused > 0 {
             writeln!(f, "(next-token layers are not loaded: {})", human_bytes(unused))?;
         }
@@ -86,6 +68,30 @@ impl Plan {
         if self.devices.len() == 1 {
             let what = if self.disk.is_some() { "what is not on disk" } else { "everything" };
             writeln!(f, "(no GPU or other device: {what} stays in CPU memory)")?;
+        }
+        Ok(())
+    }
+
+    /// What is missing, and what totals do not count.
+    fn fmt_shortage(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for device in self.devices.iter().filter(|device| device.short_by_bytes > 0) {
+            let short = human_bytes(device.short_by_bytes);
+            let least = if device.total_is_at_least { "at least " } else { "" };
+            writeln!(f, "DOES NOT FIT: {} is short by {least}{short}", device.name)?;
+        }
+        let open: Vec<&DevicePlan> = self.devices.iter().filter(|d| d.total_is_at_least).collect();
+        let causes = [
+            ("KV cache", open.iter().any(|device| device.context_bytes.is_none())),
+            ("compute buffers", open.iter().any(|device| !device.knows_compute())),
+            ("disk cache", open.iter().any(|device| device.disk_cache_bytes.is_none())),
+        ];
+        let causes: Vec<&str> =
+            causes.iter().filter(|(_, is)| *is).map(|(what, _)| *what).collect();
+        if !causes.is_empty() {
+            let knows_free = self.devices.iter().any(|device| device.free_bytes.is_some());
+            let signs = if knows_free { "≥ at least, ≤ at most" } else { "≥ at least" };
+            let causes = causes.join(" and ");
+            writeln!(f, "({signs}: without {causes}, which are not known yet)")?;
         }
         Ok(())
     }
@@ -122,7 +128,19 @@ impl Plan {
                 .map(|(what, bytes)| format!("{} {what}", human_bytes(bytes)))
                 .collect();
             if !parts.is_empty() {
-                writeln!(f, "(cpu: {})", parts.join(", "))?;
+                let of_free = cpu.is_some_and(|cpu| cpu.free_bytes.is_some());
+                let counted = of_free && host.mapped_bytes > 0;
+                let note =
+                    if counted { "; what is mapped takes nothing of the free memory" } else { "" };
+                writeln!(f, "(cpu: {}{note})", parts.join(", "))?;
+            }
+            let left = cpu.and_then(DevicePlan::left_over_bytes).unwrap_or(u64::MAX);
+            if host.mapped_bytes > left {
+                let over = human_bytes(host.mapped_bytes - left);
+                writeln!(
+                    f,
+                    "(cpu: {over} of what is mapped find no room, and are read again as needed)"
+                )?;
             }
         }
         let compute = self.devices.iter().map(|device| device.compute_from);
@@ -154,6 +172,47 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// Characters of a column: two have room for a sign.
+fn column_width(column: &str) -> usize {
+    if matches!(column, "total" | "left over") { 13 } else { 11 }
+}
+
+/// The figures of a device's row, each with its column.
+fn cells(device: &DevicePlan, has_disk: bool, knows_free: bool) -> Vec<(&'static str, String)> {
+    let or =
+        |bytes: Option<u64>, unknown: &str| bytes.map_or_else(|| unknown.to_owned(), human_bytes);
+    // A reserve is a guess, and marked as one.
+    let compute = match device.reserved_bytes {
+        0 => or(device.compute_bytes, "not yet"),
+        reserved => format!("~{}", human_bytes(reserved)),
+    };
+    let bound = |sign: &str, text: String| {
+        if device.total_is_at_least { format!("{sign} {text}") } else { text }
+    };
+    let mut cells = vec![
+        ("weights", human_bytes(device.weights_bytes)),
+        ("of experts", human_bytes(device.expert_bytes)),
+        ("KV cache", or(device.context_bytes, "unknown")),
+        ("compute", compute),
+    ];
+    if has_disk {
+        cells.push(("disk cache", or(device.disk_cache_bytes, "when loaded")));
+    }
+    cells.push(("total", bound("≥", human_bytes(device.total_bytes))));
+    if knows_free {
+        let left = match device.left_over_bytes() {
+            None => "-".to_owned(),
+            Some(_) if device.short_by_bytes > 0 => {
+                bound("≤", format!("-{}", human_bytes(device.short_by_bytes)))
+            }
+            Some(left) => bound("≤", human_bytes(left)),
+        };
+        cells.push(("free", or(device.free_bytes, "-")));
+        cells.push(("left over", left));
+    }
+    cells
 }
 
 fn plural(n: u64, what: &str) -> String {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, PolicyFault};
-use crate::plan::parse_bytes;
+use crate::plan::{exact_bytes, parse_bytes};
 
 /// What the rule `fit` is to keep, and what it may give up if not even the parts of the model that
 /// are used for every token fit.
@@ -92,26 +92,44 @@ impl FromStr for Fit {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let bad = || Error::InvalidPolicy { text: text.to_owned(), fault: PolicyFault::BadFit };
         let mut fit = Self::default();
         for (i, part) in text.split(',').map(str::trim).enumerate() {
             if let Some(ram) = part.strip_prefix("ram:") {
-                let fault = PolicyFault::BadRam;
-                let bad = || Error::InvalidPolicy { text: part.to_owned(), fault };
-                let bytes = parse_bytes(ram.trim()).ok().filter(|_| fit.ram_bytes.is_none());
-                fit.ram_bytes = Some(bytes.ok_or_else(bad)?);
+                let bytes = size(part, ram.trim(), PolicyFault::BadRam)?;
+                if fit.ram_bytes.replace(bytes).is_some() {
+                    return Err(invalid(part, PolicyFault::BadRam));
+                }
                 continue;
             }
             match part.parse() {
                 Ok(fallback) if !fit.fallbacks.iter().any(|f| same_kind(*f, fallback)) => {
                     fit.fallbacks.push(fallback);
                 }
-                Err(_) if i == 0 => fit.limit = part.parse().map_err(|_| bad())?,
-                _ => return Err(bad()),
+                Err(_) if i == 0 => fit.limit = limit(text, part)?,
+                _ => return Err(invalid(text, PolicyFault::BadFit)),
             }
         }
         Ok(fit)
     }
+}
+
+/// A size in `text`; what is wrong with it is `fault`, unless it only lacks its unit.
+fn size(text: &str, size: &str, fault: PolicyFault) -> Result<u64, Error> {
+    parse_bytes(size).map_err(|error| match error {
+        Error::NoUnit { text: number } => invalid(text, PolicyFault::NoUnit { number }),
+        _ => invalid(text, fault),
+    })
+}
+
+fn limit(text: &str, limit: &str) -> Result<FitLimit, Error> {
+    match limit.trim().strip_prefix('-') {
+        Some(margin) => size(text, margin, PolicyFault::BadFit).map(FitLimit::Margin),
+        None => size(text, limit, PolicyFault::BadFit).map(FitLimit::Budget),
+    }
+}
+
+fn invalid(text: &str, fault: PolicyFault) -> Error {
+    Error::InvalidPolicy { text: text.to_owned(), fault }
 }
 
 fn same_kind(a: Fallback, b: Fallback) -> bool {
@@ -122,7 +140,7 @@ impl fmt::Display for Fit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limit = (self.limit != FitLimit::Free).then(|| self.limit.to_string());
         let fallbacks = self.fallbacks.iter().map(ToString::to_string);
-        let ram = self.ram_bytes.map(|bytes| format!("ram:{}", FitLimit::Budget(bytes)));
+        let ram = self.ram_bytes.map(|bytes| format!("ram:{}", exact_bytes(bytes)));
         f.write_str(&limit.into_iter().chain(fallbacks).chain(ram).collect::<Vec<_>>().join(","))
     }
 }
@@ -195,28 +213,16 @@ impl FromStr for FitLimit {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        let bad = || Error::InvalidPolicy { text: text.to_owned(), fault: PolicyFault::BadFit };
-        let text = text.trim();
-        match text.strip_prefix('-') {
-            Some(margin) => parse_bytes(margin).map(Self::Margin),
-            None => parse_bytes(text).map(Self::Budget),
-        }
-        .map_err(|_| bad())
+        limit(text, text)
     }
 }
 
 impl fmt::Display for FitLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (sign, bytes) = match *self {
-            Self::Free => return Ok(()),
-            Self::Budget(bytes) => ("", bytes),
-            Self::Margin(bytes) => ("-", bytes),
-        };
-        let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
-        let exact = units.iter().find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift);
-        match exact {
-            Some((unit, shift)) => write!(f, "{sign}{}{unit}", bytes >> shift),
-            None => write!(f, "{sign}{bytes}"),
+        match *self {
+            Self::Free => Ok(()),
+            Self::Budget(bytes) => f.write_str(&exact_bytes(bytes)),
+            Self::Margin(bytes) => write!(f, "-{}", exact_bytes(bytes)),
         }
     }
 }

@@ -6,12 +6,30 @@ use crate::error::{Error, FlagFault, Result};
 
 /// The part of a name that llama.cpp's `--cpu-moe` and `--n-cpu-moe` look for.
 const EXPERTS: &str = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps";
+/// The part of a name that `--n-cpu-ffn` looks for: dense feed-forward matrices.
+const DENSE: &str = r"\.ffn_(up|down|gate)\.";
+/// The same flags for the draft model of speculative decoding, in all their spellings.
+const DRAFT: [&str; 10] = [
+    "--cpu-moe-draft",
+    "--n-cpu-moe-draft",
+    "--override-tensor-draft",
+    "--spec-draft-cpu-moe",
+    "--spec-draft-n-cpu-moe",
+    "--spec-draft-ncmoe",
+    "--spec-draft-override-tensor",
+    "-cmoed",
+    "-ncmoed",
+    "-otd",
+];
 /// More blocks than any model has; keeps the pattern short.
 const MAX_BLOCKS: u32 = 65_535;
 
 impl OffloadPolicy {
     /// The policy that llama.cpp's flags mean, in their order: `--cpu-moe` (`-cmoe`),
-    /// `--n-cpu-moe N` (`-ncmoe`) and `--override-tensor PATTERN=BUFFER,…` (`-ot`).
+    /// `--n-cpu-moe N` (`-ncmoe`), `--n-cpu-ffn N` (`-ncffn`) and
+    /// `--override-tensor PATTERN=BUFFER,…` (`-ot`). As there, `_` may stand for `-` in a long flag; beyond
+    /// it, a long flag's value may follow a `=`. The text form of a policy takes the same flags:
+    /// `"--n-cpu-moe 12".parse()`.
     ///
     /// `--n-cpu-moe` keeps llama.cpp's meaning: it counts *blocks* from the first of the file,
     /// where [`OffloadPolicy::FirstLayers`] counts layers that have experts. Patterns are read with
@@ -27,7 +45,7 @@ impl OffloadPolicy {
     /// ```
     ///
     /// # Errors
-    /// [`Error::InvalidFlag`] for another flag or a bad value, [`Error::InvalidPattern`] for a
+    /// [`Error::InvalidFlag`] for another flag, one for a draft model or a bad value, [`Error::InvalidPattern`] for a
     /// pattern that is not Rust's.
     pub fn from_llama_flags<S: AsRef<str>>(flags: impl IntoIterator<Item = S>) -> Result<Self> {
         let mut policy = Self::None;
@@ -41,9 +59,16 @@ impl OffloadPolicy {
                     .ok_or_else(|| invalid(&flag, FlagFault::MissingValue))
             };
             policy = policy.then(match flag.as_str() {
-                "--cpu-moe" | "-cmoe" if inline.is_none() => Self::AllExperts,
-                "--n-cpu-moe" | "-ncmoe" => first_blocks(&flag, &value()?)?,
+                "--cpu-moe" | "-cmoe" => match inline {
+                    Some(value) => return Err(invalid(&flag, FlagFault::NoValue { value })),
+                    None => Self::AllExperts,
+                },
+                "--n-cpu-moe" | "-ncmoe" => first_blocks(&flag, &value()?, EXPERTS)?,
+                "--n-cpu-ffn" | "-ncffn" => first_blocks(&flag, &value()?, DENSE)?,
                 "--override-tensor" | "-ot" => overrides(&flag, &value()?)?,
+                name if DRAFT.contains(&name) => {
+                    return Err(invalid(&flag, FlagFault::DraftModel));
+                }
                 _ => return Err(invalid(&flag, FlagFault::Unknown)),
             });
         }
@@ -53,13 +78,17 @@ impl OffloadPolicy {
 
 /// `--flag=value` for long flags; everything else is a flag alone.
 fn split_value(flag: &str) -> (String, Option<String>) {
-    match flag.split_once('=') {
-        Some((name, value)) if name.starts_with("--") => (name.to_owned(), Some(value.to_owned())),
-        _ => (flag.to_owned(), None),
+    if !flag.starts_with("--") {
+        return (flag.to_owned(), None);
     }
+    let (name, value) = match flag.split_once('=') {
+        Some((name, value)) => (name, Some(value.to_owned())),
+        None => (flag, None),
+    };
+    (name.replace('_', "-"), value)
 }
 
-fn first_blocks(flag: &str, value: &str) -> Result<OffloadPolicy> {
+fn first_blocks(flag: &str, value: &str, tensors: &str) -> Result<OffloadPolicy> {
     let count = value
         .parse()
         .ok()
@@ -68,7 +97,7 @@ fn first_blocks(flag: &str, value: &str) -> Result<OffloadPolicy> {
     let Some(last) = count.checked_sub(1) else {
         return Ok(OffloadPolicy::None);
     };
-    let pattern = format!(r"blk\.({}){EXPERTS}", digits::alternatives([(0, last)]));
+    let pattern = format!(r"blk\.({}){tensors}", digits::alternatives([(0, last)]));
     RegexRule::new(&pattern, Target::Cpu).map(OffloadPolicy::Regex)
 }
 

@@ -8,8 +8,9 @@
 //! | `last-layers:8` | the experts of the last 8 layers that have experts |
 //! | `layers:0-3,7` | the experts of these layers, numbered as in the file |
 //! | `regex:PATTERN=DEVICE` | every tensor whose name the pattern finds, on that device |
-//! | `fit`, `fit:10GiB`, `fit:-1GiB` | the experts that do not fit the free memory, a budget, or all but a margin |
+//! | `fit` (the default), `fit:10GiB`, `fit:-1GiB` | the experts that do not fit the free memory, a budget, or all but a margin |
 //! | `fit:10GiB,ram:5GiB` | no more than so much: what does not fit that either stays on disk, and is read when it is used |
+//! | `--n-cpu-moe 12`, `--cpu-moe`, `-ot …` | what llama.cpp's flags mean ([`OffloadPolicy::from_llama_flags`]) |
 //! | `fit:cache-to-host,fewer-layers` | and the KV cache, then the first layers, if the rest does not fit either |
 //!
 //! Rules are joined by `;` and the first that matches a tensor wins. Each of the expert rules may
@@ -41,12 +42,11 @@ use crate::error::{Error, PolicyFault, Result};
 /// assert_eq!(OffloadPolicy::FirstLayers(12).to_string(), "first-layers:12");
 /// # Ok::<(), moe_offload::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 #[non_exhaustive]
 pub enum OffloadPolicy {
     /// No offloading: everything on the devices, as far as the engine allows. The baseline.
-    #[default]
     None,
     /// The experts of all layers to CPU memory.
     AllExperts,
@@ -59,12 +59,19 @@ pub enum OffloadPolicy {
     /// Every tensor that a pattern finds to a device.
     Regex(RegexRule),
     /// As many experts on the devices as fit, the rest to CPU memory. Only as the last rule: the
-    /// rules before it win.
+    /// rules before it win. The default; of a model without experts everything goes to the devices.
     Fit(Fit),
     /// One of the expert rules with another device than the CPU; see [`OffloadPolicy::on`].
     On(Redirected),
     /// Several rules, of which the first that matches a tensor wins; see [`OffloadPolicy::then`].
     FirstMatch(RuleList),
+}
+
+impl Default for OffloadPolicy {
+    /// [`fit`](Self::Fit) into all free memory: what runs most models as fast as the machine can.
+    fn default() -> Self {
+        Self::Fit(Fit::default())
+    }
 }
 
 /// An expert rule with another device than the CPU.
@@ -176,6 +183,11 @@ impl OffloadPolicy {
 
     fn is_fit(&self) -> bool {
         matches!(self, Self::Fit(_))
+    }
+
+    /// Whether it can only be planned for devices whose free memory is known: `fit` without a budget.
+    pub fn needs_free_memory(&self) -> bool {
+        self.fit().is_some_and(|fit| fit.limit.bytes(None).is_none())
     }
 
     /// Where a single rule puts what it matches.

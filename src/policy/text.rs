@@ -36,6 +36,10 @@ impl FromStr for OffloadPolicy {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
+        // No rule begins so, llama.cpp's flags do.
+        if text.trim_start().starts_with('-') {
+            return Self::from_llama_flags(text.split_whitespace());
+        }
         let parts = split_rules(text);
         let alone = parts.len() == 1;
         let mut rules = Vec::with_capacity(parts.len());

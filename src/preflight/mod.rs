@@ -1,26 +1,33 @@
-//! What a readable header may still hold that would bring the engine down.
+//! Whether a readable file is a model for the engine, and what in it would bring the engine down.
 //!
+//! First what the file is for, and whether the engine knows its architecture. Then its details.
 //! The engine checks much of a file itself, and its failed assertions on the calling thread become
 //! errors. Checked here is what would end the process: sizes by which it divides, types for which
 //! it has no code, memory out of proportion to the file, tensors that it uses but does not ask for.
 //! Everything else is left to the engine, so that no file is refused that it would run.
 
+mod architectures;
 mod attention;
 mod experts;
+mod key_types;
 mod keys;
 mod names;
+mod next_token;
 mod norms;
+mod purpose;
 mod recurrent;
 mod required;
 mod types;
 mod vocabulary;
 
+pub use self::architectures::ARCHITECTURES;
 use self::keys::Keys;
+pub use self::purpose::purpose;
 use crate::error::{Error, ModelFault, Result};
 use crate::gguf::GgufFile;
 
-/// Refuses a file that the engine would not survive. `MoeModelBuilder`
-/// does this by itself.
+/// Refuses a file that is no model which writes text, that the engine does not know, or that it would not
+/// survive. `MoeModelBuilder` does this by itself.
 ///
 /// ```
 /// use moe_offload::synth::{self, SynthOptions};
@@ -34,11 +41,18 @@ use crate::gguf::GgufFile;
 /// ```
 ///
 /// # Errors
+/// [`Error::NotATextModel`] with what the file is for, [`Error::UnknownArchitecture`],
 /// [`Error::UnsafeModel`] with the key or tensor, [`Error::MissingMetadata`] if the file does not
 /// name its architecture.
 pub fn check(gguf: &GgufFile) -> Result<()> {
+    if let Some(purpose) = purpose(gguf) {
+        return Err(Error::NotATextModel { path: gguf.path().to_owned(), purpose });
+    }
+    architectures::check(gguf)?;
     let keys = Keys::new(gguf)?;
-    let outcome = types::check(gguf)
+    let outcome = key_types::check(&keys)
+        .and_then(|()| next_token::check(&keys))
+        .and_then(|()| types::check(gguf))
         .and_then(|()| names::check(gguf))
         .and_then(|()| attention::check(&keys))
         .and_then(|()| experts::check(&keys))

@@ -7,14 +7,21 @@
 //! away, and the caller gets [`Error::RpcLost`]. Everything can then be freed as usual, and the next
 //! load connects anew.
 //!
+//! It also makes answers up when the call under way has to end, because it was cancelled or its time is over, and a
+//! server is silent: stopped, or still computing. Such a server is not lost: what it answers later is
+//! passed over, and the next call goes on with it.
+//!
 //! The relay also knows what the connection carries ([`rpc_traffic`]), does not wait for ever for a
 //! server that is busy or silent, and refuses answers of the wrong length.
 
 mod cache;
 mod client;
+mod graphs;
 mod link;
+mod operation;
 mod protocol;
 mod relay;
+mod server;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,6 +31,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::cache::clean_cache;
 pub(crate) use self::link::Link;
+pub(crate) use self::operation::{Operation, Turn};
 use crate::error::{Error, Result};
 
 /// All servers that were ever connected, by endpoint.

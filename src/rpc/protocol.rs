@@ -49,6 +49,26 @@ impl Command {
         }
     }
 
+    /// Whether the engine keeps what is answered for as long as it has the connection, or the server keeps what
+    /// it was asked for: a made-up answer would do harm later.
+    pub(super) fn is_lasting(self) -> bool {
+        let lasting = [
+            Self::ALLOC_BUFFER,
+            Self::GET_ALIGNMENT,
+            Self::GET_MAX_SIZE,
+            Self::BUFFER_GET_BASE,
+            Self::GET_ALLOC_SIZE,
+            Self::HELLO,
+            Self::DEVICE_COUNT,
+        ];
+        lasting.contains(&self)
+    }
+
+    /// Whether it is a graph to compute.
+    pub(super) fn computes(self) -> bool {
+        [Self::GRAPH_COMPUTE, Self::GRAPH_RECOMPUTE].contains(&self)
+    }
+
     /// The beginning of an answer in the place of a server that is gone; the rest is zeros.
     pub(super) fn harmless_answer(self) -> [u8; 8] {
         let number: u64 = match self {

@@ -1,22 +1,17 @@
 //! Passes requests and answers on, and answers itself when the server is gone.
 
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
 
 use super::client::Client;
+use super::graphs::{Graphs, Sent};
 use super::link::Link;
-use super::protocol::{CAPABILITY_BYTES, Command, HEADER_BYTES, graph_device};
+use super::operation;
+use super::protocol::{CAPABILITY_BYTES, Command, HEADER_BYTES};
+use super::server::{Server, Trouble};
 
-/// How long connecting may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a server may be busy with another client before it greets.
-const GREETING_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a server may compute without a word: a long prompt on a slow machine.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// Bytes passed on at once.
 const CHUNK_BYTES: usize = 1 << 18;
 /// Larger requests than this, which are weights, are passed on as they come.
@@ -44,12 +39,21 @@ pub(super) fn start(endpoint: &str, is_open_here: fn(SocketAddr) -> bool) -> io:
     Ok(link)
 }
 
+/// What the engine gets for a request.
+enum Answer {
+    None,
+    /// So many bytes from the server, if it is there.
+    Awaited(u64),
+    /// So many bytes that it was not asked for.
+    MadeUp(u64),
+}
+
 /// One connection of the engine.
 struct Relay {
     link: Arc<Link>,
     client: Client,
     /// `None` when it is lost.
-    server: Option<TcpStream>,
+    server: Option<Server>,
     graphs: Graphs,
     chunk: Vec<u8>,
 }
@@ -58,16 +62,6 @@ impl Relay {
     /// Connects to the server and lets both sides greet. If that fails, the engine's connection is
     /// closed, which it survives at this moment.
     fn greet(link: &Arc<Link>, mut client: Client) -> io::Result<Self> {
-        let answer = Self::connect(link.endpoint(), &mut client);
-        let (server, answer) = answer.inspect_err(|error| link.lost(error.to_string()))?;
-        link.connected();
-        client.write_all(&answer)?;
-        let link = Arc::clone(link);
-        let (graphs, chunk) = (Graphs::default(), vec![0; CHUNK_BYTES]);
-        Ok(Self { link, client, server: Some(server), graphs, chunk })
-    }
-
-    fn connect(endpoint: &str, client: &mut Client) -> io::Result<(TcpStream, Vec<u8>)> {
         let mut request = [0; HEADER_BYTES + CAPABILITY_BYTES];
         client.read_exact(&mut request)?;
         if request[0] != Command::HELLO.0 {
@@ -75,22 +69,17 @@ impl Relay {
         }
         // The relay speaks plain TCP only.
         request[HEADER_BYTES..].fill(0);
-        let mut server = dial(endpoint)?;
-        server.set_nodelay(true)?;
-        server.set_read_timeout(Some(GREETING_TIMEOUT))?;
-        server.write_all(&request)?;
-        let mut answer = vec![0; 8 + 4 + CAPABILITY_BYTES];
-        server.read_exact(&mut answer).map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => io::Error::other(format!(
-                "it has not greeted within {} s; is it busy with another client?",
-                GREETING_TIMEOUT.as_secs()
-            )),
-            io::ErrorKind::UnexpectedEof => io::Error::other("it hung up; is it an RPC server?"),
-            _ => error,
+        let mut answer = [0; 8 + 4 + CAPABILITY_BYTES];
+        let server = Server::greet(link.endpoint(), &request, &mut answer).map_err(|trouble| {
+            link.lost(trouble.to_string());
+            io::Error::other(trouble.to_string())
         })?;
         answer[12..].fill(0);
-        server.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        Ok((server, answer))
+        link.connected();
+        client.write_all(&answer)?;
+        let link = Arc::clone(link);
+        let (graphs, chunk) = (Graphs::default(), vec![0; CHUNK_BYTES]);
+        Ok(Self { link, client, server: Some(server), graphs, chunk })
     }
 
     /// Until the engine hangs up.
@@ -103,24 +92,30 @@ impl Relay {
             }
             let command = Command(header[0]);
             let length = u64::from_le_bytes(header[1..].try_into().unwrap_or_default());
-            let answer_bytes = if length > WHOLE_BYTES && command != Command::GRAPH_COMPUTE {
-                self.pass_on(&header, length)?;
-                command.answer_bytes(&[])
+            let answer = if length > WHOLE_BYTES && !command.computes() {
+                self.pass_on(command, &header, length)?
             } else {
                 let payload = self.read_payload(length)?;
                 self.send(command, &header, payload)
             };
             // Before the engine has the answer: whoever asks after a call finds it counted.
-            self.count(length, answer_bytes);
-            if let Some(bytes) = answer_bytes {
-                self.answer(command, bytes)?;
+            self.count(length, &answer);
+            match answer {
+                Answer::None => {}
+                Answer::Awaited(bytes) => self.answer(command, bytes)?,
+                Answer::MadeUp(bytes) => self.make_up(command, bytes)?,
             }
         }
     }
 
-    fn count(&self, length: u64, answer_bytes: Option<u64>) {
+    fn count(&self, length: u64, answer: &Answer) {
+        let answer_bytes = match answer {
+            Answer::None => None,
+            Answer::Awaited(bytes) => Some(bytes + 8),
+            Answer::MadeUp(_) => return,
+        };
         if self.server.is_some() {
-            self.link.count_request(HEADER_BYTES as u64 + length, answer_bytes.map(|n| n + 8));
+            self.link.count_request(HEADER_BYTES as u64 + length, answer_bytes);
         }
     }
 
@@ -133,9 +128,13 @@ impl Relay {
         Ok(payload)
     }
 
-    /// Sends a whole request; returns how many bytes its answer has, if it has one.
-    fn send(&mut self, command: Command, header: &[u8], payload: Vec<u8>) -> Option<u64> {
+    /// Sends a whole request.
+    fn send(&mut self, command: Command, header: &[u8], payload: Vec<u8>) -> Answer {
         let answer_bytes = command.answer_bytes(&payload);
+        if operation::is_given_up() && self.server.is_some() {
+            self.put_off(command, header, payload);
+            return answer_bytes.map_or(Answer::None, Answer::MadeUp);
+        }
         let mut header = header.to_vec();
         let payload = match self.graphs.instead(command, payload) {
             Sent::AsItIs(payload) => payload,
@@ -145,18 +144,39 @@ impl Relay {
                 graph
             }
         };
-        let sent = self.server.as_mut().map(|server| {
-            server.write_all(&header)?;
-            server.write_all(&payload)
-        });
-        self.note(sent);
-        answer_bytes
+        self.send_part(&header);
+        self.send_part(&payload);
+        answer_bytes.map_or(Answer::None, Answer::Awaited)
+    }
+
+    /// Sends a part of a request, or keeps it for the server if nobody waits for that.
+    fn send_part(&mut self, bytes: &[u8]) {
+        let Some(server) = &mut self.server else { return };
+        let sent = if operation::is_given_up() { server.keep(bytes) } else { server.send(bytes) };
+        match sent {
+            Ok(()) | Err(Trouble::GivenUp) => {} // the rest of it is kept
+            Err(trouble) => self.lose(&trouble),
+        }
+    }
+
+    /// A request of an operation that waits no longer. The server still gets what must not be left out.
+    fn put_off(&mut self, command: Command, header: &[u8], payload: Vec<u8>) {
+        if command.is_lasting() {
+            self.lose(&Trouble::GivenUp);
+        } else if command == Command::GRAPH_COMPUTE {
+            self.graphs.put_off(payload);
+        } else if command.answer_bytes(&payload).is_none()
+            && !command.computes()
+            && let Sent::AsItIs(payload) = self.graphs.instead(command, payload)
+        {
+            self.send_part(header);
+            self.send_part(&payload);
+        }
     }
 
     /// Passes a large request on piece by piece; reads all of it even if nobody takes it.
-    fn pass_on(&mut self, header: &[u8], length: u64) -> io::Result<()> {
-        let sent = self.server.as_mut().map(|server| server.write_all(header));
-        self.note(sent);
+    fn pass_on(&mut self, command: Command, header: &[u8], length: u64) -> io::Result<Answer> {
+        self.send_part(header);
         let mut left = length;
         while left > 0 {
             let piece = usize::try_from(left).unwrap_or(usize::MAX).min(self.chunk.len());
@@ -165,125 +185,73 @@ impl Relay {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             left -= read as u64;
-            let sent = self.server.as_mut().map(|server| server.write_all(&self.chunk[..read]));
-            self.note(sent);
+            let chunk = std::mem::take(&mut self.chunk);
+            self.send_part(&chunk[..read]);
+            self.chunk = chunk;
         }
-        Ok(())
+        Ok(command.answer_bytes(&[]).map_or(Answer::None, Answer::Awaited))
     }
 
     /// Gives the engine the server's answer, and what is missing of it from a harmless one.
     fn answer(&mut self, command: Command, length: u64) -> io::Result<()> {
-        let mut announced = [0; 8];
-        let read = self.server.as_mut().map(|server| server.read_exact(&mut announced));
-        self.note(read);
-        if self.server.is_some() && u64::from_le_bytes(announced) != length {
-            self.note(Some(Err(io::Error::other("it answered at the wrong length"))));
+        if let Some(server) = &mut self.server {
+            server.expect(8 + length);
+        }
+        let mut announced = Vec::new();
+        while announced.len() < 8 {
+            let Some(bytes) = self.receive(command, 8 - announced.len() as u64) else { break };
+            announced.extend_from_slice(&self.chunk[..bytes]);
+        }
+        if self.server.is_some() && announced.len() == 8 && announced != length.to_le_bytes() {
+            self.lose(&io::Error::other("it answered at the wrong length").into());
         }
         self.client.write_all(&length.to_le_bytes())?;
         let mut done = 0;
-        while done < length {
-            let piece = usize::try_from(length - done).unwrap_or(usize::MAX).min(self.chunk.len());
-            let read =
-                self.server.as_mut().map(|server| match server.read(&mut self.chunk[..piece]) {
-                    Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-                    other => other,
-                });
-            match read {
-                Some(Ok(bytes)) => {
-                    self.client.write_all(&self.chunk[..bytes])?;
-                    done += bytes as u64;
-                }
-                Some(Err(error)) => self.note(Some(Err(error))),
-                None => {
-                    self.chunk[..piece].fill(0);
-                    let harmless = command.harmless_answer();
-                    for (i, byte) in harmless.iter().enumerate() {
-                        let at =
-                            (i as u64).checked_sub(done).and_then(|at| usize::try_from(at).ok());
-                        if let Some(slot) = at.and_then(|at| self.chunk[..piece].get_mut(at)) {
-                            *slot = *byte;
-                        }
-                    }
-                    self.client.write_all(&self.chunk[..piece])?;
-                    done += piece as u64;
-                }
-            }
+        while done < length
+            && announced.len() == 8
+            && let Some(bytes) = self.receive(command, length - done)
+        {
+            self.client.write_all(&self.chunk[..bytes])?;
+            done += bytes as u64;
+        }
+        self.make_up_from(command, done, length)
+    }
+
+    /// The next bytes of an answer, at most so many; `None` if they have to be made up.
+    fn receive(&mut self, command: Command, most: u64) -> Option<usize> {
+        let piece = usize::try_from(most).unwrap_or(usize::MAX).min(self.chunk.len());
+        let server = self.server.as_mut()?;
+        match server.receive(&mut self.chunk[..piece]) {
+            Ok(bytes) => return Some(bytes),
+            Err(Trouble::GivenUp) if !command.is_lasting() => server.pass_over(),
+            Err(trouble) => self.lose(&trouble),
+        }
+        None
+    }
+
+    fn make_up(&mut self, command: Command, length: u64) -> io::Result<()> {
+        self.client.write_all(&length.to_le_bytes())?;
+        self.make_up_from(command, 0, length)
+    }
+
+    /// The harmless answer from this byte on.
+    fn make_up_from(&mut self, command: Command, done: u64, length: u64) -> io::Result<()> {
+        let beginning = command.harmless_answer();
+        let beginning = beginning.iter().copied().chain(std::iter::repeat(0));
+        let done = usize::try_from(done).unwrap_or(usize::MAX);
+        let mut rest = beginning.skip(done.min(8));
+        let mut left = length - done as u64;
+        while left > 0 {
+            let piece = usize::try_from(left).unwrap_or(usize::MAX).min(self.chunk.len());
+            self.chunk[..piece].iter_mut().zip(&mut rest).for_each(|(to, from)| *to = from);
+            self.client.write_all(&self.chunk[..piece])?;
+            left -= piece as u64;
         }
         Ok(())
     }
 
-    /// Gives the server up if this went wrong.
-    fn note(&mut self, outcome: Option<io::Result<()>>) {
-        if let Some(Err(error)) = outcome {
-            let reason = match error.kind() {
-                io::ErrorKind::UnexpectedEof => "it hung up".to_owned(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                    format!("no answer within {} s", ANSWER_TIMEOUT.as_secs())
-                }
-                _ => error.to_string(),
-            };
-            self.link.lost(reason);
-            self.server = None;
-        }
-    }
-}
-
-fn dial(endpoint: &str) -> io::Result<TcpStream> {
-    let mut last = io::Error::other("the name has no address");
-    for address in endpoint.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-            Ok(server) => return Ok(server),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-/// The last graph of each device.
-///
-/// The engine asks a server to compute the last graph again without sending it. But the server
-/// drops it whenever any buffer is freed, does not say so, and hangs up when it is asked for it. So
-/// after a buffer was freed the graph is sent anew.
-#[derive(Default)]
-struct Graphs {
-    sent: HashMap<u32, Graph>,
-}
-
-struct Graph {
-    payload: Vec<u8>,
-    is_dropped: bool,
-}
-
-/// What a request becomes.
-enum Sent {
-    AsItIs(Vec<u8>),
-    /// A graph in the place of the request to compute it again.
-    Anew(Vec<u8>),
-}
-
-impl Graphs {
-    fn instead(&mut self, command: Command, payload: Vec<u8>) -> Sent {
-        match command {
-            Command::FREE_BUFFER => {
-                for graph in self.sent.values_mut() {
-                    graph.is_dropped = true;
-                }
-            }
-            Command::GRAPH_COMPUTE => {
-                if let Some(device) = graph_device(&payload) {
-                    let graph = Graph { payload: payload.clone(), is_dropped: false };
-                    self.sent.insert(device, graph);
-                }
-            }
-            Command::GRAPH_RECOMPUTE => {
-                let graph = graph_device(&payload).and_then(|device| self.sent.get_mut(&device));
-                if let Some(graph) = graph.filter(|graph| graph.is_dropped) {
-                    graph.is_dropped = false;
-                    return Sent::Anew(graph.payload.clone());
-                }
-            }
-            _ => {}
-        }
-        Sent::AsItIs(payload)
+    fn lose(&mut self, trouble: &Trouble) {
+        self.link.lost(trouble.to_string());
+        self.server = None;
     }
 }

@@ -144,11 +144,11 @@ moe_status moe_sampler_accept(moe_sampler * sampler, llama_token token, moe_mess
     });
 }
 
-moe_status moe_log_probabilities(llama_context * context, llama_token token, moe_log_probability * rows, size_t capacity, size_t * count, moe_message * message) {
+moe_status moe_log_probabilities(llama_context * context, int32_t index, llama_token token, moe_log_probability * chosen, moe_log_probability * rows, size_t capacity, size_t * count, moe_message * message) {
     return guarded(message, [&] {
-        const float * logits = logits_at(context, -1);
+        const float * logits = logits_at(context, index);
         const size_t words = size_t(llama_vocab_n_tokens(vocab_of(context)));
-        if (capacity == 0 || token < 0 || size_t(token) >= words) {
+        if (token < 0 || size_t(token) >= words) {
             return fail(message, "no such token");
         }
         const float highest = *std::max_element(logits, logits + words);
@@ -163,15 +163,15 @@ moe_status moe_log_probabilities(llama_context * context, llama_token token, moe
         for (size_t i = 0; i < words; i++) {
             order[i] = llama_token(i);
         }
-        const size_t likeliest = std::min(capacity - 1, words);
+        const size_t likeliest = std::min(capacity, words);
         std::partial_sort(order.begin(), order.begin() + likeliest, order.end(), [&](llama_token a, llama_token b) {
             return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
         });
-        rows[0] = log_probability(token);
+        *chosen = log_probability(token);
         for (size_t i = 0; i < likeliest; i++) {
-            rows[i + 1] = log_probability(order[i]);
+            rows[i] = log_probability(order[i]);
         }
-        *count = likeliest + 1;
+        *count = likeliest;
         return MOE_OK;
     });
 }

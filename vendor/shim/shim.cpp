@@ -312,6 +312,13 @@ moe_status moe_decode_together(llama_context * context, const llama_token * toke
     });
 }
 
+moe_status moe_synchronize(llama_context * context, moe_message * message) {
+    return guarded(message, [&] {
+        llama_synchronize(context);
+        return MOE_OK;
+    });
+}
+
 moe_status moe_context_forget(llama_context * context, int32_t sequence, moe_message * message) {
     return guarded(message, [&] {
         llama_memory_seq_rm(llama_get_memory(context), sequence, -1, -1);

@@ -141,6 +141,9 @@ moe_status moe_context_memory(const struct llama_context * context, moe_memory *
 // Computes `count` tokens after those that are there. `result` is that of llama_decode.
 moe_status moe_decode(struct llama_context * context, const llama_token * tokens, int32_t count, int32_t * result, moe_message * message);
 
+// Waits until what was begun is done, as far as results are fetched.
+moe_status moe_synchronize(struct llama_context * context, moe_message * message);
+
 // Computes tokens of several sequences; `wanted` marks those whose results are looked at.
 moe_status moe_decode_together(struct llama_context * context, const llama_token * tokens, const int32_t * positions, const int32_t * sequences, const int8_t * wanted, size_t count, int32_t * result, moe_message * message);
 
@@ -288,9 +291,9 @@ typedef struct moe_log_probability {
     float       log_probability;
 } moe_log_probability;
 
-// The model's own probabilities, before sampling, of `token` and then of the likeliest tokens, as
-// many as there are rows.
-moe_status moe_log_probabilities(struct llama_context * context, llama_token token, moe_log_probability * rows, size_t capacity, size_t * count, moe_message * message);
+// The model's own probabilities, before sampling, in the result of the token at this index of the last batch, -1 for its
+// last: of `token`, and of the likeliest tokens, at most as many as there are rows.
+moe_status moe_log_probabilities(struct llama_context * context, int32_t index, llama_token token, moe_log_probability * chosen, moe_log_probability * rows, size_t capacity, size_t * count, moe_message * message);
 
 #ifdef __cplusplus
 }

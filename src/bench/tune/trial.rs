@@ -105,7 +105,7 @@ fn figures(
 
 /// As many tokens of text, whatever the model's vocabulary.
 fn prompt(model: &MoeModel, tokens: u32) -> BenchResult<Vec<Token>> {
-    let text = tokenize(model.context.weights(), TEXT, true)?;
+    let text = tokenize(model.context.weights(), TEXT, true, &Limits::default())?;
     Ok(text.iter().copied().cycle().take(tokens as usize).collect())
 }
 

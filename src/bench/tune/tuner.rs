@@ -13,8 +13,8 @@ use crate::bench::environment::Environment;
 use crate::bench::error::{BenchError, BenchResult};
 use crate::bench::protocol::{ModelChoice, Protocol};
 use crate::cancel::CancelHandle;
-use crate::paging::available_bytes;
-use crate::plan::{CPU, DeviceKind, Plan, human_bytes};
+use crate::memory::available_bytes;
+use crate::plan::{CPU, DeviceKind, DevicePlan, Plan, human_bytes};
 use crate::{
     ContextOptions, Error, ExpertMap, GgufFile, LoadMode, MoeModel, MoeModelBuilder, OffloadPolicy,
 };
@@ -374,7 +374,7 @@ fn does_the_same(plan: &Plan, other: &Plan) -> bool {
 
 /// All that is in CPU memory: weights, cache and compute buffers.
 fn host_bytes(plan: &Plan) -> u64 {
-    plan.device(CPU).map_or(0, |cpu| cpu.total_bytes)
+    plan.device(CPU).map_or(0, DevicePlan::besides_disk_cache)
 }
 
 /// Why not to load so: the weights would be read into more memory than there is. Where the system does

@@ -24,7 +24,7 @@ use super::load_mode::LoadMode;
 use crate::error::{Error, HostMemoryFault, Result};
 use crate::memory::DeviceMemory;
 use crate::paging;
-use crate::plan::{CPU, Plan};
+use crate::plan::{CPU, DevicePlan, Plan};
 
 /// Sees that the weights can be held so, before anything is loaded.
 ///
@@ -42,7 +42,7 @@ pub(super) fn preflight(
     let cpu = plan.device(CPU);
     let needs = Needs {
         weights_bytes: cpu.map_or(0, |cpu| cpu.weights_bytes),
-        all_bytes: cpu.map_or(0, |cpu| cpu.total_bytes),
+        all_bytes: cpu.map_or(0, DevicePlan::besides_disk_cache),
         has_disk: plan.disk().is_some(),
     };
     preflight::check(mode, needs, &limits()).map_err(|fault| error(mode, fault))

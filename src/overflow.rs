@@ -1,0 +1,116 @@
+//! Conversations that are longer than the context: which turns go.
+
+use serde::{Deserialize, Serialize};
+
+use crate::chat::{self, Message};
+use crate::engine::Token;
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+#[cfg(doc)]
+use crate::options::GenerateOptions;
+
+/// What happens when a conversation does not fit the context.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Overflow {
+    /// [`Error::PromptTooLong`].
+    #[default]
+    Error,
+    /// The oldest turns are left out, each a question with all that answers it, until there is room
+    /// for the answer: as many tokens as [`GenerateOptions::max_tokens`] says, at most a quarter of
+    /// the context. System and developer messages stay, and so does the last question. Of several
+    /// conversations together the longest gives way first.
+    /// [`Stats::dropped_messages`](crate::Stats::dropped_messages) says how many went.
+    DropOldestTurns,
+}
+
+/// Conversations as tokens.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Prompts {
+    /// Of each conversation.
+    pub(crate) tokens: Vec<Vec<Token>>,
+    /// Messages that were left out.
+    pub(crate) dropped_messages: usize,
+}
+
+impl Overflow {
+    /// The conversations as tokens that fit a context of so many, with room for answers of
+    /// `answer_tokens` each, as far as leaving out turns can bring that about.
+    pub(crate) fn fit(
+        self,
+        conversations: &[&[Message]],
+        context_tokens: usize,
+        answer_tokens: usize,
+        tokens_of: impl Fn(&[Message]) -> Result<Vec<Token>>,
+    ) -> Result<Prompts> {
+        let count = conversations.len().max(1);
+        let for_each_answer = answer_tokens.max(1).min(context_tokens / count / 4);
+        let room = context_tokens - count * for_each_answer;
+        let mut talks: Vec<Vec<Message>> = conversations.iter().map(|talk| talk.to_vec()).collect();
+        let mut tokens: Vec<Vec<Token>> =
+            talks.iter().map(|talk| tokens_of(talk)).collect::<Result<_>>()?;
+        let mut is_short = vec![self == Self::Error; talks.len()];
+        let mut dropped_messages = 0;
+        while tokens.iter().map(Vec::len).sum::<usize>() > room {
+            let may_drop = (0..talks.len()).filter(|&i| !is_short[i]);
+            let Some(longest) = may_drop.max_by_key(|&i| tokens[i].len()) else { break };
+            let messages = talks[longest].len();
+            if chat::drop_oldest_turn(&mut talks[longest]) {
+                dropped_messages += messages - talks[longest].len();
+                tokens[longest] = tokens_of(&talks[longest])?;
+            } else {
+                is_short[longest] = true;
+            }
+        }
+        Ok(Prompts { tokens, dropped_messages })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A token for each letter.
+    #[allow(clippy::unnecessary_wraps)] // as `fit` wants it
+    fn letters(talk: &[Message]) -> Result<Vec<Token>> {
+        Ok(talk.iter().flat_map(|message| message.content.bytes().map(Token::from)).collect())
+    }
+
+    fn talk(turns: usize) -> Vec<Message> {
+        let turn = [Message::user("1234"), Message::assistant("123456")];
+        let mut talk = vec![Message::system("12")];
+        talk.extend(turn.into_iter().cycle().take(2 * turns));
+        talk.push(Message::user("1234"));
+        talk
+    }
+
+    fn lengths(prompts: &Prompts) -> Vec<usize> {
+        prompts.tokens.iter().map(Vec::len).collect()
+    }
+
+    #[test]
+    fn the_longest_gives_way_first_and_only_as_far_as_needed() {
+        let (long, short) = (talk(5), talk(1));
+        let fit = |context, answer| {
+            let talks = [&long[..], &short[..]];
+            Overflow::DropOldestTurns.fit(&talks, context, answer, letters).unwrap()
+        };
+        assert_eq!(lengths(&fit(1000, 10)), [56, 16]);
+        let cut = fit(80, 10);
+        assert_eq!((lengths(&cut), cut.dropped_messages), (vec![36, 16], 4));
+        // What cannot get shorter stays.
+        let least = fit(16, 10);
+        assert_eq!((lengths(&least), least.dropped_messages), (vec![6, 6], 12));
+    }
+
+    #[test]
+    fn nothing_is_left_out_where_that_is_an_error() {
+        let long = talk(5);
+        let prompts = Overflow::Error.fit(&[&long], 10, 5, letters).unwrap();
+        assert_eq!((lengths(&prompts), prompts.dropped_messages), (vec![56], 0));
+        let nothing = Overflow::DropOldestTurns.fit(&[], 10, 5, letters).unwrap();
+        assert!(nothing.tokens.is_empty());
+    }
+}

@@ -274,7 +274,7 @@ impl Context {
 
     /// Forgets one sequence.
     pub(crate) fn forget(&mut self, sequence: i32) -> Result<()> {
-        if self.is_stale && !self.lost {
+        if self.state == State::Stale {
             return Ok(()); // as in `keep`
         }
         let context = self.raw.as_ptr();
@@ -287,7 +287,7 @@ impl Context {
     /// Forgets all but the first `keep` tokens; returns how many are really left, which is none
     /// where the model's memory cannot go back.
     pub(crate) fn keep(&mut self, keep: usize) -> Result<usize> {
-        if self.is_stale && !self.lost {
+        if self.state == State::Stale {
             return Ok(0); // it is cleared when something is to be computed: a server may still be silent
         }
         let wanted = i32::try_from(keep).unwrap_or(i32::MAX);

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// Groups nest at most so deeply, as they are read by recursion.
 const MAX_DEPTH: usize = 200;
 
-/// Tokens that a grammar names by their text; `None` if that is not one token.
+/// The token that a grammar names, as `<text>` or `<[number]>`; `None` if there is none.
 pub(crate) type TokenOf<'a> = &'a dyn Fn(&str) -> Option<i32>;
 
 /// Reads a grammar. `token` is asked for tokens named by their text.
@@ -281,13 +281,7 @@ impl<'a> Reader<'a> {
         if !self.take(">") {
             return self.fail("expecting `>`");
         }
-        let text = &self.text[start..self.at];
-        let number = text.strip_prefix("<[").and_then(|rest| rest.strip_suffix("]>"));
-        let id = match number {
-            Some(number) => number.parse().ok(),
-            None => (self.token)(text),
-        };
-        match id {
+        match (self.token)(&self.text[start..self.at]) {
             Some(id) => Ok(Expr::Token { id, except }),
             None => {
                 self.at = start;
@@ -334,6 +328,11 @@ impl<'a> Reader<'a> {
             _ => self.fail(&format!("{digits} repetitions are too many; at most {MAX_ELEMENTS}")),
         }
     }
+}
+
+/// The token of a name that is a number.
+pub(crate) fn numbered(name: &str) -> Option<i32> {
+    name.strip_prefix("<[")?.strip_suffix("]>")?.parse().ok()
 }
 
 fn is_of_name(c: char) -> bool {

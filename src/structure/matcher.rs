@@ -305,9 +305,9 @@ impl Matcher {
         effort: &mut Effort<'_>,
     ) -> Result<bool> {
         let depth = self.depth();
-        let fits = !bytes.is_empty() && self.try_bytes(bytes, effort)?;
+        let fits = self.try_bytes(bytes, effort);
         self.go_back(depth);
-        Ok(fits || self.names(token))
+        Ok(fits? && !bytes.is_empty() || self.names(token))
     }
 
     /// Takes a token that [`Self::allows`].

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub(crate) use self::effort::Effort;
-pub(crate) use self::gbnf::TokenOf;
+pub(crate) use self::gbnf::{TokenOf, numbered};
 pub(crate) use self::grammar::Grammar;
 pub(crate) use self::matcher::Matcher;
 pub(crate) use self::vocabulary::Vocabulary;

@@ -10,8 +10,8 @@ use serde_json::{Map, Value, json};
 use super::{Effort, Matcher, Structure, Vocabulary};
 use crate::error::{Error, Result};
 
-fn no_token(_: &str) -> Option<i32> {
-    None
+fn no_token(name: &str) -> Option<i32> {
+    super::numbered(name)
 }
 
 fn matcher(structure: &Structure) -> Result<Matcher> {

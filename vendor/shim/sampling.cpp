@@ -93,13 +93,14 @@ llama_token choose(moe_sampler & sampler, llama_context * context, int32_t index
     const float * logits = logits_at(context, index);
     const llama_token words = llama_vocab_n_tokens(vocab_of(context));
     auto & candidates = sampler.candidates;
-    candidates.clear();
+    candidates.resize(size_t(words));
+    size_t count = 0;
     for (llama_token i = 0; i < words; i++) {
         if (allowed == nullptr || allowed[i]) {
-            candidates.push_back({ i, logits[i], 0.0f });
+            candidates[count++] = { i, logits[i], 0.0f };
         }
     }
-    llama_token_data_array array = { candidates.data(), candidates.size(), -1, false };
+    llama_token_data_array array = { candidates.data(), count, -1, false };
     if (array.size > 0) {
         llama_sampler_apply(sampler.chain.get(), &array);
     }

@@ -20,7 +20,6 @@ typedef enum moe_status {
     MOE_FAILED    = 1, // the engine reported a failure
     MOE_EXCEPTION = 2, // it threw, or an assertion failed; what it worked on is in an unknown state
     MOE_MISSING   = 3, // this build of the engine lacks what was asked for
-    MOE_INVALID   = 4, // what the caller wrote is wrong
 } moe_status;
 
 typedef struct moe_message {

@@ -7,13 +7,15 @@
 # make chat ARGS="--model FILE --policy none" any option of examples/chat.rs
 chat: export CHAT_PROMPT = $(value PROMPT)
 chat: setup
-	cargo run --release --quiet --example chat -- $${CHAT_PROMPT:+--prompt "$$CHAT_PROMPT"} $(ARGS)
+	@scripts/with-progress cargo build --release --example chat
+	@cargo run --release --quiet --example chat -- $${CHAT_PROMPT:+--prompt "$$CHAT_PROMPT"} $(ARGS)
 
 # The pure half in a debug build, then everything in release, so that llama.cpp is built once; but with our own
 # code's checks of itself (debug assertions, what `unsafe` promises).
 CHECKED = cargo --config 'profile.release.package.moe-offload.debug-assertions=true'
 test: setup
 	cargo test --no-default-features
+	@scripts/with-progress $(CHECKED) test --release --features async,bench --no-run
 	$(CHECKED) test --release --features async,bench
 	@if scripts/can-limit-memory; then \
 		$(CHECKED) test --release --features async,bench --test paging -- --ignored; \

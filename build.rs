@@ -117,9 +117,9 @@ mod shim {
         fn warn_if_slow(&self) {
             if cached(&self.cache, "CMAKE_BUILD_TYPE") == Some("Debug") {
                 println!(
-                    "cargo:warning=llama.cpp was built in Debug, which is tens of times slower: \
-                     put LLAMA_LIB_PROFILE = \"Release\" under [env] in .cargo/config.toml, or \
-                     `debug = false` under [profile.dev.package.llama-cpp-sys-2]"
+                    "cargo:warning=llama.cpp was built as Debug, without optimisation, because \
+                     LLAMA_LIB_PROFILE or CMAKE_BUILD_TYPE says so: it computes slowly. Put \
+                     LLAMA_LIB_PROFILE = \"Release\" under [env] in .cargo/config.toml"
                 );
             }
         }

@@ -138,8 +138,8 @@ fn main() {
 }
 
 fn run(arguments: &RunArguments) -> BenchResult<()> {
-    let protocol = protocol(&arguments.protocol)?;
     let path = &arguments.output.journal;
+    let protocol = worth_measuring(protocol(&arguments.protocol)?, path)?;
     let mut journal = if arguments.resume && path.exists() {
         Journal::resume(path, protocol)?
     } else {
@@ -165,6 +165,27 @@ fn run(arguments: &RunArguments) -> BenchResult<()> {
     // Baselines are large and belong to this run alone.
     std::fs::remove_dir_all(&scratch).map_err(|source| io("remove", &scratch, source))?;
     report(&arguments.output)
+}
+
+/// Without a device policies place nothing differently, and what they would differ by is chance: then one
+/// of them is measured, and those that leave experts on disk.
+fn worth_measuring(mut protocol: Protocol, journal: &Path) -> BenchResult<Protocol> {
+    let folder = journal.parent().unwrap_or(journal);
+    let Record::Environment(here) = in_child(&protocol, &Task::Environment, folder)? else {
+        return Ok(protocol);
+    };
+    let baseline = protocol.baseline.clone();
+    let differs = |policy: &PolicyChoice| *policy == baseline || !policy.needs_device();
+    if here.devices.is_empty() && !protocol.policies.iter().all(differs) {
+        protocol.policies.retain(differs);
+        let measured: Vec<&str> = protocol.policies.iter().map(PolicyChoice::as_str).collect();
+        common::say(&format!(
+            "there is no device but the CPU, so policies place nothing differently: measuring only {} \
+             (--rpc HOST:PORT adds a device)",
+            measured.join(", ")
+        ));
+    }
+    Ok(protocol)
 }
 
 fn protocol(arguments: &ProtocolArguments) -> BenchResult<Protocol> {
@@ -280,6 +301,9 @@ fn report(output: &Output) -> BenchResult<()> {
         }
         write("samples.csv", &report.csv())?;
         write("report.md", &text)?;
+        let names = pictures.keys().map(String::as_str);
+        let names: Vec<&str> = ["report.md", "samples.csv"].into_iter().chain(names).collect();
+        common::say(&format!("written to {}: {}", folder.display(), names.join(", ")));
     } else {
         print(&format!("{text}{}", report.markdown()))?;
     }

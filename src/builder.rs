@@ -330,7 +330,11 @@ impl MoeModelBuilder {
 
     /// What is said beside the policy: a plan takes the file for mapped, and decides on a cache by itself.
     fn with_options(&self, gguf: &GgufFile, mut plan: Plan) -> Result<Plan> {
-        if self.load.mode.reads() {
+        let mode = match plan.disk() {
+            Some(_) => self.load.mode,
+            None => self.load.mode.for_file(gguf)?,
+        };
+        if mode.reads() {
             plan.expect_reading();
         }
         let Some(disk) = plan.disk() else { return Ok(plan) };

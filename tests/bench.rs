@@ -268,8 +268,12 @@ fn the_program_runs_resumes_and_reports() {
     let said = String::from_utf8_lossy(&first.stderr).into_owned();
     // Only a clock may be wrong, if the machine was very busy.
     assert!(first.status.success() || said.contains("passed"), "{said}");
-    for name in ["report.md", "samples.csv", "speed.svg", "experts-demo-moe.svg"] {
-        assert!(folder.path().join("out").join(name).exists(), "{name}");
+    let told = said.lines().find(|line| line.starts_with("written to ")).unwrap_or_default();
+    for name in ["report.md", "samples.csv", "memory-demo-moe.svg", "experts-demo-moe.svg"] {
+        assert!(
+            folder.path().join("out").join(name).exists() && told.contains(name),
+            "{name}: {said}"
+        );
     }
     let (protocol, records) = Journal::read(Path::new(&journal)).unwrap();
     assert_eq!((protocol.repetitions, records.len()), (1, 3));
@@ -277,6 +281,27 @@ fn the_program_runs_resumes_and_reports() {
     assert!(String::from_utf8_lossy(&again.stderr).contains("resume it"), "{again:?}");
     bench(&arguments(&["--resume"]));
     assert_eq!(Journal::read(Path::new(&journal)).unwrap().1.len(), 4);
+}
+
+#[test]
+fn without_a_device_one_policy_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (journal, out) = (path("run.jsonl"), path("out"));
+    let few = ["--no-quality", "--repetitions", "1", "--prompt", "short", "--threads", "1"];
+    let output = run("bench", &[&["run", "--journal", &journal, "--out", &out], &few[..]].concat());
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let protocol = Journal::read(Path::new(&journal)).unwrap().0;
+    if !moe_offload::devices().unwrap().is_empty() {
+        assert_eq!(protocol.policies.len(), 6, "{said}");
+        return;
+    }
+    assert_eq!(protocol.policies, [PolicyChoice::none()], "{said}");
+    assert!(said.contains("there is no device but the CPU"), "{said}");
+    // Its picture would set speed against the memory of devices.
+    assert!(!folder.path().join("out/speed.svg").exists());
+    let report = std::fs::read_to_string(folder.path().join("out/report.md")).unwrap();
+    assert!(report.contains("- device: none"), "{report}");
 }
 
 #[test]

@@ -151,7 +151,7 @@ fn bad_input_is_one_clear_line() {
         (&demo, &["--policy", "regex:nothing_like_it=cpu"], "matches no tensor"),
         (&demo, &["--policy", "first-layers:99"], "asks for 99 layers"),
         (&demo, &["--policy", "all-experts=CUDA7"], "there is no device `CUDA7`"),
-        (&demo, &["--context", "0"], "context_tokens is 0"),
+        (&demo, &["--context", "0"], "--context is 0"),
     ];
     for program in ["plan", "chat"] {
         for (model, arguments, expected) in cases {
@@ -165,7 +165,7 @@ fn bad_input_is_one_clear_line() {
         }
     }
     for (arguments, expected) in [
-        (&["--policy", "regex:(=cpu"][..], "does not parse"),
+        (&["--policy", "regex:(=cpu"][..], "cannot be used: unclosed group"),
         (&["--policy", "some"], "no such rule"),
         (&["--device", "x"], "NAME=BYTES"),
         (&["--nonsense"], "unexpected argument"),
@@ -447,7 +447,7 @@ fn chat_keeps_to_a_form_and_refuses_what_cannot_be() {
     let bad = path("bad.gbnf", "root ::= (");
     assert!(refused(&run("chat", &[&ask[..], &["--grammar", &bad]].concat())).contains("grammar"));
     let error = refused(&run("chat", &[&ask[..], &["--typical-p", "2"]].concat()));
-    assert!(error.contains("typical_p"), "{error}");
+    assert!(error.contains("--typical-p is 2"), "{error}");
     let error = refused(&run("chat", &[&ask[..], &["--template", "no-value"]].concat()));
     assert!(error.contains("NAME=JSON"), "{error}");
 }

@@ -394,7 +394,7 @@ fn what_is_too_little_is_told_by_its_name() {
     let disc = builder(&demo(), "all-experts=disc").load().map(|_| ()).unwrap_err().to_string();
     assert!(disc.contains("`disc`") && disc.contains("`disk`"), "{disc}");
     let bytes = with_cache(&demo(), "all-experts=disk", 1).load().map(|_| ()).unwrap_err();
-    assert!(bytes.to_string().contains("--expert-cache"), "{bytes}");
+    assert!(bytes.to_string().contains("`cache_bytes`"), "{bytes}");
 }
 
 /// What `chat` says and counts of paging, started by a shell that does `first` before.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A crate outside the repository that depends on this one by path compiles the README's example
-# unchanged and runs it.
+# unchanged and runs it, also where it ends in an error.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 scratch=$(mktemp -d)
@@ -34,4 +34,12 @@ for expected in 'policy   first-layers:2' 'blue' 'decode'; do
         exit 1
     fi
 done
+if error=$(MODEL="$scratch/nowhere.gguf" "$CARGO_TARGET_DIR/release/scratch" 2>&1 >/dev/null); then
+    echo "the example succeeds without a model" >&2
+    exit 1
+fi
+if [ "$error" != "Error: cannot open \`$scratch/nowhere.gguf\`: No such file or directory (os error 2)" ]; then
+    printf 'the example does not end in a message for people:\n%s\n' "$error" >&2
+    exit 1
+fi
 echo "scratch crate: the README's example compiles and runs"

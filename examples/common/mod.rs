@@ -1,6 +1,7 @@
 //! What the examples have in common: one clear line and status 1 for every error.
 
 use std::fmt::Display;
+use std::io::Write;
 
 use clap::Parser;
 
@@ -27,10 +28,45 @@ pub(crate) fn fail(error: &dyn Display) -> ! {
 
 /// The same with another status.
 pub(crate) fn fail_with(status: i32, error: &dyn Display) -> ! {
-    use std::io::Write;
-    // With standard error closed there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "error: {}", error.to_string().replace('\n', " "));
+    say(&format!("error: {}", in_options(&error.to_string()).replace('
+', " ")));
     std::process::exit(status);
+}
+
+/// To the person; with standard error closed to nobody.
+pub(crate) fn say(text: &dyn Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// The library's names of settings, and the options of the examples that set them.
+const OPTIONS: [(&str, &str); 14] = [
+    ("cache_bytes", "--expert-cache"),
+    ("context_tokens", "--context"),
+    ("dry.multiplier", "--dry"),
+    ("frequency_penalty", "--frequency-penalty"),
+    ("kv_type", "--kv-type"),
+    ("load_mode", "--load-mode"),
+    ("micro_batch_tokens", "--micro-batch"),
+    ("min_p", "--min-p"),
+    ("mirostat.version", "--mirostat"),
+    ("presence_penalty", "--presence-penalty"),
+    ("repeat_penalty", "--repeat-penalty"),
+    ("top_p", "--top-p"),
+    ("typical_p", "--typical-p"),
+    ("xtc_probability", "--xtc"),
+];
+
+/// An error of the library in words that a person at the command line can act on.
+pub(crate) fn in_options(error: &str) -> String {
+    let is_border = |c: char| " `(),;:".contains(c);
+    let translate = |piece: &str| {
+        let word = piece.trim_end_matches(is_border);
+        match OPTIONS.iter().find(|(field, _)| *field == word) {
+            Some((_, option)) => format!("{option}{}", &piece[word.len()..]),
+            None => piece.to_owned(),
+        }
+    };
+    error.split_inclusive(is_border).map(translate).collect()
 }
 
 /// What is left of an error in writing output: none if the reader went away (`… | head`).

@@ -36,6 +36,12 @@ impl PolicyChoice {
         &self.0
     }
 
+    /// Whether it places anything differently from other policies only where there is a device: all but
+    /// those that leave experts on disk.
+    pub fn needs_device(&self) -> bool {
+        !self.0.contains("disk") && !self.0.contains("ram:")
+    }
+
     /// The budget of `fit:50%`.
     pub(super) fn fit_percent(&self) -> Option<u64> {
         Self::percent(&self.0)?.parse().ok()

@@ -1,11 +1,13 @@
 //! What can go wrong while measuring.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use thiserror::Error as ThisError;
 
-/// Everything that can go wrong while measuring or reporting.
-#[derive(Debug, ThisError)]
+/// Everything that can go wrong while measuring or reporting. `Debug` prints the message, as that of
+/// [`Error`](crate::Error) does.
+#[derive(ThisError)]
 #[non_exhaustive]
 pub enum BenchError {
     /// The crate or the engine refused.
@@ -127,6 +129,12 @@ pub enum BenchError {
         /// Why.
         reason: String,
     },
+}
+
+impl fmt::Debug for BenchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 fn memory_advice(lacks_memory: bool) -> &'static str {

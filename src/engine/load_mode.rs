@@ -6,7 +6,12 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::ffi;
-use crate::error::{Error, Result};
+use crate::error::{Error, HostMemoryFault, Result};
+use crate::gguf::{GgufFile, TensorInfo};
+
+/// The engine maps a buffer from its first tensor on, and asserts that this lies at a multiple of so many bytes
+/// (`TENSOR_ALIGNMENT`). Files are aligned so by default, but may have less.
+const MAPPED_ALIGNMENT: u64 = 32;
 
 /// How the weights in CPU memory come from the file, and how that memory is held. What each is good for,
 /// measured, is in `docs/host-memory.md`.
@@ -28,7 +33,8 @@ use crate::error::{Error, Result};
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum LoadMode {
-    /// Mapped where every device allows it: loads fast, and the system may drop and re-read pages.
+    /// Mapped where every device allows it, and the file aligns its tensors to 32 bytes, as nearly all do: loads
+    /// fast, and the system may drop and re-read pages.
     #[default]
     Auto,
     /// Always mapped.
@@ -65,6 +71,20 @@ impl LoadMode {
             Self::Mapped => ffi::LLAMA_LOAD_MODE_MMAP,
             _ => ffi::LLAMA_LOAD_MODE_NONE,
         }
+    }
+
+    /// The mode in which this file is loaded: one that the engine cannot map is read, unless it has to be mapped.
+    pub(crate) fn for_file(self, gguf: &GgufFile) -> Result<Self> {
+        let is_aligned = |tensor: &TensorInfo| tensor.file_offset.is_multiple_of(MAPPED_ALIGNMENT);
+        if self.reads() || gguf.tensors().iter().all(is_aligned) {
+            return Ok(self);
+        }
+        if self == Self::Auto {
+            return Ok(Self::Read);
+        }
+        let fault =
+            HostMemoryFault::Alignment { bytes: gguf.alignment(), needed: MAPPED_ALIGNMENT };
+        Err(Error::HostMemory { mode: self.name(), fault })
     }
 
     /// Whether the file is read, never mapped.

@@ -66,8 +66,11 @@ unsafe impl Sync for Weights {}
 
 impl Weights {
     /// Loads the file as the plan says.
-    pub(crate) fn load(gguf: &GgufFile, plan: &Plan, settings: LoadSettings) -> Result<Self> {
+    pub(crate) fn load(gguf: &GgufFile, plan: &Plan, mut settings: LoadSettings) -> Result<Self> {
         backend::init()?;
+        if plan.disk().is_none() {
+            settings.mode = settings.mode.for_file(gguf)?;
+        }
         // The engine is not told of devices that the plan does not use: it would start them.
         let (names, layers): (Vec<&str>, Vec<u32>) = plan.used_devices().unzip();
         let rpc = RpcServers::of(&names)?;

@@ -142,7 +142,7 @@ pub enum PolicyFault {
     BadRam,
     /// A limit of CPU memory stands where no `fit` is.
     #[error(
-        "`ram:` belongs to `fit`, as in `fit:10GiB,ram:24GiB` or `fit:ram:24GiB`; beside rules with `=disk` the memory for experts is an option of paging (`cache_bytes`, `--expert-cache`)"
+        "`ram:` belongs to `fit`, as in `fit:10GiB,ram:24GiB` or `fit:ram:24GiB`; beside rules with `=disk` the memory for experts is an option of paging (`cache_bytes`)"
     )]
     RamWithoutFit,
     /// `fit` stands before other rules.

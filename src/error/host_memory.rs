@@ -19,6 +19,16 @@ pub enum HostMemoryFault {
         /// What the system, or the process's control group, has left.
         available_bytes: u64,
     },
+    /// The file's tensors lie where the engine cannot map them.
+    #[error(
+        "the file aligns its tensors to {bytes} bytes (`general.alignment`), and the engine maps only what lies at multiples of {needed}; use `auto` or `read`"
+    )]
+    Alignment {
+        /// What the file aligns them to.
+        bytes: u64,
+        /// What the engine needs.
+        needed: u64,
+    },
     /// The limit of locked memory (`RLIMIT_MEMLOCK`) is too low.
     #[error(
         "{} of weights are to be locked, but this process may lock only {} more; raise the limit (`ulimit -l`, `LimitMEMLOCK=` of systemd, `--ulimit memlock=` of containers), or use `read`",

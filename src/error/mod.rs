@@ -5,6 +5,7 @@ mod foreign;
 mod host_memory;
 mod purpose;
 
+use std::fmt;
 use std::path::PathBuf;
 
 use thiserror::Error as ThisError;
@@ -22,7 +23,16 @@ use crate::plan::human_bytes;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Everything that can go wrong, with the cause, the value and what to do about it.
-#[derive(Debug, ThisError)]
+///
+/// `Debug` prints the message too: a program whose `main` returns a `Result` shows its error that way.
+/// The parts are the fields of the variants.
+///
+/// ```
+/// let error = moe_offload::GgufFile::open("nowhere.gguf").unwrap_err();
+/// assert!(format!("{error:?}").starts_with("cannot open `nowhere.gguf`: "));
+/// assert!(matches!(error, moe_offload::Error::Io { action: "open", .. }));
+/// ```
+#[derive(ThisError)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused.
@@ -520,7 +530,7 @@ pub enum Error {
     },
     /// The memory for paged experts does not hold what is needed at once.
     #[error(
-        "{} of memory for experts from disk do not hold the {} that a token needs at once; allow at least so much (`cache_bytes`, `--expert-cache`), have more memory free, or put fewer tensors on `disk`",
+        "{} of memory for experts from disk do not hold the {} that a token needs at once; allow at least so much (`cache_bytes`), have more memory free, or put fewer tensors on `disk`",
         human_bytes(*.budget_bytes), human_bytes(*.needed_bytes)
     )]
     PagingBudget {
@@ -553,6 +563,12 @@ pub enum Error {
         /// The panic's message.
         message: String,
     },
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 fn did_you_mean(near: &[&str]) -> String {

@@ -1,10 +1,11 @@
 //! Writes GGUF files, one or several shards, streaming the tensor data.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 use super::types::GgmlType;
 
-const ALIGNMENT: u64 = 32;
+/// Where the file does not say (`general.alignment`).
+const DEFAULT_ALIGNMENT: u64 = 32;
 
 /// A metadata value to write.
 #[derive(Clone, Debug, PartialEq)]
@@ -141,6 +142,15 @@ impl GgufWriter {
         parts
     }
 
+    /// Bytes to whose multiples tensors are aligned: `general.alignment` where it is a power of two, else 32.
+    fn alignment(&self) -> u64 {
+        let value = self.metadata.iter().find(|(key, _)| key == "general.alignment");
+        match value {
+            Some((_, WriteValue::U32(n))) if n.is_power_of_two() => u64::from(*n),
+            _ => DEFAULT_ALIGNMENT,
+        }
+    }
+
     /// Writes the file. `data` must write exactly each tensor's bytes.
     ///
     /// # Errors
@@ -151,7 +161,7 @@ impl GgufWriter {
         out: W,
         mut data: impl FnMut(&WriteTensor, &mut dyn Write) -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut out = Counted { inner: out, written: 0 };
+        let mut out = Counted { inner: out, written: 0, alignment: self.alignment() };
         self.write_header(&mut out)?;
         for tensor in &self.tensors {
             out.pad()?;
@@ -182,7 +192,7 @@ impl GgufWriter {
             write_text(out, key)?;
             write_value(out, value)?;
         }
-        let mut offset = 0_u64;
+        let (mut offset, alignment) = (0_u64, self.alignment());
         for tensor in &self.tensors {
             write_text(out, &tensor.name)?;
             let dimensions = u32::try_from(tensor.shape.len()).unwrap_or(u32::MAX);
@@ -192,7 +202,7 @@ impl GgufWriter {
             }
             out.write_all(&tensor.ggml_type.id().to_le_bytes())?;
             out.write_all(&offset.to_le_bytes())?;
-            offset = (offset + tensor.bytes).next_multiple_of(ALIGNMENT);
+            offset = (offset + tensor.bytes).next_multiple_of(alignment);
         }
         Ok(())
     }
@@ -201,13 +211,13 @@ impl GgufWriter {
 struct Counted<W> {
     inner: W,
     written: u64,
+    alignment: u64,
 }
 
 impl<W: Write> Counted<W> {
     fn pad(&mut self) -> io::Result<()> {
-        let padding = self.written.next_multiple_of(ALIGNMENT) - self.written;
-        let zeros = [0; 32];
-        self.write_all(&zeros[..usize::try_from(padding).unwrap_or(0)])
+        let padding = self.written.next_multiple_of(self.alignment) - self.written;
+        io::copy(&mut io::repeat(0).take(padding), self).map(|_| ())
     }
 }
 

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use proptest::strategy::Union;
+use proptest::strategy::{Union, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Map, Value, json};
 
-use super::{Effort, Matcher, Structure, Vocabulary};
+use super::Structure;
+use super::effort::Effort;
+use super::gbnf::numbered;
+use super::matcher::Matcher;
+use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 
 fn no_token(name: &str) -> Option<i32> {
-    super::numbered(name)
+    numbered(name)
 }
 
 fn matcher(structure: &Structure) -> Result<Matcher> {
@@ -24,12 +28,15 @@ fn gbnf(text: &str) -> Matcher {
 }
 
 fn schema(schema: Value) -> Matcher {
-    let shown = schema.to_string();
+    let shown: String = schema.to_string().chars().take(300).collect();
     matcher(&Structure::JsonSchema(schema)).unwrap_or_else(|error| panic!("{shown}: {error}"))
 }
 
 fn reason(structure: Structure) -> String {
-    matcher(&structure).expect_err("it is refused").to_string()
+    match matcher(&structure) {
+        Ok(_) => panic!("it is accepted: {:.300}", format!("{structure:?}")),
+        Err(error) => error.to_string(),
+    }
 }
 
 fn takes(mut matcher: Matcher, text: &str) -> bool {
@@ -102,7 +109,7 @@ fn grammars_are_read_as_llama_cpp_reads_them() {
 #[test]
 fn grammars_that_cannot_be_used_are_refused_by_name_and_number() {
     let deep = format!("root ::= {}\"a\"{}", "(".repeat(100_000), ")".repeat(100_000));
-    let nested = "root ::= ((((\"a\"{0,1000} \"b\"){0,1000}){0,1000}) \"c\"){400000}".to_owned();
+    let nested = "root ::= (((\"a\" \"b\"){600000}) \"c\"){600000}".to_owned();
     let cases = [
         ("root ::= (", "expecting `)`"),
         ("root ::= missing", "`missing`"),
@@ -278,7 +285,7 @@ fn schemas_that_cannot_be_enforced_are_refused_by_place() {
         (json!({"minimum": "a"}), "not a number"),
         (json!({"minimum": 1e300}), "below 10^24"),
         (json!({"multipleOf": 0.1}), "`multipleOf`"),
-        (json!({"type": "number", "minimum": 1e20}), "double"),
+        (json!({"type": "number", "minimum": 1e20}), "15 digits"),
         (json!([1]), "not an object"),
         (json!({"$schema": "http://json-schema.org/draft-07/schema#", "prefixItems": [{}], "items": {"type": "null"}}), "draft"),
     ];

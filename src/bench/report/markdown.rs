@@ -68,6 +68,9 @@ fn environment(report: &Report, text: &mut String) {
         let (name, backend) = (&device.name, &device.backend);
         let _ = writeln!(text, "- device: {name} ({backend}), {free} free at the start");
     }
+    if environment.devices.is_empty() {
+        text.push_str("- device: none; policies that leave nothing on disk differ by chance\n");
+    }
     text.push('\n');
     let mut table =
         Table::new(&["model", "architecture", "layers", "file", "experts", "fingerprint"]);

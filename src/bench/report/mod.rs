@@ -77,6 +77,11 @@ impl Report {
         })
     }
 
+    /// Whether there was anything but the CPU, as far as the records say.
+    fn has_device(&self) -> bool {
+        self.environment().is_none_or(|environment| !environment.devices.is_empty())
+    }
+
     fn speeds(&self) -> impl Iterator<Item = &SpeedRecord> {
         self.records.iter().filter_map(|record| match record {
             Record::Speed(speed) => Some(speed),

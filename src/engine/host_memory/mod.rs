@@ -23,7 +23,6 @@ use super::ffi;
 use super::load_mode::LoadMode;
 use crate::error::{Error, HostMemoryFault, Result};
 use crate::memory::DeviceMemory;
-use crate::paging;
 use crate::plan::{CPU, DevicePlan, Plan};
 
 /// Sees that the weights can be held so, before anything is loaded.
@@ -68,7 +67,7 @@ fn limits() -> Limits {
     // Of this thread, which is the one that locks: each has rights of its own.
     let status = text("/proc/thread-self/status").unwrap_or_default();
     Limits {
-        available_bytes: paging::available_bytes(),
+        available_bytes: crate::memory::available_bytes(),
         lockable_bytes: preflight::lockable(area::lock_limit(), &status),
         huge_pages: text("/sys/kernel/mm/transparent_hugepage/enabled"),
         nodes: nodes(),

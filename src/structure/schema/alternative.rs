@@ -23,7 +23,7 @@ pub(super) enum Alternative {
 }
 
 /// Texts by their characters.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Text {
     pub(super) least: usize,
     pub(super) most: Option<usize>,

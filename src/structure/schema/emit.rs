@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::alternative::{All, Alternative, Array, Object, Text};
+use super::number::Numbers;
 use super::{Compiler, pattern, unusable_grammar};
 use crate::error::Result;
 use crate::structure::chars::CharSet;
@@ -94,10 +95,7 @@ impl Compiler<'_> {
             Alternative::Null => Expr::text("null"),
             Alternative::Boolean => Expr::Choice(vec![Expr::text("true"), Expr::text("false")]),
             Alternative::Value(value) => Expr::Text(value.to_string()),
-            Alternative::Number(numbers) => match numbers.expr() {
-                Some(expr) => expr,
-                None => return self.refuse(schemas, "minimum", "or another bound is too large or too fine to be kept in a double of 15 digits, or 18 of an integer"),
-            },
+            Alternative::Number(numbers) => self.number(schemas, *numbers)?,
             Alternative::Text(text) => self.text(json, schemas, text)?,
             Alternative::Array(array) => self.array_form(json, array),
             Alternative::Object(object) => {
@@ -116,7 +114,30 @@ impl Compiler<'_> {
         }
     }
 
-    fn text(&self, json: &Json, schemas: &All, text: &Text) -> Result<Expr> {
+    fn number(&mut self, schemas: &All, numbers: Numbers) -> Result<Expr> {
+        if let Some(&rule) = self.number_rules.get(&numbers) {
+            return Ok(Expr::Rule(rule));
+        }
+        let Some(expr) = numbers.expr() else {
+            let reason = "or another bound is too large or too fine for a number of 15 digits, or an integer of 18";
+            return self.refuse(schemas, "minimum", reason);
+        };
+        let rule = self.builder.rule_of(&expr).map_err(unusable_grammar)?;
+        self.number_rules.insert(numbers, rule);
+        Ok(Expr::Rule(rule))
+    }
+
+    fn text(&mut self, json: &Json, schemas: &All, text: &Text) -> Result<Expr> {
+        if let Some(&rule) = self.text_rules.get(text) {
+            return Ok(Expr::Rule(rule));
+        }
+        let expr = self.text_form(json, schemas, text)?;
+        let rule = self.builder.rule_of(&expr).map_err(unusable_grammar)?;
+        self.text_rules.insert(text.clone(), rule);
+        Ok(Expr::Rule(rule))
+    }
+
+    fn text_form(&self, json: &Json, schemas: &All, text: &Text) -> Result<Expr> {
         let mut patterns = text.patterns.iter();
         let content = match (patterns.next(), patterns.next()) {
             (None, _) => Expr::Rule(json.character).repeat(text.least, text.most),

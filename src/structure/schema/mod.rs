@@ -21,8 +21,9 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use self::alternative::{All, Alternative};
+use self::alternative::{All, Alternative, Text};
 use self::emit::Json;
+use self::number::Numbers;
 use super::grammar::{Builder, Grammar, MAX_ELEMENTS, RuleId, Unusable};
 use crate::error::{Error, Result};
 
@@ -34,13 +35,16 @@ const MAX_WORK: usize = 2_000_000;
 /// The grammar of JSON texts that a schema allows.
 pub(super) fn grammar(schema: &Value) -> Result<Grammar> {
     check_depth(schema)?;
-    let mut compiler = Compiler {
+    let compiler = Compiler {
         root: schema,
         places: Vec::new(),
         numbers: HashMap::new(),
         rules: HashMap::new(),
+        number_rules: HashMap::new(),
+        text_rules: HashMap::new(),
         waiting: Vec::new(),
         trail: Vec::new(),
+        inside: 0,
         builder: Builder::default(),
         work: 0,
     };
@@ -102,10 +106,15 @@ struct Compiler<'a> {
     /// The number of each place, by where its value is.
     numbers: HashMap<*const Value, usize>,
     rules: HashMap<All, RuleId>,
+    /// Those of numbers and of texts, which many schemas have alike.
+    number_rules: HashMap<Numbers, RuleId>,
+    text_rules: HashMap<Text, RuleId>,
     /// Rules that are called and not defined yet.
     waiting: Vec<(All, RuleId)>,
     /// Schemas that are being looked at for the same value.
     trail: Vec<usize>,
+    /// How many values inside of each other are being compared with schemas.
+    inside: usize,
     builder: Builder,
     work: usize,
 }

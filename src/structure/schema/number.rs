@@ -16,14 +16,14 @@ const EXACT_DIGITS: u32 = 15;
 const DECIMALS: u32 = 6;
 
 /// A number in units of 10^-12, and whether it is itself outside.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Bound {
     units: i128,
     is_exclusive: bool,
 }
 
 /// Numbers between two bounds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Numbers {
     pub(super) is_whole: bool,
     pub(super) least: Option<Bound>,
@@ -41,10 +41,10 @@ impl Bound {
     }
 }
 
-/// A number in units of 10^-12, if it is a whole number of them and below 10^25.
+/// A number in units of 10^-12, if it is a whole number of them and below 10^24.
 fn units(number: &Number) -> Option<i128> {
     let text = match (number.as_i128(), number.as_f64()) {
-        (Some(whole), _) => return whole.checked_mul(UNIT).filter(|units| units.abs() < UNIT * UNIT),
+        (Some(whole), _) => return whole.checked_mul(UNIT),
         (None, Some(float)) if float.abs() < 1e24 => format!("{float}"),
         _ => return None,
     };

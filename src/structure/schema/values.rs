@@ -13,6 +13,8 @@ use crate::structure::matcher::Matcher;
 
 /// How deep is looked for a difference between members of `oneOf`.
 const MAX_LOOK: usize = 4;
+/// How deep the values inside of values are compared with schemas, by recursion.
+const MAX_INSIDE: usize = 12;
 
 impl<'a> Compiler<'a> {
     /// Whether an alternative allows this value.
@@ -47,9 +49,16 @@ impl<'a> Compiler<'a> {
 
     /// Of another value than the one that is being looked at.
     fn alternatives_apart(&mut self, schemas: &All) -> Result<Vec<Alternative>> {
+        // A value of `enum` may lead back to the same `enum`.
+        if self.inside == MAX_INSIDE {
+            let reason = format!("values of `enum`, `const` or `oneOf` are compared over more than {MAX_INSIDE} levels; write them where they are wanted, without `$ref`");
+            return Err(super::unusable(reason));
+        }
+        self.inside += 1;
         let trail = std::mem::take(&mut self.trail);
         let alternatives = self.alternatives(schemas);
         self.trail = trail;
+        self.inside -= 1;
         alternatives
     }
 

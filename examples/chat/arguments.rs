@@ -1,0 +1,180 @@
+//! The command line.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use moe_offload::{Error, GenerateOptions, OffloadPolicy, Overflow, Result, Sampling, Structure};
+
+use crate::speed::SpeedArguments;
+
+/// The small model that comes with the repository.
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
+
+/// Talks with a mixture-of-experts model whose experts are placed by a policy.
+///
+/// Without --prompt it holds a conversation: Ctrl-C stops an answer, Ctrl-D ends, /help lists more.
+/// The answer goes to standard output, everything else to standard error.
+#[derive(Parser)]
+pub(crate) struct Arguments {
+    /// The model, a GGUF file; of a split model the first. Default: the demo model
+    #[arg(long, default_value = DEMO, hide_default_value = true)]
+    pub(crate) model: PathBuf,
+    /// Where tensors go: none, all-experts, first-layers:N, last-layers:N, layers:0-3,7 or
+    /// regex:PATTERN, each followed by =DEVICE, =cpu or =disk (=cpu is the default but for regex),
+    /// joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN, with what it may give up and how
+    /// much CPU memory it may use before experts stay on disk:
+    /// fit:10GiB,cache-to-host,fewer-layers,ram:24GiB
+    #[arg(long, default_value_t)]
+    pub(crate) policy: OffloadPolicy,
+    /// Load by a plan that `plan --freeze` stored, instead of a policy; its context is the plan's
+    #[arg(long, value_name = "FILE")]
+    #[arg(conflicts_with_all = ["policy", "context", "micro_batch", "no_operation_offload"])]
+    pub(crate) plan: Option<PathBuf>,
+    /// Answer this and end
+    #[arg(long)]
+    pub(crate) prompt: Option<String>,
+    /// Instructions for the whole conversation
+    #[arg(long)]
+    pub(crate) system: Option<String>,
+    /// Tokens that prompt and answer can have together
+    #[arg(long)]
+    pub(crate) context: Option<u32>,
+    /// Most tokens of an answer
+    #[arg(long)]
+    max_tokens: Option<u64>,
+    /// 0 for always the likeliest token, higher for more variety
+    #[arg(long, default_value_t = 0.7, allow_negative_numbers = true)]
+    temperature: f32,
+    /// The same seed gives the same answer
+    #[arg(long, default_value_t = 0)]
+    seed: u32,
+    #[command(flatten)]
+    sampling: SamplingArguments,
+    /// Answer with JSON that this schema allows
+    #[arg(long, value_name = "FILE", conflicts_with = "grammar")]
+    json_schema: Option<PathBuf>,
+    /// Answer with a text of this grammar (GBNF)
+    #[arg(long, value_name = "FILE")]
+    grammar: Option<PathBuf>,
+    /// End the answer before this text; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Longest time of an answer
+    #[arg(long, value_name = "SECONDS")]
+    max_seconds: Option<u64>,
+    /// A variable of the chat template, such as `enable_thinking=false`; may be repeated
+    #[arg(long, value_name = "NAME=JSON", value_parser = variable)]
+    template: Vec<(String, serde_json::Value)>,
+    #[command(flatten)]
+    pub(crate) speed: SpeedArguments,
+    /// Keep the conversation in this file (JSON) and go on with what is there. It is written before
+    /// and after each answer, with the model's state beside it (`.state`), so that nothing of it is
+    /// read again; a state of more than 256 MiB is written at the end
+    #[arg(long, value_name = "FILE")]
+    pub(crate) session: Option<PathBuf>,
+    /// Use the devices of this RPC server too; may be repeated
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) rpc: Vec<String>,
+    /// What to print after each answer: a line of statistics, all as a table (also without a value),
+    /// all as JSON on standard output, or none
+    #[arg(long, value_enum, num_args = 0..=1, value_name = "FORMAT")]
+    #[arg(default_value = "line", default_missing_value = "table")]
+    pub(crate) stats: StatsFormat,
+}
+
+impl Arguments {
+    /// How answers are generated.
+    pub(crate) fn options(&self) -> Result<GenerateOptions> {
+        let sampling = self.sampling.sampling();
+        let mut options = GenerateOptions::default()
+            .sampling(sampling.temperature(self.temperature).seed(self.seed));
+        options.max_tokens = self.max_tokens;
+        options.max_time = self.max_seconds.map(Duration::from_secs);
+        options.stop.clone_from(&self.stop);
+        options.overflow = Overflow::DropOldestTurns;
+        options.template.variables.extend(self.template.iter().cloned());
+        if let Some(path) = &self.json_schema {
+            options.structure = Some(Structure::JsonSchema(read_json(path)?));
+        }
+        if let Some(path) = &self.grammar {
+            let failed = |source| Error::Io { action: "read", path: path.clone(), source };
+            let grammar = std::fs::read_to_string(path).map_err(failed)?;
+            options.structure = Some(Structure::Grammar(grammar));
+        }
+        options.validate()?;
+        Ok(options)
+    }
+}
+
+/// How tokens are chosen, apart from temperature and seed.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct SamplingArguments {
+    #[arg(long, help = "Only so many of the likeliest tokens; 0 for all")]
+    top_k: Option<u32>,
+    #[arg(long, help = "Only the likeliest tokens of together this probability")]
+    top_p: Option<f32>,
+    #[arg(long, help = "Only tokens at least this fraction as likely as the likeliest")]
+    min_p: Option<f32>,
+    #[arg(long, help = "Only the most typical tokens of together this probability")]
+    typical_p: Option<f32>,
+    #[arg(long, help = "How often XTC leaves out the likeliest of several good tokens")]
+    xtc: Option<f32>,
+    #[arg(long, help = "Divides the score of tokens that occurred lately")]
+    repeat_penalty: Option<f32>,
+    #[arg(long, help = "Taken from the score of a token for each time it occurred lately")]
+    frequency_penalty: Option<f32>,
+    #[arg(long, help = "Taken from the score of tokens that occurred lately")]
+    presence_penalty: Option<f32>,
+    #[arg(long, help = "Strength of DRY, against repeating sequences")]
+    dry: Option<f32>,
+    #[arg(long, help = "Mirostat 1 or 2 instead of cutting off unlikely tokens")]
+    mirostat: Option<u8>,
+}
+
+impl SamplingArguments {
+    fn sampling(&self) -> Sampling {
+        let mut sampling = Sampling::default();
+        let mut set = |value: Option<f32>, field: fn(&mut Sampling) -> &mut f32| {
+            if let Some(value) = value {
+                *field(&mut sampling) = value;
+            }
+        };
+        set(self.top_p, |sampling| &mut sampling.top_p);
+        set(self.min_p, |sampling| &mut sampling.min_p);
+        set(self.typical_p, |sampling| &mut sampling.typical_p);
+        set(self.xtc, |sampling| &mut sampling.xtc_probability);
+        set(self.repeat_penalty, |sampling| &mut sampling.repeat_penalty);
+        set(self.frequency_penalty, |sampling| &mut sampling.frequency_penalty);
+        set(self.presence_penalty, |sampling| &mut sampling.presence_penalty);
+        set(self.dry, |sampling| &mut sampling.dry.get_or_insert_default().multiplier);
+        sampling.top_k = self.top_k.unwrap_or(sampling.top_k);
+        if let Some(version) = self.mirostat {
+            sampling.mirostat.get_or_insert_default().version = version;
+        }
+        sampling
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub(crate) enum StatsFormat {
+    Line,
+    Table,
+    Json,
+    None,
+}
+
+/// A value that is not JSON counts as a text.
+fn variable(text: &str) -> Result<(String, serde_json::Value), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("it needs NAME=JSON")?;
+    let json = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    Ok((name.to_owned(), json))
+}
+
+/// What a JSON file holds.
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
+    let failed = |source| Error::Io { action: "read", path: path.to_owned(), source };
+    let text = std::fs::read(path).map_err(failed)?;
+    serde_json::from_slice(&text).map_err(|error| failed(error.into()))
+}

@@ -1,0 +1,210 @@
+//! Talks with a model under an offload policy. See `--help`.
+
+mod answer;
+mod arguments;
+mod commands;
+#[path = "../common/mod.rs"]
+mod common;
+mod conversation;
+mod session;
+#[path = "../common/speed.rs"]
+mod speed;
+mod terminal;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use moe_offload::{CancelHandle, Error, GenerateOptions, Message, MoeModel, Plan, Result, Role};
+
+use self::arguments::{Arguments, StatsFormat, read_json};
+use self::commands::{HELP, Input};
+use self::common::say;
+use self::conversation::Conversation;
+use self::session::Session;
+use self::terminal::Terminal;
+
+fn main() {
+    if let Err(error) = run(&common::arguments()) {
+        common::fail(&error);
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    let options = arguments.options()?;
+    let (session, messages) = match &arguments.session {
+        Some(path) => {
+            let (session, messages) = Session::open(path)?;
+            (Some(session), messages)
+        }
+        None => (None, Vec::new()),
+    };
+    let model = load(arguments)?;
+    let mut talk = Talk {
+        model,
+        session,
+        conversation: Conversation::new(messages),
+        options,
+        stats: arguments.stats,
+    };
+    talk.go_on(arguments.system.as_deref());
+    match &arguments.prompt {
+        Some(prompt) => talk.turn(prompt, &CancelHandle::new())?,
+        None => talk.converse()?,
+    }
+    talk.end()
+}
+
+fn load(arguments: &Arguments) -> Result<MoeModel> {
+    let bar = ProgressBar::new(1000);
+    bar.set_style(ProgressStyle::with_template("loading  {bar:40} {percent} %").expect("is valid"));
+    let progress = bar.clone();
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // from 0 to 1000
+    let mut builder = MoeModel::builder(&arguments.model)
+        .policy(arguments.policy.clone())
+        .on_progress(move |done| progress.set_position((done * 1000.0) as u64));
+    if let Some(tokens) = arguments.context {
+        builder = builder.context_tokens(tokens);
+    }
+    builder = arguments.speed.apply(builder);
+    if let Some(path) = &arguments.plan {
+        builder = builder.plan(read_json::<Plan>(path)?);
+    }
+    for endpoint in &arguments.rpc {
+        say(&format!("connecting to {endpoint} (waits while it serves another process)"));
+        builder = builder.rpc_server(endpoint);
+    }
+    let model = builder.load();
+    bar.finish_and_clear();
+    let model = model?;
+    say(model.plan());
+    if let Some(note) = arguments.speed.note(&model) {
+        say(&note);
+    }
+    Ok(model)
+}
+
+/// A model, what was said, and where it is kept.
+struct Talk {
+    model: MoeModel,
+    session: Option<Session>,
+    conversation: Conversation,
+    options: GenerateOptions,
+    stats: StatsFormat,
+}
+
+impl Talk {
+    /// Tells what there is to go on with.
+    fn go_on(&mut self, system: Option<&str>) {
+        if let Some(session) = &self.session {
+            let path = session.path().display();
+            match self.conversation.messages().len() {
+                0 => say(&format!("session  {path}, a new one")),
+                count => say(&format!("session  {path}, going on after {count} messages")),
+            }
+            if let Some(error) = session.restore(&mut self.model) {
+                say(&format!("(the conversation is read again: {error})"));
+            }
+        }
+        // Its program ended before the answer did.
+        if let Some(question) = self.conversation.withdraw() {
+            say(&format!("(its last question was never answered and is left out: {question})"));
+        }
+        if let Some(system) = system {
+            self.conversation.instruct(system);
+        }
+        if !answer::can_converse(&self.model, &self.options) {
+            say(&"(the model has no chat template: each question is continued as plain text)");
+        }
+    }
+
+    /// Reads questions until the end of input.
+    fn converse(&mut self) -> Result<()> {
+        let is_question = |message: &&Message| message.role == Role::User;
+        let questions = self.conversation.messages().iter().filter(is_question);
+        let mut terminal = Terminal::new(questions.map(|message| &*message.content));
+        while let Some((line, cancel)) = terminal.read() {
+            match Input::of(&line) {
+                Input::Nothing => {}
+                Input::Exit => break,
+                Input::Help => say(&HELP),
+                Input::Statistics => say(&self.model.stats()),
+                Input::Clear => self.clear(),
+                Input::Unknown(command) => {
+                    say(&format!("there is no {command}; /help lists what there is"))
+                }
+                Input::Question(question) => match self.turn(question, &cancel) {
+                    Err(error) if is_final(&error) => return Err(error),
+                    Err(Error::Cancelled { .. }) | Ok(()) => {}
+                    Err(error) => {
+                        say(&format!("error: {}", common::in_options(&error.to_string())))
+                    }
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// A question and its answer. What comes of them is on disk afterwards, whatever happens.
+    fn turn(&mut self, question: &str, cancel: &CancelHandle) -> Result<()> {
+        self.conversation.ask(question);
+        self.keep();
+        let options = self.options.clone().cancel(cancel);
+        let answered =
+            answer::answer(&mut self.model, &mut self.conversation, &options, self.stats);
+        let is_stopped = matches!(answered, Err(Error::Cancelled { .. }));
+        match &answered {
+            // It stays in the file, for the next time.
+            Err(error) if is_final(error) => return answered,
+            Ok(()) => {}
+            Err(_) if self.conversation.withdraw().is_some() && is_stopped => {
+                say(&"(stopped before there was an answer; the question is left out)");
+            }
+            Err(_) if is_stopped => say(&"(stopped)"),
+            Err(_) => {}
+        }
+        self.keep();
+        if let Some(session) = &self.session
+            && let Err(error) = session.save_small_state(&mut self.model)
+        {
+            say(&format!("error: {error}"));
+        }
+        answered
+    }
+
+    /// Writes the messages. An error is told and tried again by the next turn: the conversation itself
+    /// can go on.
+    fn keep(&self) {
+        let Some(session) = &self.session else { return };
+        if let Err(error) = session.save(self.conversation.messages()) {
+            say(&format!("error: {error}"));
+        }
+    }
+
+    fn clear(&mut self) {
+        self.conversation.clear();
+        say(&"(a new conversation)");
+        if let Some(session) = &self.session {
+            say(&format!(
+                "({} holds the old one until the next question)",
+                session.path().display()
+            ));
+        }
+    }
+
+    fn end(mut self) -> Result<()> {
+        let Some(session) = &self.session else { return Ok(()) };
+        session.save(self.conversation.messages())?;
+        session.save_state(&mut self.model)
+    }
+}
+
+/// Whether nothing more will work.
+fn is_final(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::ContextLost
+            | Error::RpcLost { .. }
+            | Error::Io { .. }
+            | Error::FileChanged { .. }
+            | Error::WrongBytes { .. }
+            | Error::Paging { .. }
+    )
+}

@@ -1,0 +1,85 @@
+//! The person at the terminal, or whatever is on standard input instead.
+
+use std::io::{BufRead, ErrorKind, IsTerminal, Write};
+use std::sync::{Arc, Mutex};
+
+use moe_offload::{CancelHandle, Error, Result};
+use rustyline::DefaultEditor;
+use rustyline::error::ReadlineError;
+
+use crate::common::say;
+
+/// Where questions come from.
+pub(crate) struct Terminal {
+    /// `None` where standard input is no terminal.
+    editor: Option<DefaultEditor>,
+    /// What Ctrl-C stops.
+    current: Arc<Mutex<CancelHandle>>,
+}
+
+impl Terminal {
+    /// `history` is what the arrow keys bring back.
+    pub(crate) fn new<'a>(history: impl Iterator<Item = &'a str>) -> Self {
+        let current = Arc::new(Mutex::new(CancelHandle::new()));
+        let mut terminal = Self { editor: None, current };
+        if !std::io::stdin().is_terminal() {
+            return terminal;
+        }
+        // The editor takes the signal for itself when it is made, so it is made before the handler.
+        // While it reads a line, Ctrl-C is a key and no signal.
+        terminal.editor = DefaultEditor::new().ok();
+        for question in history {
+            terminal.remember(question);
+        }
+        let current = Arc::clone(&terminal.current);
+        // Where Ctrl-C cannot be caught it ends the program, as it would anyway.
+        let _ = ctrlc::set_handler(move || {
+            if let Ok(cancel) = current.lock() {
+                cancel.cancel();
+            }
+        });
+        say(&"Ctrl-C stops an answer, Ctrl-D ends, /help lists more.");
+        terminal
+    }
+
+    /// The next line, and what stops the answer to it; `None` at the end of input.
+    pub(crate) fn read(&mut self) -> Option<(String, CancelHandle)> {
+        // In force before the line is: Ctrl-C right after Enter is meant for the answer.
+        let cancel = CancelHandle::new();
+        if let Ok(mut current) = self.current.lock() {
+            *current = cancel.clone();
+        }
+        let Some(editor) = &mut self.editor else {
+            let mut line = Vec::new();
+            let count = std::io::stdin().lock().read_until(b'\n', &mut line).ok()?;
+            return (count > 0).then(|| (String::from_utf8_lossy(&line).into_owned(), cancel));
+        };
+        match editor.readline("> ") {
+            Ok(line) => {
+                self.remember(&line);
+                Some((line, cancel))
+            }
+            Err(ReadlineError::Interrupted) => {
+                say(&"(Ctrl-D ends)");
+                Some((String::new(), cancel))
+            }
+            Err(_) => None,
+        }
+    }
+
+    fn remember(&mut self, line: &str) {
+        if let Some(editor) = &mut self.editor {
+            let _ = editor.add_history_entry(line);
+        }
+    }
+}
+
+/// Writes to standard output at once. A reader who went away ends the program quietly.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(source) => Err(Error::Io { action: "write", path: "standard output".into(), source }),
+        Ok(()) => Ok(()),
+    }
+}

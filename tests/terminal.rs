@@ -1,0 +1,106 @@
+//! `chat` in a terminal, with a person's keys.
+#![cfg(all(feature = "llama", target_os = "linux"))]
+#![allow(missing_docs)]
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use rexpect::session::{PtySession, spawn_command};
+use serde_json::{Value, json};
+use support::process::example;
+
+/// What is waited for at most, in milliseconds: a bound against hanging.
+const PATIENCE: u64 = 120_000;
+
+/// A conversation that waits for its first question.
+fn chat(arguments: &[&str]) -> PtySession {
+    let mut command = Command::new(example("chat"));
+    command.args(["--threads", "1", "--temperature", "0", "--stats", "none"]).args(arguments);
+    command.env("TERM", "xterm");
+    let mut session = spawn_command(command, Some(PATIENCE)).unwrap();
+    session.exp_string("Ctrl-C stops an answer").unwrap();
+    session.exp_string("> ").unwrap();
+    session
+}
+
+fn press_control(session: &mut PtySession, key: char) {
+    session.send_control(key).unwrap();
+}
+
+/// A line, as typed; returns when the editor has given the terminal back.
+fn type_line(session: &mut PtySession, line: &str) {
+    session.send_line(line).unwrap();
+    session.exp_string("\u{1b}[?2004l").unwrap();
+}
+
+fn ends_by_control_d(mut session: PtySession) {
+    press_control(&mut session, 'd');
+    session.exp_eof().unwrap();
+    let status = format!("{:?}", session.process().wait().unwrap());
+    assert!(status.starts_with("Exited(") && status.ends_with(", 0)"), "{status}");
+}
+
+/// A text of 8⁶ letters, which no context here holds.
+fn endless(folder: &Path) -> String {
+    let rules = ["root", "a", "b", "c", "d", "e"]
+        .windows(2)
+        .map(|rule| format!("{} ::= {}\n", rule[0], [rule[1]; 8].join(" ")));
+    let path = folder.join("endless.gbnf");
+    std::fs::write(&path, rules.collect::<String>() + "e ::= [a-z ]{8}\n").unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn messages(path: &Path) -> Vec<Value> {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn ctrl_c_stops_an_answer_and_keeps_what_was_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talk.json");
+    let grammar = endless(folder.path());
+    let arguments =
+        ["--session", path.to_str().unwrap(), "--grammar", &grammar, "--context", "16384"];
+    let mut session = chat(&arguments);
+    // Twice in a row, the second time with an impatient finger.
+    for presses in [1, 2] {
+        type_line(&mut session, "Tell me a story.");
+        session.exp_regex("[a-z ]{60}").unwrap();
+        for _ in 0..presses {
+            press_control(&mut session, 'c');
+        }
+        session.exp_string("(stopped)").unwrap();
+        session.exp_string("> ").unwrap();
+    }
+    ends_by_control_d(session);
+    let kept = messages(&path);
+    assert_eq!(kept.len(), 4, "{kept:?}");
+    for answer in [&kept[1], &kept[3]] {
+        assert!(answer["content"].as_str().unwrap().len() >= 60, "{answer}");
+    }
+}
+
+#[test]
+fn ctrl_c_stops_the_reading_of_a_prompt() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talk.json");
+    let long = "A long story. ".repeat(10_000);
+    let before = json!([
+        {"role": "user", "content": long},
+        {"role": "assistant", "content": "Yes."},
+    ]);
+    std::fs::write(&path, before.to_string()).unwrap();
+    let mut session = chat(&["--session", path.to_str().unwrap(), "--context", "131072"]);
+    type_line(&mut session, "Hello");
+    press_control(&mut session, 'c');
+    session.exp_string("(stopped before there was an answer").unwrap();
+    session.exp_string("> ").unwrap();
+    // At an empty prompt it only says how to leave.
+    press_control(&mut session, 'c');
+    session.exp_string("(Ctrl-D ends)").unwrap();
+    session.exp_string("> ").unwrap();
+    ends_by_control_d(session);
+    assert_eq!(json!(messages(&path)), before);
+}

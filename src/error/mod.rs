@@ -508,11 +508,13 @@ pub enum Error {
     },
     /// A form can be read in too many ways at once.
     #[error(
-        "the grammar can be read in too many ways: the next token took more than {steps} steps; write it so that one reading is enough"
+        "the grammar can be read in too many ways at once: following it takes more than {most} {what}; write it so that one reading is enough"
     )]
     AmbiguousStructure {
-        /// How many steps there may be.
-        steps: usize,
+        /// What there are too many of.
+        what: &'static str,
+        /// How many there may be.
+        most: usize,
     },
     /// Weights cannot be held in CPU memory as asked for.
     #[error("weights cannot be held as `{mode}`: {fault}")]

@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result};
 
-/// Steps of the matcher for one token, a few seconds of work. What needs more is ambiguous beyond
-/// any use.
-const MOST_STEPS: usize = 300_000_000;
+/// Steps of the matcher for one token: seconds of work, ten times what free text takes with a
+/// vocabulary of 250,000 tokens. What needs more is ambiguous beyond any use.
+const MOST_STEPS: usize = 100_000_000;
 /// Between looks at the limits: less than a millisecond.
 const STEPS_BETWEEN_LOOKS: usize = 10_000;
 
@@ -23,7 +23,7 @@ impl<'a> Effort<'a> {
     pub(super) fn spend(&mut self, steps: usize) -> Result<()> {
         self.left = self.left.saturating_sub(steps);
         if self.left == 0 {
-            return Err(Error::AmbiguousStructure { steps: MOST_STEPS });
+            return Err(Error::AmbiguousStructure { what: "steps for a token", most: MOST_STEPS });
         }
         self.until_look = self.until_look.saturating_sub(steps);
         if self.until_look == 0 {

@@ -314,7 +314,10 @@ impl<'a> Reader<'a> {
             return self.fail("expecting `,` or `}`");
         }
         if most.is_some_and(|most| most < least) {
-            let reason = format!("at least {least} and at most {} times contradict each other", most.unwrap_or(0));
+            let reason = format!(
+                "at least {least} and at most {} times contradict each other",
+                most.unwrap_or(0)
+            );
             return self.fail(&reason);
         }
         Ok((least, most))

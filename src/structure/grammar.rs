@@ -17,7 +17,10 @@ pub(super) enum Expr {
     Text(String),
     Rule(RuleId),
     /// One token of the vocabulary, or any but it.
-    Token { id: i32, except: bool },
+    Token {
+        id: i32,
+        except: bool,
+    },
     Sequence(Vec<Expr>),
     /// None of no alternatives.
     Choice(Vec<Expr>),
@@ -48,7 +51,10 @@ impl Expr {
 pub(super) enum Slot {
     /// A character of this set.
     Chars(u32),
-    Token { id: i32, except: bool },
+    Token {
+        id: i32,
+        except: bool,
+    },
     Call(RuleId),
     End,
 }
@@ -65,6 +71,10 @@ pub(crate) struct Grammar {
 }
 
 impl Grammar {
+    pub(super) fn elements(&self) -> usize {
+        self.slots.len()
+    }
+
     pub(super) fn alternatives(&self, rule: RuleId) -> &[u32] {
         let range = &self.rules[rule.0 as usize];
         &self.starts[range.start as usize..range.end as usize]
@@ -243,7 +253,9 @@ impl Builder {
                             callers[called.0 as usize].push(alternative);
                         }
                         // For ever.
-                        Slot::Chars(set) if self.sets[*set as usize].is_empty() => waits[index] += 1,
+                        Slot::Chars(set) if self.sets[*set as usize].is_empty() => {
+                            waits[index] += 1
+                        }
                         Slot::Chars(_) | Slot::Token { .. } => {}
                     }
                 }

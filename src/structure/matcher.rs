@@ -11,13 +11,15 @@ use std::sync::Arc;
 use super::chars::{Byte, Partial};
 use super::effort::Effort;
 use super::grammar::{Grammar, RuleId, Slot};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The node below all: what follows it is the end of the text.
 const BOTTOM: u32 = 0;
 const NO_EDGE: u32 = u32::MAX;
 /// Fewer nodes are not worth looking for those that nothing leads to.
 const MIN_COLLECTED: usize = 1 << 16;
+/// Nodes and edges of all readings of a text, some 200 MB.
+const MOST_HELD: usize = 16_000_000;
 
 /// A place in the grammar, and what follows when its rule is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,11 +109,8 @@ impl Seen {
 impl Matcher {
     pub(crate) fn new(grammar: Arc<Grammar>, effort: &mut Effort<'_>) -> Result<Self> {
         let slots = grammar.slots.len();
-        let seen = Seen {
-            first: vec![(0, 0); slots],
-            made: vec![(0, 0); slots],
-            ..Seen::default()
-        };
+        let seen =
+            Seen { first: vec![(0, 0); slots], made: vec![(0, 0); slots], ..Seen::default() };
         let bottom = Node { slot: 0, first_edge: NO_EDGE, was_left: false };
         let mut matcher = Self {
             grammar,
@@ -212,7 +211,11 @@ impl Matcher {
             if !self.seen.insert(item) {
                 continue;
             }
-            if let Err(error) = effort.spend(1) {
+            let affordable = match self.held() {
+                MOST_HELD.. => Err(Error::AmbiguousStructure { what: "places", most: MOST_HELD }),
+                _ => effort.spend(1),
+            };
+            if let Err(error) = affordable {
                 self.todo.clear();
                 return Err(error);
             }
@@ -286,9 +289,8 @@ impl Matcher {
     /// Whether the grammar names tokens here at all.
     pub(super) fn names_tokens(&self) -> bool {
         let Level { first_item, items, .. } = self.last();
-        let is_token = |item: &Item| {
-            matches!(self.grammar.slots[item.slot as usize], Slot::Token { .. })
-        };
+        let is_token =
+            |item: &Item| matches!(self.grammar.slots[item.slot as usize], Slot::Token { .. });
         self.items[first_item..items].iter().any(is_token)
     }
 
@@ -356,9 +358,13 @@ impl Matcher {
         (level.first_item, level.items) = (0, self.items.len());
         self.levels.clear();
         self.levels.push(level);
-        if self.nodes.len() >= self.collect_at {
+        if self.held() >= self.collect_at {
             self.collect();
         }
+    }
+
+    fn held(&self) -> usize {
+        self.nodes.len() + self.edges.len()
     }
 
     /// Forgets the nodes that nothing leads to.
@@ -390,7 +396,7 @@ impl Matcher {
         for item in &mut self.items {
             item.node = new[item.node as usize];
         }
-        self.collect_at = MIN_COLLECTED.max(2 * self.nodes.len());
+        self.collect_at = MIN_COLLECTED.max(2 * self.held());
         let (nodes, edges) = (self.nodes.len(), self.edges.len());
         for level in &mut self.levels {
             (level.nodes, level.edges) = (nodes, edges);
@@ -411,7 +417,10 @@ impl Matcher {
     #[cfg(test)]
     pub(super) fn expected_sets(&self) -> Vec<super::chars::CharSet> {
         let Level { first_item, items, .. } = self.last();
-        self.items[first_item..items].iter().filter_map(|item| self.set(item.slot).cloned()).collect()
+        self.items[first_item..items]
+            .iter()
+            .filter_map(|item| self.set(item.slot).cloned())
+            .collect()
     }
 }
 
@@ -420,7 +429,7 @@ fn below(edges: &[Edge], first: u32) -> impl Iterator<Item = u32> {
     std::iter::successors(edge(first), move |last| edge(last.next)).map(|edge| edge.below)
 }
 
-/// Nodes and edges are bounded by [`Effort`], far below what 32 bits count.
+/// There are few more than [`MOST_HELD`].
 fn index(length: usize) -> u32 {
-    u32::try_from(length).expect("effort is bounded")
+    u32::try_from(length).expect("what is held is bounded")
 }

@@ -16,14 +16,14 @@ use serde_json::Value;
 
 #[cfg(feature = "llama")]
 pub(crate) use self::effort::Effort;
+use self::gbnf::TokenOf;
 #[cfg(feature = "llama")]
 pub(crate) use self::gbnf::numbered;
+use self::grammar::Grammar;
 #[cfg(feature = "llama")]
 pub(crate) use self::matcher::Matcher;
 #[cfg(feature = "llama")]
 pub(crate) use self::vocabulary::Vocabulary;
-use self::gbnf::TokenOf;
-use self::grammar::Grammar;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;

@@ -85,7 +85,11 @@ fn grammars_are_read_as_llama_cpp_reads_them() {
         ("root ::= [^a-c\\n] .", &["dx", "é\n"], &["ax", "\nx", "d"]),
         ("root ::= [a-]  [\\]\\-\\\\] \"\\\"\" ", &["a]\"", "--\"", "a\\\""], &["b]\""]),
         ("root ::= \"\\x41\\u00e9\\U0001F600\"", &["Aé😀"], &["A"]),
-        ("# first\nroot ::= # second\n  item (\",\" # third\n  item)*\nitem ::= [a-z]\n", &["a", "a,b,c"], &["a,", ","]),
+        (
+            "# first\nroot ::= # second\n  item (\",\" # third\n  item)*\nitem ::= [a-z]\n",
+            &["a", "a,b,c"],
+            &["a,", ","],
+        ),
         ("root ::=\n \"a\" |\n \"b\"\n\n\nother ::= \"c\"", &["a", "b"], &["c"]),
         ("root ::= ( \"a\"\n | \"b\" )\r\n", &["a", "b"], &["ab"]),
         (r#"root ::= "(" root ")" | """#, &["", "(())"], &["(", "())"]),
@@ -147,7 +151,9 @@ fn grammars_that_cannot_be_used_are_refused_by_name_and_number() {
 
 #[test]
 fn ambiguous_grammars_take_no_time_beyond_use() {
-    let many: String = (0..60).map(|i| format!("r{i} ::= r{} \"a\" | r{} \"b\" | \"a\"\n", i + 1, i + 1)).collect();
+    let many: String = (0..60)
+        .map(|i| format!("r{i} ::= r{} \"a\" | r{} \"b\" | \"a\"\n", i + 1, i + 1))
+        .collect();
     let grammars = [
         "root ::= \"a\" root \"b\" | \"a\" root \"c\" | \"\"".to_owned(),
         "root ::= root root | \"a\"".to_owned(),
@@ -166,7 +172,8 @@ fn ambiguous_grammars_take_no_time_beyond_use() {
 #[test]
 fn work_for_a_token_ends_where_it_is_told_to() {
     let grammar = "root ::= root root root | \"a\" | \"\"";
-    let mut effort = Effort::new(&|| Err(Error::InvalidStructure { what: "test", reason: String::new() }));
+    let mut effort =
+        Effort::new(&|| Err(Error::InvalidStructure { what: "test", reason: String::new() }));
     let mut matcher = gbnf(grammar);
     let text = "a".repeat(20_000);
     let stopped = matcher.accept_text(&text, &mut effort);
@@ -177,8 +184,22 @@ fn work_for_a_token_ends_where_it_is_told_to() {
 #[test]
 fn tokens_are_allowed_by_their_bytes() {
     let texts: Vec<&[u8]> = vec![
-        b"a", b"ab", b"abc", b"b", b"", b"\xC3", b"\xA9", b"\xE2\x82", b"\xE2\x82\xAC", b"\xED\xA0",
-        b"\xE0\x82", b"\xF0", b"\xF5", b"\xC3a", b"abd", b"c",
+        b"a",
+        b"ab",
+        b"abc",
+        b"b",
+        b"",
+        b"\xC3",
+        b"\xA9",
+        b"\xE2\x82",
+        b"\xE2\x82\xAC",
+        b"\xED\xA0",
+        b"\xE0\x82",
+        b"\xF0",
+        b"\xF5",
+        b"\xC3a",
+        b"abd",
+        b"c",
     ];
     let vocabulary = Vocabulary::new(texts.iter().map(|text| Ok(text.to_vec()))).unwrap();
     let allowed = |grammar: &str, before: &[i32]| -> Vec<String> {
@@ -201,9 +222,13 @@ fn tokens_are_allowed_by_their_bytes() {
     assert_eq!(allowed("root ::= [é€]", &[]), ["\\xc3", "\\xe2\\x82", "\\xe2\\x82\\xac"]);
     assert_eq!(allowed("root ::= [é€]", &[5]), ["\\xa9"]);
     // No surrogates, no overlong forms, nothing beyond the last character.
-    let any = ["a", "ab", "abc", "b", "\\xc3", "\\xe2\\x82", "\\xe2\\x82\\xac", "\\xf0", "abd", "c"];
+    let any =
+        ["a", "ab", "abc", "b", "\\xc3", "\\xe2\\x82", "\\xe2\\x82\\xac", "\\xf0", "abd", "c"];
     assert_eq!(allowed("root ::= .*", &[]), any);
-    assert_eq!(allowed("root ::= <[4]> \"a\" | !<[3]> \"b\"", &[4]), ["a", "ab", "b"].into_iter().filter(|&text| text != "ab").collect::<Vec<_>>());
+    assert_eq!(
+        allowed("root ::= <[4]> \"a\" | !<[3]> \"b\"", &[4]),
+        ["a", "ab", "b"].into_iter().filter(|&text| text != "ab").collect::<Vec<_>>()
+    );
     assert_eq!(allowed("root ::= <[4]> \"b\"", &[]), [""]);
 }
 
@@ -217,13 +242,28 @@ fn common_schemas_are_enforced() {
         {"type": "object", "properties": {"kind": {"const": "cat"}, "lives": {"type": "integer"}}, "required": ["kind", "lives"]},
         {"type": "object", "properties": {"kind": {"const": "dog"}, "barks": {"type": "boolean"}}, "required": ["kind", "barks"]}]});
     let cases = [
-        (json!({"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}, "required": ["name", "age"], "additionalProperties": false}), r#"{"name": "Ann", "age": 7}"#),
-        (json!({"type": "object", "properties": {"a": {"type": ["string", "null"]}}, "required": ["a"]}), r#"{"a": null}"#),
-        (json!({"properties": {"a": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": null, "title": "A"}}, "type": "object"}), "{}"),
-        (json!({"type": "array", "items": {"enum": ["red", "green"]}, "minItems": 1}), r#"["red", "green"]"#),
+        (
+            json!({"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}, "required": ["name", "age"], "additionalProperties": false}),
+            r#"{"name": "Ann", "age": 7}"#,
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": ["string", "null"]}}, "required": ["a"]}),
+            r#"{"a": null}"#,
+        ),
+        (
+            json!({"properties": {"a": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": null, "title": "A"}}, "type": "object"}),
+            "{}",
+        ),
+        (
+            json!({"type": "array", "items": {"enum": ["red", "green"]}, "minItems": 1}),
+            r#"["red", "green"]"#,
+        ),
         (json!({"type": "string", "pattern": "\\d{3}-\\d{4}"}), r#""call 555-1234 now""#),
         (json!({"type": "string", "pattern": "^\\w+@\\w+\\.\\w{2,3}$"}), r#""ann@example.com""#),
-        (json!({"type": "string", "pattern": "^[A-Z]+$", "minLength": 2, "maxLength": 4}), r#""ABC""#),
+        (
+            json!({"type": "string", "pattern": "^[A-Z]+$", "minLength": 2, "maxLength": 4}),
+            r#""ABC""#,
+        ),
         (json!({"type": "string", "format": "date-time"}), r#""2024-02-29T23:59:59Z""#),
         (json!({"type": "string", "format": "email"}), r#""ann.lee@mail.example.org""#),
         (json!({"type": "string", "format": "uuid"}), r#""123e4567-e89b-12d3-a456-426614174000""#),
@@ -231,19 +271,37 @@ fn common_schemas_are_enforced() {
         (json!({"type": "number", "exclusiveMinimum": 0}), "12.5"),
         (json!({"type": "number", "minimum": -90, "maximum": 90}), "-33.868800"),
         (json!({"type": "integer", "minimum": 1, "maximum": 10}), "10"),
-        (json!({"type": "integer", "exclusiveMinimum": -3, "maximum": 9_223_372_036_854_775_807_i64}), "-2"),
+        (
+            json!({"type": "integer", "exclusiveMinimum": -3, "maximum": 9_223_372_036_854_775_807_i64}),
+            "-2",
+        ),
         (tree, r#"{"value": 1, "children": [{"value": 2, "children": []}]}"#),
         (pets, r#"{"kind": "dog", "barks": true}"#),
-        (json!({"type": "object", "additionalProperties": {"type": "number"}}), r#"{"x": 1, "y": 2.5}"#),
+        (
+            json!({"type": "object", "additionalProperties": {"type": "number"}}),
+            r#"{"x": 1, "y": 2.5}"#,
+        ),
         (json!({"type": "object"}), r#"{"any": [1, "two", {"three": null}]}"#),
         (json!(true), r#"[1, {"a": "b"}]"#),
         (json!({}), "null"),
-        (json!({"type": "array", "prefixItems": [{"type": "number"}, {"type": "string"}], "items": false, "minItems": 2}), r#"[1, "a"]"#),
-        (json!({"allOf": [{"$ref": "#/$defs/a"}, {"properties": {"y": {"type": "null"}}, "required": ["y"]}], "$defs": {"a": {"type": "object", "properties": {"x": {"const": 1}}, "required": ["x"]}}}), r#"{"x": 1, "y": null}"#),
+        (
+            json!({"type": "array", "prefixItems": [{"type": "number"}, {"type": "string"}], "items": false, "minItems": 2}),
+            r#"[1, "a"]"#,
+        ),
+        (
+            json!({"allOf": [{"$ref": "#/$defs/a"}, {"properties": {"y": {"type": "null"}}, "required": ["y"]}], "$defs": {"a": {"type": "object", "properties": {"x": {"const": 1}}, "required": ["x"]}}}),
+            r#"{"x": 1, "y": null}"#,
+        ),
         (json!({"type": "object", "required": ["free"]}), r#"{"free": 3}"#),
         (json!({"enum": [1, "a", null], "type": ["integer", "null"]}), "1"),
-        (json!({"type": "object", "properties": {"a/b~c": {"$ref": "#/$defs/per%20cent"}}, "$defs": {"per cent": {"const": "x"}}}), r#"{"a/b~c": "x"}"#),
-        (json!({"$schema": "http://json-schema.org/draft-07/schema#", "$id": "x", "x-note": 1, "type": "string", "description": "d", "examples": ["e"], "deprecated": false}), r#""free \"text\"""#),
+        (
+            json!({"type": "object", "properties": {"a/b~c": {"$ref": "#/$defs/per%20cent"}}, "$defs": {"per cent": {"const": "x"}}}),
+            r#"{"a/b~c": "x"}"#,
+        ),
+        (
+            json!({"$schema": "http://json-schema.org/draft-07/schema#", "$id": "x", "x-note": 1, "type": "string", "description": "d", "examples": ["e"], "deprecated": false}),
+            r#""free \"text\"""#,
+        ),
     ];
     for (form, answer) in cases {
         let value: Value = serde_json::from_str(answer).unwrap();
@@ -268,7 +326,10 @@ fn schemas_that_cannot_be_enforced_are_refused_by_place() {
         (json!({"type": "string", "minLength": 5, "maxLength": 2}), "at most 2"),
         (json!({"type": "array", "minItems": 3, "maxItems": 1}), "at most 1"),
         (json!({"type": "integer", "minimum": 3, "maximum": 1}), "contradict"),
-        (json!({"allOf": [{"minimum": 3, "type": "integer"}, {"maximum": 1}]}), "no value satisfies"),
+        (
+            json!({"allOf": [{"minimum": 3, "type": "integer"}, {"maximum": 1}]}),
+            "no value satisfies",
+        ),
         (json!(false), "no value satisfies"),
         (json!({"$ref": "#"}), "leads back"),
         (json!({"$ref": "#/$defs/none"}), "nothing"),
@@ -287,7 +348,10 @@ fn schemas_that_cannot_be_enforced_are_refused_by_place() {
         (json!({"multipleOf": 0.1}), "`multipleOf`"),
         (json!({"type": "number", "minimum": 1e20}), "15 digits"),
         (json!([1]), "not an object"),
-        (json!({"$schema": "http://json-schema.org/draft-07/schema#", "prefixItems": [{}], "items": {"type": "null"}}), "draft"),
+        (
+            json!({"$schema": "http://json-schema.org/draft-07/schema#", "prefixItems": [{}], "items": {"type": "null"}}),
+            "draft",
+        ),
     ];
     for (form, part) in cases {
         let reason = reason(Structure::JsonSchema(form.clone()));
@@ -338,41 +402,163 @@ fn keyword(inner: BoxedStrategy<Value>) -> impl Strategy<Value = (String, Value)
         values.prop_map(move |value| (name.to_owned(), value)).boxed()
     };
     let of = |values: Vec<Value>| prop::sample::select(values).boxed();
-    let numbers = || of(vec![json!(0), json!(1), json!(3), json!(-2), json!(2.5), json!(17), json!(1.0), json!(100_000), json!(-0.125)]);
+    let numbers = || {
+        of(vec![
+            json!(0),
+            json!(1),
+            json!(3),
+            json!(-2),
+            json!(2.5),
+            json!(17),
+            json!(1.0),
+            json!(100_000),
+            json!(-0.125),
+        ])
+    };
     let counts = || of(vec![json!(0), json!(1), json!(2), json!(3), json!(5)]);
     let list = prop::collection::vec(inner.clone(), 1..4).prop_map(Value::Array).boxed();
-    let names = prop::collection::vec(prop::sample::select(vec!["a", "b", "größe", "a b", "q\"", "undeclared"]), 0..3);
-    let names = names.prop_map(|mut names| { names.sort_unstable(); names.dedup(); json!(names) });
-    let properties = prop::collection::vec((prop::sample::select(vec!["a", "b", "größe", "a b", "q\""]), inner.clone()), 0..4);
-    let properties = properties.prop_map(|pairs| Value::Object(pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()));
-    let values = vec![json!(1), json!(1.0), json!("a"), json!("abcd"), json!(null), json!(true), json!([1, "a"]), json!({"a": 1, "b": "x"}), json!({"b": 1}), json!(2.5), json!("2024-01-31")];
-    let types = vec![json!("null"), json!("boolean"), json!("integer"), json!("number"), json!("string"), json!("array"), json!("object"), json!(["string", "null"]), json!(["integer", "string"]), json!(["object", "array"]), json!("string"), json!("object"), json!("object"), json!("array")];
-    let patterns = ["^a+$", "a", "^[a-c]{1,3}-[0-9]{1,4}$", "\\d\\d", "^\\w+$", "\\s", "\\bx", "(?=a)", "(?i)a", "[[:digit:]]", "a+?b", "^a|b$", "^(ab|c)*$", "[^a-z]", "^\\W\\D\\S$", "\\p{Lu}", "^.{2,4}$", "^\"\\\\$", "\\n", "(a|b){2}", "^$", "", "[\\d_-]+", "x{2,1}", "^\\u00e9\\x41$", "^(?<n>a)$", "\\.", "^[a", "a**"];
-    let formats = ["date", "time", "date-time", "uuid", "email", "ipv4", "ipv6", "hostname", "uri", "duration", "regex"];
+    let names = prop::collection::vec(
+        prop::sample::select(vec!["a", "b", "größe", "a b", "q\"", "undeclared"]),
+        0..3,
+    );
+    let names = names.prop_map(|mut names| {
+        names.sort_unstable();
+        names.dedup();
+        json!(names)
+    });
+    let properties = prop::collection::vec(
+        (prop::sample::select(vec!["a", "b", "größe", "a b", "q\""]), inner.clone()),
+        0..4,
+    );
+    let properties = properties.prop_map(|pairs| {
+        Value::Object(pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    });
+    let values = vec![
+        json!(1),
+        json!(1.0),
+        json!("a"),
+        json!("abcd"),
+        json!(null),
+        json!(true),
+        json!([1, "a"]),
+        json!({"a": 1, "b": "x"}),
+        json!({"b": 1}),
+        json!(2.5),
+        json!("2024-01-31"),
+    ];
+    let types = vec![
+        json!("null"),
+        json!("boolean"),
+        json!("integer"),
+        json!("number"),
+        json!("string"),
+        json!("array"),
+        json!("object"),
+        json!(["string", "null"]),
+        json!(["integer", "string"]),
+        json!(["object", "array"]),
+        json!("string"),
+        json!("object"),
+        json!("object"),
+        json!("array"),
+    ];
+    let patterns = [
+        "^a+$",
+        "a",
+        "^[a-c]{1,3}-[0-9]{1,4}$",
+        "\\d\\d",
+        "^\\w+$",
+        "\\s",
+        "\\bx",
+        "(?=a)",
+        "(?i)a",
+        "[[:digit:]]",
+        "a+?b",
+        "^a|b$",
+        "^(ab|c)*$",
+        "[^a-z]",
+        "^\\W\\D\\S$",
+        "\\p{Lu}",
+        "^.{2,4}$",
+        "^\"\\\\$",
+        "\\n",
+        "(a|b){2}",
+        "^$",
+        "",
+        "[\\d_-]+",
+        "x{2,1}",
+        "^\\u00e9\\x41$",
+        "^(?<n>a)$",
+        "\\.",
+        "^[a",
+        "a**",
+    ];
+    let formats = [
+        "date",
+        "time",
+        "date-time",
+        "uuid",
+        "email",
+        "ipv4",
+        "ipv6",
+        "hostname",
+        "uri",
+        "duration",
+        "regex",
+    ];
     let any_of = |name| named(name, list.clone());
     let one = |name| named(name, inner.clone());
     let choices = vec![
         (9, named("type", of(types))),
-        (2, named("enum", prop::collection::vec(prop::sample::select(values.clone()), 1..5).prop_map(|values| Value::Array(values)).boxed())),
+        (
+            2,
+            named(
+                "enum",
+                prop::collection::vec(prop::sample::select(values.clone()), 1..5)
+                    .prop_map(|values| Value::Array(values))
+                    .boxed(),
+            ),
+        ),
         (1, named("const", of(values))),
-        (1, named("minimum", numbers())), (1, named("maximum", numbers())),
-        (1, named("exclusiveMinimum", numbers())), (1, named("exclusiveMaximum", numbers())),
-        (1, named("minLength", counts())), (1, named("maxLength", counts())),
+        (1, named("minimum", numbers())),
+        (1, named("maximum", numbers())),
+        (1, named("exclusiveMinimum", numbers())),
+        (1, named("exclusiveMaximum", numbers())),
+        (1, named("minLength", counts())),
+        (1, named("maxLength", counts())),
         (2, named("pattern", of(patterns.iter().map(|text| json!(text)).collect()))),
         (1, named("format", of(formats.iter().map(|text| json!(text)).collect()))),
-        (1, named("minItems", counts())), (1, named("maxItems", counts())),
-        (2, one("items")), (1, any_of("prefixItems")), (1, any_of("items")), (1, one("additionalItems")),
-        (3, named("properties", properties.boxed())), (2, named("required", names.boxed())),
+        (1, named("minItems", counts())),
+        (1, named("maxItems", counts())),
+        (2, one("items")),
+        (1, any_of("prefixItems")),
+        (1, any_of("items")),
+        (1, one("additionalItems")),
+        (3, named("properties", properties.boxed())),
+        (2, named("required", names.boxed())),
         (1, one("additionalProperties")),
         (1, named("additionalProperties", of(vec![json!(true), json!(false)]))),
-        (2, any_of("anyOf")), (2, any_of("oneOf")), (1, any_of("allOf")),
-        (1, named("$ref", of(vec![json!("#/$defs/a"), json!("#/$defs/b"), json!("#"), json!("#/$defs/none")]))),
+        (2, any_of("anyOf")),
+        (2, any_of("oneOf")),
+        (1, any_of("allOf")),
+        (
+            1,
+            named(
+                "$ref",
+                of(vec![json!("#/$defs/a"), json!("#/$defs/b"), json!("#"), json!("#/$defs/none")]),
+            ),
+        ),
         (1, named("title", of(vec![json!("t")]))),
     ];
     let rare = vec![
-        (1, one("not")), (1, named("uniqueItems", of(vec![json!(true), json!(false)]))),
-        (1, named("multipleOf", numbers())), (1, one("contains")), (1, named("minProperties", counts())),
-        (1, one("propertyNames")), (1, one("unevaluatedProperties")), (1, named("minlength", counts())),
+        (1, one("not")),
+        (1, named("uniqueItems", of(vec![json!(true), json!(false)]))),
+        (1, named("multipleOf", numbers())),
+        (1, one("contains")),
+        (1, named("minProperties", counts())),
+        (1, one("propertyNames")),
+        (1, one("unevaluatedProperties")),
+        (1, named("minlength", counts())),
     ];
     prop_oneof![25 => Union::new_weighted(choices), 1 => Union::new_weighted(rare)]
 }
@@ -411,7 +597,9 @@ fn every_text_of_a_schema_satisfies_it() {
             assert!(found.is_ok(), "{}\n{text}\n{form}", found.unwrap_err());
         }
     }
-    println!("{count} schemas: {refused} refused, {enforced} enforced, {invalid} no schemas; {texts} texts, {cut} cut off");
+    println!(
+        "{count} schemas: {refused} refused, {enforced} enforced, {invalid} no schemas; {texts} texts, {cut} cut off"
+    );
     assert!(enforced * 10 > count * 3, "{enforced} of {count} were enforced");
     assert!(texts > 2 * enforced, "{texts} texts of {enforced} schemas");
 }

@@ -255,7 +255,8 @@ impl Compiler<'_> {
         for ((next, is_name), rule) in beginnings.iter().zip(&rules) {
             let known: String = next.keys().collect();
             let other = plain().without(&CharSet::of_chars(&known));
-            let mut forms = vec![Expr::Sequence(vec![Expr::Chars(other), Expr::Rule(json.plain_rest)])];
+            let mut forms =
+                vec![Expr::Sequence(vec![Expr::Chars(other), Expr::Rule(json.plain_rest)])];
             if !is_name {
                 forms.push(Expr::text("\""));
             }

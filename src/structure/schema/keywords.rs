@@ -73,7 +73,10 @@ const REFUSED: [(&str, &str); 18] = [
     ("multipleOf", "list the values by `enum`, or round the answer"),
     ("minProperties", "name the properties by `required`"),
     ("maxProperties", "declare fewer `properties`"),
-    ("patternProperties", "declare the names by `properties`, or all others by `additionalProperties`"),
+    (
+        "patternProperties",
+        "declare the names by `properties`, or all others by `additionalProperties`",
+    ),
     ("propertyNames", "declare the names by `properties`"),
     ("dependentRequired", "write the cases as `anyOf`"),
     ("dependentSchemas", "write the cases as `anyOf`"),
@@ -208,7 +211,8 @@ impl<'a> Compiler<'a> {
         match fields.get("required") {
             None => {}
             Some(Value::Array(names)) if names.iter().all(Value::is_string) => {
-                object.required = names.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+                object.required =
+                    names.iter().filter_map(Value::as_str).map(str::to_owned).collect();
             }
             Some(_) => return place.refuse("required", "must be a list of names"),
         }
@@ -339,7 +343,8 @@ fn numbers(place: &Place<'_>, fields: &Fields) -> Result<Numbers> {
     };
     if numbers.is_empty() {
         let keyword = if fields.contains_key("minimum") { "minimum" } else { "exclusiveMinimum" };
-        return place.refuse(keyword, "and the upper bound contradict each other; no number has both");
+        return place
+            .refuse(keyword, "and the upper bound contradict each other; no number has both");
     }
     Ok(numbers)
 }
@@ -367,7 +372,12 @@ fn text(place: &Place<'_>, fields: &Fields) -> Result<Text> {
             Some(pattern) => {
                 text.patterns.insert(pattern);
             }
-            None => return place.refuse("format", format!("`{name}` cannot be enforced; write it as a `pattern`")),
+            None => {
+                return place.refuse(
+                    "format",
+                    format!("`{name}` cannot be enforced; write it as a `pattern`"),
+                );
+            }
         },
         Some(other) => return place.refuse("format", format!("is {other}, not a text")),
     }

@@ -18,6 +18,7 @@ mod refer;
 mod values;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -42,6 +43,7 @@ pub(super) fn grammar(schema: &Value) -> Result<Grammar> {
         rules: HashMap::new(),
         number_rules: HashMap::new(),
         text_rules: HashMap::new(),
+        patterns: HashMap::new(),
         waiting: Vec::new(),
         trail: Vec::new(),
         inside: 0,
@@ -109,6 +111,8 @@ struct Compiler<'a> {
     /// Those of numbers and of texts, which many schemas have alike.
     number_rules: HashMap<Numbers, RuleId>,
     text_rules: HashMap<Text, RuleId>,
+    /// Patterns that values were compared with; `None` for one that no text has.
+    patterns: HashMap<String, Option<Arc<Grammar>>>,
     /// Rules that are called and not defined yet.
     waiting: Vec<(All, RuleId)>,
     /// Schemas that are being looked at for the same value.
@@ -189,7 +193,9 @@ impl<'a> Compiler<'a> {
             Value::Bool(true) => Ok(Alternative::any()),
             Value::Bool(false) => Ok(Vec::new()),
             Value::Object(fields) => self.constrained(&place, fields),
-            other => place.refuse("schema", format!("is {other}, not an object, `true` or `false`")),
+            other => {
+                place.refuse("schema", format!("is {other}, not an object, `true` or `false`"))
+            }
         };
         self.trail.pop();
         allowed

@@ -86,12 +86,10 @@ impl Numbers {
     pub(super) fn admits(self, number: &Number) -> bool {
         // What is no whole number of units is compared as a double.
         let Some(units) = units(number) else { return self.admits_double(number) };
-        let is_above = |bound: Bound| {
-            units > bound.units || units == bound.units && !bound.is_exclusive
-        };
-        let is_below = |bound: Bound| {
-            units < bound.units || units == bound.units && !bound.is_exclusive
-        };
+        let is_above =
+            |bound: Bound| units > bound.units || units == bound.units && !bound.is_exclusive;
+        let is_below =
+            |bound: Bound| units < bound.units || units == bound.units && !bound.is_exclusive;
         (!self.is_whole || units % UNIT == 0)
             && self.least.is_none_or(is_above)
             && self.most.is_none_or(is_below)

@@ -1,9 +1,8 @@
 //! Regular expressions of JSON Schema (ECMA 262), as far as they say what a whole text looks like.
 
 use regex_syntax::ast::{
-    AssertionKind, Ast, ClassPerlKind, ClassSet, ClassSetItem, GroupKind,
-    HexLiteralKind, Literal, LiteralKind, RepetitionKind, RepetitionRange, SpecialLiteralKind,
-    parse::ParserBuilder,
+    AssertionKind, Ast, ClassPerlKind, ClassSet, ClassSetItem, GroupKind, HexLiteralKind, Literal,
+    LiteralKind, RepetitionKind, RepetitionRange, SpecialLiteralKind, parse::ParserBuilder,
 };
 use regex_syntax::hir::{Class, HirKind};
 
@@ -77,9 +76,9 @@ impl Pattern<'_> {
                 self.expr(&repetition.ast)?.repeat(least, most)
             }
             Ast::Group(group) if is_plain(&group.kind) => self.expr(&group.ast)?,
-            Ast::Alternation(alternation) => {
-                Expr::Choice(alternation.asts.iter().map(|ast| self.expr(ast)).collect::<Read<_>>()?)
-            }
+            Ast::Alternation(alternation) => Expr::Choice(
+                alternation.asts.iter().map(|ast| self.expr(ast)).collect::<Read<_>>()?,
+            ),
             Ast::Concat(concat) => {
                 Expr::Sequence(concat.asts.iter().map(|ast| self.expr(ast)).collect::<Read<_>>()?)
             }
@@ -111,7 +110,9 @@ impl Pattern<'_> {
             RepetitionKind::OneOrMore => (1, None),
             RepetitionKind::Range(RepetitionRange::Exactly(n)) => (*n as usize, Some(*n as usize)),
             RepetitionKind::Range(RepetitionRange::AtLeast(n)) => (*n as usize, None),
-            RepetitionKind::Range(RepetitionRange::Bounded(n, m)) => (*n as usize, Some(*m as usize)),
+            RepetitionKind::Range(RepetitionRange::Bounded(n, m)) => {
+                (*n as usize, Some(*m as usize))
+            }
         })
     }
 
@@ -191,7 +192,9 @@ fn is_plain(kind: &GroupKind) -> bool {
 fn perl(kind: &ClassPerlKind, negated: bool) -> CharSet {
     let set = match kind {
         ClassPerlKind::Digit => CharSet::of([(0x30, 0x39)]),
-        ClassPerlKind::Word => CharSet::of([(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)]),
+        ClassPerlKind::Word => {
+            CharSet::of([(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)])
+        }
         ClassPerlKind::Space if negated => CharSet::of([
             (0x09, 0x0D),
             (0x20, 0x20),
@@ -217,9 +220,10 @@ pub(super) fn lengths(expr: &Expr) -> (usize, Option<usize>) {
         Expr::Chars(_) | Expr::Token { .. } => (1, Some(1)),
         Expr::Text(text) => (text.chars().count(), Some(text.chars().count())),
         Expr::Rule(_) => (0, None),
-        Expr::Sequence(parts) => parts.iter().map(lengths).fold((0, Some(0)), |sum, part| {
-            (sum.0.saturating_add(part.0), add(sum.1, part.1))
-        }),
+        Expr::Sequence(parts) => parts
+            .iter()
+            .map(lengths)
+            .fold((0, Some(0)), |sum, part| (sum.0.saturating_add(part.0), add(sum.1, part.1))),
         Expr::Choice(parts) => {
             let all: Vec<_> = parts.iter().map(lengths).collect();
             let least = all.iter().map(|part| part.0).min().unwrap_or(0);
@@ -263,8 +267,12 @@ pub(super) fn with_lengths(expr: Expr, least: usize, most: Option<usize>) -> Opt
             if open.next().is_some() {
                 return None;
             }
-            let fixed: usize =
-                parts.iter().enumerate().filter(|(i, _)| *i != index).map(|(_, p)| lengths(p).0).sum();
+            let fixed: usize = parts
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| *i != index)
+                .map(|(_, p)| lengths(p).0)
+                .sum();
             let most = match most {
                 Some(most) => Some(most.checked_sub(fixed)?),
                 None => None,

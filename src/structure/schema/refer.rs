@@ -13,7 +13,9 @@ impl<'a> Compiler<'a> {
         };
         let pointer = reference.strip_prefix('#').and_then(decoded);
         let Some(pointer) = pointer.filter(|path| path.is_empty() || path.starts_with('/')) else {
-            let reason = format!("is `{reference}`; only places within the schema can be referred to, as `#/$defs/name`");
+            let reason = format!(
+                "is `{reference}`; only places within the schema can be referred to, as `#/$defs/name`"
+            );
             return place.refuse("$ref", reason);
         };
         match self.root.pointer(&pointer) {

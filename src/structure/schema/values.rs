@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde_json::{Number, Value};
 
 use super::alternative::{All, Alternative, Array, Object, Text};
-use super::{Compiler, Place, pattern};
+use super::{Compiler, Place, pattern, unusable_grammar};
 use crate::error::Result;
 use crate::structure::effort::Effort;
-use crate::structure::grammar::{Builder, Expr};
+use crate::structure::grammar::{Builder, Expr, Unusable};
 use crate::structure::matcher::Matcher;
 
 /// How deep is looked for a difference between members of `oneOf`.
@@ -51,7 +51,9 @@ impl<'a> Compiler<'a> {
     fn alternatives_apart(&mut self, schemas: &All) -> Result<Vec<Alternative>> {
         // A value of `enum` may lead back to the same `enum`.
         if self.inside == MAX_INSIDE {
-            let reason = format!("values of `enum`, `const` or `oneOf` are compared over more than {MAX_INSIDE} levels; write them where they are wanted, without `$ref`");
+            let reason = format!(
+                "values of `enum`, `const` or `oneOf` are compared over more than {MAX_INSIDE} levels; write them where they are wanted, without `$ref`"
+            );
             return Err(super::unusable(reason));
         }
         self.inside += 1;
@@ -75,10 +77,29 @@ impl<'a> Compiler<'a> {
         let length = value.chars().count();
         let mut fits = length >= text.least && text.most.is_none_or(|most| length <= most);
         for found in &text.patterns {
-            self.spend(value.len())?;
-            fits = fits && matches(found, value)?;
+            fits = fits && self.matches(found, value)?;
         }
         Ok(fits)
+    }
+
+    /// Whether a text is one of a pattern.
+    fn matches(&mut self, found: &str, text: &str) -> Result<bool> {
+        if !self.patterns.contains_key(found) {
+            let mut builder = Builder::default();
+            let expr = pattern::pattern(found).unwrap_or_else(|_| Expr::Choice(Vec::new()));
+            let grammar = builder.rule_of(&expr).and_then(|root| builder.finish(root));
+            let grammar = match grammar {
+                Ok(grammar) => Some(Arc::new(grammar)),
+                Err(Unusable::Endless) => None,
+                Err(why) => return Err(unusable_grammar(why)),
+            };
+            self.patterns.insert(found.to_owned(), grammar);
+        }
+        let Some(Some(grammar)) = self.patterns.get(found).cloned() else { return Ok(false) };
+        self.spend(text.len() + grammar.elements() / 64)?;
+        let mut effort = Effort::new(&|| Ok(()));
+        let mut matcher = Matcher::new(grammar, &mut effort)?;
+        Ok(matcher.accept_text(text, &mut effort)? && matcher.is_complete())
     }
 
     /// Refuses members of `oneOf` of which two could hold for one value.
@@ -141,17 +162,6 @@ impl<'a> Compiler<'a> {
         }
         Ok(false)
     }
-}
-
-/// Whether a text is one of a pattern.
-fn matches(found: &str, text: &str) -> Result<bool> {
-    let mut builder = Builder::default();
-    let expr = pattern::pattern(found).unwrap_or_else(|_| Expr::Choice(Vec::new()));
-    let grammar = builder.rule_of(&expr).and_then(|root| builder.finish(root));
-    let Ok(grammar) = grammar else { return Ok(false) };
-    let mut effort = Effort::new(&|| Ok(()));
-    let mut matcher = Matcher::new(Arc::new(grammar), &mut effort)?;
-    Ok(matcher.accept_text(text, &mut effort)? && matcher.is_complete())
 }
 
 /// As JSON Schema compares values: numbers by what they are, objects in any order.

@@ -51,7 +51,7 @@ pub struct Sampling {
     pub frequency_penalty: f32,
     /// Taken from the score of tokens that occurred lately; 0 does nothing.
     pub presence_penalty: f32,
-    /// How many tokens "lately" means.
+    /// How many tokens "lately" means, at most [`MOST_LAST_TOKENS`](Self::MOST_LAST_TOKENS).
     pub repeat_last_tokens: u32,
     /// Against repeating whole sequences.
     pub dry: Option<Dry>,
@@ -73,9 +73,9 @@ pub struct Dry {
     pub multiplier: f32,
     /// How much stronger for each token.
     pub base: f32,
-    /// Repetitions up to this many tokens cost nothing.
+    /// Repetitions up to this many tokens cost nothing; [`u32::MAX`] takes none for a repetition.
     pub allowed_length: u32,
-    /// How many tokens are looked at.
+    /// How many tokens are looked at, at most [`Sampling::MOST_LAST_TOKENS`].
     pub last_tokens: u32,
     /// Texts that a repetition does not reach across.
     pub breakers: Vec<String>,
@@ -130,6 +130,10 @@ impl Default for Sampling {
 }
 
 impl Sampling {
+    /// Most tokens that [`repeat_last_tokens`](field@Self::repeat_last_tokens) and [`Dry::last_tokens`] may
+    /// look back: the engine sets memory aside for them at once, 4 and 8 bytes for each.
+    pub const MOST_LAST_TOKENS: u32 = 1 << 20;
+
     /// Always the likeliest token.
     pub fn greedy() -> Self {
         Self { temperature: 0.0, ..Self::default() }
@@ -236,6 +240,14 @@ impl Sampling {
                 return Err(Error::InvalidOption { option, value: value.to_string(), expected });
             }
         }
+        let looked_back =
+            [("repeat_last_tokens", self.repeat_last_tokens), ("dry.last_tokens", dry.last_tokens)];
+        if let Some((option, n)) =
+            looked_back.into_iter().find(|&(_, n)| n > Self::MOST_LAST_TOKENS)
+        {
+            let (value, expected) = (n.to_string(), "at most 1048576");
+            return Err(Error::InvalidOption { option, value, expected });
+        }
         let is_bad = |bias: &&f32| bias.is_nan() || **bias == f32::INFINITY;
         if let Some(bias) = self.logit_bias.values().find(is_bad) {
             let expected = "a number or minus infinity";
@@ -246,5 +258,33 @@ impl Sampling {
             });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_take_gigabytes_is_refused() {
+        let repeat = |repeat_last_tokens| Sampling { repeat_last_tokens, ..Sampling::default() };
+        let dry = |last_tokens| Sampling::default().dry(Dry { last_tokens, ..Dry::default() });
+        let most = Sampling::MOST_LAST_TOKENS;
+        for (sampling, is_valid) in [
+            (repeat(most), true),
+            (repeat(most + 1), false),
+            (repeat(u32::MAX), false),
+            (dry(most), true),
+            (dry(most + 1), false),
+            (dry(u32::MAX), false),
+        ] {
+            match sampling.validate() {
+                Ok(()) => assert!(is_valid, "{sampling:?}"),
+                Err(error) => {
+                    let names_the_bound = error.to_string().contains(&most.to_string());
+                    assert!(!is_valid && names_the_bound, "{error}");
+                }
+            }
+        }
     }
 }

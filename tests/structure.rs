@@ -234,7 +234,7 @@ fn large_and_ambiguous_forms_are_answered() {
         Structure::Grammar("root ::= root root | [a-z] | \"\"".into()),
         Structure::Grammar("root ::= ((\"a\"? \"b\"?)* (\"a\" | \"b\")*)*".into()),
         Structure::Grammar(format!("root ::= r0\n{many}r200 ::= \"a\"")),
-        Structure::Grammar("root ::= [a-z]{0,200000}".into()),
+        Structure::Grammar("root ::= [a-z]{0,100000}".into()),
         Structure::JsonSchema(json!({"type": "object", "properties": properties})),
         Structure::JsonSchema(json!({"type": "string", "maxLength": 100_000})),
     ];

@@ -28,8 +28,7 @@ pub(crate) fn fail(error: &dyn Display) -> ! {
 
 /// The same with another status.
 pub(crate) fn fail_with(status: i32, error: &dyn Display) -> ! {
-    say(&format!("error: {}", in_options(&error.to_string()).replace('
-', " ")));
+    say(&format!("error: {}", in_options(&error.to_string()).replace('\n', " ")));
     std::process::exit(status);
 }
 

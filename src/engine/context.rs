@@ -9,6 +9,7 @@ use super::paging::PagerWatch;
 use super::threads::Threads;
 use super::weights::Weights;
 use super::{Token, ffi, locks};
+use crate::checkpoints::Rewind;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::memory::DeviceMemory;
@@ -76,6 +77,7 @@ pub(crate) struct Context {
     settings: ContextSettings,
     /// Tokens that the engine computes at once.
     micro_batch_tokens: u32,
+    rewind: Rewind,
     /// What the engine's abort callback looks at; kept as long as the engine may.
     limits: Option<Box<Limits>>,
     state: State,
@@ -157,6 +159,7 @@ impl Context {
                 weights: Arc::clone(weights),
                 settings: settings.clone(),
                 micro_batch_tokens: params.n_ubatch,
+                rewind: rewind_of(raw),
                 limits: None,
                 state: State::Usable,
                 threads: None,
@@ -198,6 +201,11 @@ impl Context {
         // replaced here, so the engine never looks at freed ones.
         unsafe { ffi::llama_set_abort_callback(self.as_ptr(), callback, user) };
         self.limits = limits;
+    }
+
+    /// What it takes to go back.
+    pub(crate) fn rewind(&self) -> Rewind {
+        self.rewind
     }
 
     /// Tokens that the engine computes at once.
@@ -284,20 +292,61 @@ impl Context {
         })
     }
 
-    /// Forgets all but the first `keep` tokens; returns how many are really left, which is none
-    /// where the model's memory cannot go back.
-    pub(crate) fn keep(&mut self, keep: usize) -> Result<usize> {
+    /// Forgets all but the first `keep` tokens; returns how many are really left. Where the memory
+    /// cannot go back, those that are left by a checkpoint, which was made after them or the next
+    /// and keeps so many; without one, none.
+    pub(crate) fn keep(
+        &mut self,
+        keep: usize,
+        checkpoint: Option<(&[u8], usize)>,
+    ) -> Result<usize> {
         if self.state == State::Stale {
             return Ok(0); // it is cleared when something is to be computed: a server may still be silent
         }
-        let wanted = i32::try_from(keep).unwrap_or(i32::MAX);
-        let mut kept = false;
+        let position = |tokens: usize| i32::try_from(tokens).unwrap_or(i32::MAX);
+        let (state, tokens) = checkpoint.unwrap_or((&[], 0));
+        let mut kept = 0;
         let context = self.raw.as_ptr();
-        // SAFETY: the context is alive and used by nobody else.
+        // SAFETY: the context is alive and used by nobody else; the state lives during the call.
         self.computing("forget tokens", |message| unsafe {
-            ffi::moe_context_keep(context, wanted, &raw mut kept, message)
+            ffi::moe_context_keep(
+                context,
+                position(keep),
+                state.as_ptr(),
+                state.len(),
+                position(tokens),
+                &raw mut kept,
+                message,
+            )
         })?;
-        Ok(if kept { keep } else { 0 })
+        Ok(usize::try_from(kept).unwrap_or(0))
+    }
+
+    /// Bytes of a checkpoint made now; 0 where none is needed to go back.
+    pub(crate) fn checkpoint_bytes(&mut self) -> Result<u64> {
+        if self.rewind == Rewind::Free {
+            return Ok(0);
+        }
+        let context = self.raw.as_ptr();
+        let mut bytes = 0;
+        // SAFETY: the context is alive and used by nobody else.
+        self.reading("measure a checkpoint", |message| unsafe {
+            ffi::moe_checkpoint_size(context, &raw mut bytes, message)
+        })?;
+        Ok(bytes as u64)
+    }
+
+    /// What of the memory cannot go back by itself, as bytes for [`Self::keep`].
+    pub(crate) fn checkpoint(&mut self) -> Result<Vec<u8>> {
+        let bytes = self.checkpoint_bytes()?;
+        let mut state = vec![0; usize::try_from(bytes).unwrap_or(0)];
+        let context = self.raw.as_ptr();
+        // SAFETY: the context is alive and used by nobody else; the buffer has the length given and
+        // lives during the call.
+        self.reading("make a checkpoint", |message| unsafe {
+            ffi::moe_checkpoint_get(context, state.as_mut_ptr(), state.len(), message)
+        })?;
+        Ok(state)
     }
 
     /// The log-probabilities of `token` and of the `likeliest` tokens, in the result of the token at
@@ -362,10 +411,10 @@ impl Context {
         }
         self.state = State::Usable;
         let context = self.raw.as_ptr();
-        let mut kept = false;
-        // SAFETY: the context is alive and used by nobody else.
+        let mut kept = 0;
+        // SAFETY: the context is alive and used by nobody else; no state is given.
         self.computing("forget what was given up", |message| unsafe {
-            ffi::moe_context_keep(context, 0, &raw mut kept, message)
+            ffi::moe_context_keep(context, 0, ptr::null(), 0, 0, &raw mut kept, message)
         })
     }
 
@@ -377,9 +426,14 @@ impl Context {
     ) -> Result<()> {
         let done = self.watched(operation, call)?;
         done.map_err(|failure| {
-            self.state = if failure.is_exception() { State::Abandoned } else { State::Lost };
+            self.state = self.state_after(failure.is_exception());
             failure.into_error(operation)
         })
+    }
+
+    /// An exception ends the calling thread's part of a computation, not that of the others.
+    fn state_after(&self, is_exception: bool) -> State {
+        if is_exception && self.settings.threads > 1 { State::Abandoned } else { State::Lost }
     }
 
     /// Runs a call that only looks at the context, which is as before if the call fails.
@@ -431,8 +485,7 @@ impl Context {
         let is_exception = done.as_ref().is_err_and(Failure::is_exception);
         self.state = match (&given_up, &spoiled) {
             (Ok(()), Ok(())) => return Ok(done),
-            // What the engine was doing when it threw, its threads may still do.
-            _ if is_exception => State::Abandoned,
+            _ if is_exception => self.state_after(true),
             (_, Err(_)) => State::Lost,
             (Err(_), Ok(())) => State::Stale,
         };
@@ -466,8 +519,36 @@ impl Context {
     }
 }
 
+impl Context {
+    /// Keeps for ever what threads that still compute may look at: the graph, its buffers and weights, the pool
+    /// of threads and what the engine's callbacks were given. Such threads never end, and turn on the spot.
+    fn leak(&mut self) {
+        let threads = self.settings.threads - 1;
+        tracing::error!(
+            target: "moe_offload",
+            "a computation on several threads was interrupted; what they use of this model is never freed, and \
+             {threads} of them never end: start the program anew when you can"
+        );
+        std::mem::forget(Arc::clone(&self.weights));
+        std::mem::forget((self.threads.take(), self.paging.take(), self.limits.take()));
+        #[cfg(feature = "bench")]
+        std::mem::forget(self.watch.take());
+    }
+
+    /// The next graph fails between two nodes.
+    #[cfg(test)]
+    pub(super) fn fail_in_graph(&mut self) {
+        let fails = Some(ffi::moe_fail_in_graph as _);
+        // SAFETY: the context is alive and idle; the callback looks at nothing.
+        unsafe { ffi::llama_set_abort_callback(self.as_ptr(), fails, ptr::null_mut()) };
+    }
+}
+
 impl Drop for Context {
     fn drop(&mut self) {
+        if self.state == State::Abandoned {
+            return self.leak();
+        }
         let _turn = self.weights.rpc.turn_to_free();
         // SAFETY: the context was ours alone; its model is still alive, as the `Arc` is dropped
         // after this.
@@ -475,6 +556,15 @@ impl Drop for Context {
         if let Err(failure) = freed {
             tracing::error!(target: "llama.cpp", "freeing a context failed: {}", failure.reason);
         }
+    }
+}
+
+fn rewind_of(context: NonNull<ffi::llama_context>) -> Rewind {
+    // SAFETY: the context is alive; the call only reads what its model is.
+    match unsafe { ffi::moe_context_rewind(context.as_ptr()) } {
+        ffi::MOE_REWIND_FREE => Rewind::Free,
+        ffi::MOE_REWIND_WINDOW => Rewind::Window,
+        _ => Rewind::Exact,
     }
 }
 

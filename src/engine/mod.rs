@@ -35,6 +35,7 @@ mod revision;
 mod rpc;
 mod sampler;
 mod threads;
+mod variants;
 mod weights;
 
 pub(crate) use self::context::{Context, ContextSettings, Decoded, Step};
@@ -57,11 +58,13 @@ pub(crate) type Token = ffi::llama_token;
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
 
     use super::call::guarded;
-    use super::{backend, ffi};
+    use super::{Decoded, backend, ffi};
     use crate::gguf::GgmlType;
+    use crate::{Error, MoeModel};
 
     #[test]
     fn a_failed_assertion_on_the_calling_thread_is_an_error() {
@@ -98,6 +101,61 @@ mod tests {
         assert!(!output.status.success(), "{said}");
         assert!(said.contains("moe-offload: the engine ends this process"), "{said}");
         assert!(said.contains("planted"), "{said}");
+    }
+
+    /// What an exception leaves behind where several threads compute: they are neither waited for nor given
+    /// freed memory, and the rest of the process goes on. In a process of its own, as they never end.
+    #[test]
+    fn after_an_exception_among_several_threads_all_else_goes_on() {
+        const CHILD: &str = "MOE_OFFLOAD_TEST_FAILS_IN_A_GRAPH";
+        if std::env::var_os(CHILD).is_some() {
+            // With threads that stay, and with such as are made for each graph.
+            for keeps_threads in [true, false] {
+                let model = model_with_a_failed_graph(keeps_threads);
+                let mut others = [model.another().unwrap(), load(1, false)];
+                drop(model);
+                // Slow where the threads that never end take all cores.
+                for other in &mut others {
+                    assert_eq!(other.context.decode(&[1, 2]).unwrap(), Decoded::Done);
+                }
+            }
+            println!("went on");
+            return;
+        }
+        let this = "engine::tests::after_an_exception_among_several_threads_all_else_goes_on";
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([this, "--exact", "--nocapture"]).env(CHILD, "1").stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let started = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            if started.elapsed() > Duration::from_secs(300) {
+                child.kill().unwrap();
+                panic!("it hangs");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("went on"), "{said}");
+    }
+
+    fn load(threads: u32, keeps_threads: bool) -> MoeModel {
+        let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
+        let builder = MoeModel::builder(demo).threads(threads).context_tokens(256);
+        #[cfg(feature = "bench")]
+        let builder = builder.watch_experts(keeps_threads);
+        #[cfg(not(feature = "bench"))]
+        let _ = keeps_threads;
+        builder.load().unwrap()
+    }
+
+    fn model_with_a_failed_graph(keeps_threads: bool) -> MoeModel {
+        let mut model = load(2, keeps_threads);
+        model.context.fail_in_graph();
+        let error = model.context.decode(&[1; 32]).unwrap_err();
+        assert!(error.to_string().contains("planted"), "{error}");
+        assert!(matches!(model.context.decode(&[1]), Err(Error::ContextLost)));
+        model
     }
 
     #[test]

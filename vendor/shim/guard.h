@@ -17,6 +17,14 @@ struct depth_guard {
     ~depth_guard() { guarded_depth--; }
 };
 
+// Whether the thread computes a graph, perhaps with others.
+inline thread_local bool is_computing = false;
+
+struct computing_guard {
+    computing_guard() { is_computing = true; }
+    ~computing_guard() { is_computing = false; }
+};
+
 inline void set_message(moe_message * message, const char * text) {
     std::snprintf(message->text, sizeof(message->text), "%s", text);
 }

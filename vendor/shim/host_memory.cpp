@@ -10,12 +10,15 @@
 #include "ggml-backend.h"
 
 #include <atomic>
+#include <mutex>
 
 namespace {
 
 using allocate = ggml_backend_buffer_t (*)(ggml_backend_buffer_type_t, size_t);
 
-allocate engines_own = nullptr; // set once, before anything is allocated
+// Set once, before the engine's own pointer is replaced: whoever comes by way of that finds it.
+std::atomic<allocate> engines_own{ nullptr };
+std::once_flag replaced;
 
 // Of the load that this thread is in.
 thread_local const moe_host_memory * memory = nullptr;
@@ -23,10 +26,25 @@ thread_local const moe_host_memory * memory = nullptr;
 // The same for all loads; called when a buffer is freed, by any thread.
 std::atomic<void (*)(void *, size_t)> release{ nullptr };
 
+// What is allocated on this thread is of that load, or of none.
 struct held_load {
-    explicit held_load(const moe_host_memory * of_load) { memory = of_load; }
-    ~held_load() { memory = nullptr; }
+    explicit held_load(const moe_host_memory * of_load) : before(memory) { memory = of_load; }
+    ~held_load() { memory = before; }
+    const moe_host_memory * before;
 };
+
+// Who is told how far a load is.
+struct listener {
+    llama_progress_callback callback;
+    void *                  user;
+};
+
+// Whoever is told may load and compute other things, whose memory is none of this load's.
+bool tell(float done, void * user) {
+    const auto * told = static_cast<const listener *>(user);
+    held_load nothing(nullptr);
+    return told->callback(done, told->user);
+}
 
 void free_buffer(ggml_backend_buffer_t buffer) {
     release.load()(buffer->context, buffer->size);
@@ -34,7 +52,7 @@ void free_buffer(ggml_backend_buffer_t buffer) {
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t bytes) {
     if (memory == nullptr) {
-        return engines_own(type, bytes);
+        return engines_own.load()(type, bytes);
     }
     void * base = memory->take(bytes, memory->user);
     if (base == nullptr) {
@@ -49,18 +67,26 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t bytes
 
 } // namespace
 
+// By moe_init, before anybody has loaded anything by this library. The pointer is the engine's and is read without a
+// lock; a program that also uses the engine by other means must not allocate at that very moment.
 void moe::hold_cpu_memory() {
-    ggml_backend_buffer_type_t type = ggml_backend_cpu_buffer_type();
-    if (type->iface.alloc_buffer != alloc_buffer) {
+    std::call_once(replaced, [] {
+        ggml_backend_buffer_type_t type = ggml_backend_cpu_buffer_type();
         engines_own = type->iface.alloc_buffer;
         type->iface.alloc_buffer = alloc_buffer;
-    }
+    });
 }
 
 moe_status moe_model_load_held(const char * path, const moe_host_memory * held, const llama_model_params * params, llama_model ** model, moe_message * message) {
     release = held->release;
     held_load loading(held);
-    return moe_model_load(path, params, model, message);
+    listener told = { params->progress_callback, params->progress_callback_user_data };
+    llama_model_params with_listener = *params;
+    if (told.callback != nullptr) {
+        with_listener.progress_callback           = tell;
+        with_listener.progress_callback_user_data = &told;
+    }
+    return moe_model_load(path, &with_listener, model, message);
 }
 
 moe_status moe_device_pins(ggml_backend_dev_t device, bool * pins, moe_message * message) {

@@ -11,6 +11,7 @@
 
 moe_status moe_decode_logits(llama_context * context, const llama_token * tokens, int32_t count, float * logits, int32_t * result, moe_message * message) {
     return guarded(message, [&] {
+        computing_guard computing;
         std::vector<int8_t> wanted(count, 1);
         llama_batch batch = llama_batch_get_one(const_cast<llama_token *>(tokens), count);
         batch.logits = wanted.data();

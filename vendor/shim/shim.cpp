@@ -7,6 +7,7 @@
 #include "llama-model.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <stdexcept>
@@ -15,7 +16,10 @@
 #include <thread>
 #include <vector>
 
-#ifndef _WIN32
+#ifdef _WIN32
+#define NOMINMAX
+#include <windows.h>
+#else
 #include <dlfcn.h>
 #endif
 
@@ -28,6 +32,11 @@ struct assertion_failed : std::runtime_error {
 
 void on_abort(const char * text) {
     if (guarded_depth > 0) {
+        if (is_computing) {
+            // The others look at this thread's stack when they begin a graph and before each of its nodes. One
+            // that is late gets the time to reach the end of this node, where it then waits for ever.
+            std::this_thread::sleep_for(std::chrono::milliseconds(100));
+        }
         throw assertion_failed(text);
     }
     // Nobody can catch it on the engine's own threads; ggml_abort leaves saying so to us.
@@ -112,14 +121,26 @@ void tell_unloadable(ggml_log_callback log, const char * backends_dir) {
 #endif
 }
 
+// The engine chooses among a folder's CPU backends by itself; nothing was computed with its choice.
+void replace_cpu_backend(const char * library) {
+    ggml_backend_reg_t chosen = ggml_backend_reg_by_name("CPU");
+    if (chosen != nullptr) {
+        ggml_backend_unload(chosen);
+    }
+    ggml_backend_load(library);
+}
+
 } // namespace
 
-moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_message * message) {
+moe_status moe_init(ggml_log_callback log, const char * backends_dir, const char * cpu_library, moe_message * message) {
     return guarded(message, [&] {
         ggml_set_abort_callback(on_abort);
         llama_log_set(log, nullptr);
         if (backends_dir != nullptr) {
             ggml_backend_load_all_from_path(backends_dir);
+            if (cpu_library != nullptr) {
+                replace_cpu_backend(cpu_library);
+            }
             tell_unloadable(log, backends_dir);
         }
         // Else llama.cpp would look for backends in places of its own, such as the current folder.
@@ -129,6 +150,32 @@ moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_messag
         }
         hold_cpu_memory();
         llama_backend_init();
+        return MOE_OK;
+    });
+}
+
+moe_status moe_backend_score(const char * library, int * score, moe_message * message) {
+    return guarded(message, [&] {
+        *score = 0;
+#ifdef _WIN32
+        HMODULE handle = LoadLibraryW(std::filesystem::u8path(library).c_str());
+        const auto rate = handle == nullptr ? nullptr
+            : reinterpret_cast<int (*)()>(reinterpret_cast<void *>(GetProcAddress(handle, "ggml_backend_score")));
+#else
+        void * handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+        const auto rate = handle == nullptr ? nullptr
+            : reinterpret_cast<int (*)()>(dlsym(handle, "ggml_backend_score"));
+#endif
+        if (rate != nullptr) {
+            *score = rate();
+        }
+        if (handle != nullptr) {
+#ifdef _WIN32
+            FreeLibrary(handle);
+#else
+            dlclose(handle);
+#endif
+        }
         return MOE_OK;
     });
 }
@@ -143,6 +190,11 @@ moe_status moe_fail_assertion(bool on_another_thread, moe_message * message) {
         }
         return MOE_OK;
     });
+}
+
+bool moe_fail_in_graph(void *) {
+    GGML_ASSERT(1 == 2 && "planted");
+    return false;
 }
 
 moe_status moe_devices(moe_device * rows, size_t capacity, size_t * count, moe_message * message) {
@@ -288,6 +340,7 @@ moe_status moe_context_memory(const llama_context * context, moe_memory * rows, 
 
 moe_status moe_decode(llama_context * context, const llama_token * tokens, int32_t count, int32_t * result, moe_message * message) {
     return guarded(message, [&] {
+        computing_guard computing;
         // The engine takes a pointer to mutable tokens but only reads them.
         *result = llama_decode(context, llama_batch_get_one(const_cast<llama_token *>(tokens), count));
         return MOE_OK;
@@ -296,6 +349,7 @@ moe_status moe_decode(llama_context * context, const llama_token * tokens, int32
 
 moe_status moe_decode_together(llama_context * context, const llama_token * tokens, const int32_t * positions, const int32_t * sequences, const int8_t * wanted, size_t count, int32_t * result, moe_message * message) {
     return guarded(message, [&] {
+        computing_guard computing;
         std::vector<int32_t> one(count, 1);
         std::vector<llama_seq_id> ids(sequences, sequences + count);
         std::vector<llama_seq_id *> pointers(count);
@@ -326,22 +380,67 @@ moe_status moe_context_forget(llama_context * context, int32_t sequence, moe_mes
     });
 }
 
-moe_status moe_context_keep(llama_context * context, int32_t keep, bool * kept, moe_message * message) {
+moe_rewind moe_context_rewind(const llama_context * context) {
+    const llama_model * model = llama_get_model(context);
+    if (llama_model_is_recurrent(model) || llama_model_is_hybrid(model)) {
+        return MOE_REWIND_EXACT;
+    }
+    return llama_model_n_swa(model) > 0 ? MOE_REWIND_WINDOW : MOE_REWIND_FREE;
+}
+
+namespace {
+
+// Whether tokens from this one on can be removed, and the ones before it then have all they look at.
+bool can_keep(llama_context * context, int32_t keep) {
+    llama_memory_t memory = llama_get_memory(context);
+    const int32_t window = llama_model_n_swa(llama_get_model(context));
+    switch (moe_context_rewind(context)) {
+        case MOE_REWIND_EXACT:
+            return false;
+        case MOE_REWIND_WINDOW:
+            return llama_memory_seq_pos_min(memory, 0) <= std::max(0, keep - window);
+        default:
+            return true;
+    }
+}
+
+bool restore(llama_context * context, const uint8_t * state, size_t bytes, int32_t keep) {
+    const auto flags = LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY;
+    return bytes > 0 && llama_state_seq_set_data_ext(context, state, bytes, 0, flags) == bytes &&
+        llama_memory_seq_rm(llama_get_memory(context), 0, keep, -1);
+}
+
+} // namespace
+
+moe_status moe_context_keep(llama_context * context, int32_t keep, const uint8_t * state, size_t state_bytes, int32_t state_keep, int32_t * kept, moe_message * message) {
     return guarded(message, [&] {
         llama_memory_t memory = llama_get_memory(context);
-        const llama_model * model = llama_get_model(context);
         // Nothing at all also means no other sequence.
         const bool nothing_to_do = keep > 0 && llama_memory_seq_pos_max(memory, 0) < keep;
-        // A recurrent state cannot go back; a sliding window only as far as it has not forgotten
-        // what the tokens after that would look at.
-        const int32_t window = llama_model_n_swa(model);
-        const bool is_recurrent = llama_model_is_recurrent(model) || llama_model_is_hybrid(model);
-        const bool is_there = window <= 0 || llama_memory_seq_pos_min(memory, 0) <= std::max(0, keep - window);
-        *kept = nothing_to_do || (!is_recurrent && is_there && keep > 0 && llama_memory_seq_rm(memory, 0, keep, -1));
-        if (!*kept) {
+        if (nothing_to_do || (keep > 0 && can_keep(context, keep) && llama_memory_seq_rm(memory, 0, keep, -1))) {
+            *kept = keep;
+        } else if (restore(context, state, state_bytes, state_keep)) {
+            *kept = state_keep;
+        } else {
             llama_memory_clear(memory, true);
+            *kept = 0;
         }
         return MOE_OK;
+    });
+}
+
+moe_status moe_checkpoint_size(llama_context * context, size_t * bytes, moe_message * message) {
+    return guarded(message, [&] {
+        const bool is_needed = moe_context_rewind(context) != MOE_REWIND_FREE;
+        *bytes = is_needed ? llama_state_seq_get_size_ext(context, 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) : 0;
+        return MOE_OK;
+    });
+}
+
+moe_status moe_checkpoint_get(llama_context * context, uint8_t * buffer, size_t bytes, moe_message * message) {
+    return guarded(message, [&] {
+        const size_t written = llama_state_seq_get_data_ext(context, buffer, bytes, 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+        return written == bytes ? MOE_OK : fail(message, "");
     });
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr;
 
-use libc::{c_ulong, c_void};
+use libc::{c_long, c_ulong, c_void};
 
 use crate::error::HostMemoryFault;
 
@@ -98,11 +98,14 @@ fn interleave(area: &Range<usize>, bytes: usize, nodes: &[u32]) -> Result<(), Ho
     let mask = mask(nodes);
     // One more, as the system leaves out the last.
     let bits = mask.len() * c_ulong::BITS as usize + 1;
+    // The call takes any number of arguments, each of which the system reads as a whole register: an `int` would
+    // leave half of it to chance.
+    let (mode, flags) = (c_long::from(libc::MPOL_INTERLEAVE), 0 as c_ulong);
     // SAFETY: the whole of a mapping of ours; the mask has as many bits as it says, but for the one that
     // the system does not read.
     let set = unsafe {
         let (base, length) = (area.start, area.len());
-        libc::syscall(libc::SYS_mbind, base, length, libc::MPOL_INTERLEAVE, mask.as_ptr(), bits, 0)
+        libc::syscall(libc::SYS_mbind, base, length, mode, mask.as_ptr(), bits, flags)
     };
     if set == 0 { Ok(()) } else { Err(refused("spread over NUMA nodes", bytes)) }
 }

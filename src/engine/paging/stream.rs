@@ -9,8 +9,9 @@ use std::collections::HashSet;
 use std::ffi::{c_char, c_void};
 use std::fs::File;
 use std::io::ErrorKind;
+use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsRawFd;
 use std::sync::Mutex;
 
 use super::super::ffi;
@@ -84,12 +85,13 @@ impl<'a> ModelStream<'a> {
         self.next(offset).is_none_or(|part| part.at.start > offset || part.from.is_some())
     }
 
-    /// Reads the next bytes: how many, at least one unless the file ends.
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> Result<usize> {
+    /// Reads the next bytes: how many, at least one unless the file ends. These are then written, the rest of
+    /// `into` may not be.
+    fn read_at(&self, offset: u64, into: &mut [MaybeUninit<u8>]) -> Result<usize> {
         let header = usize::try_from(offset).ok().and_then(|at| self.joined.header.get(at..));
         if let Some(rest) = header.filter(|rest| !rest.is_empty()) {
             let count = rest.len().min(into.len());
-            into[..count].copy_from_slice(&rest[..count]);
+            into.iter_mut().zip(rest).for_each(|(to, &byte)| _ = to.write(byte));
             return Ok(count);
         }
         let up_to = |end: u64| usize::try_from(end - offset).unwrap_or(usize::MAX).min(into.len());
@@ -105,21 +107,32 @@ impl<'a> ModelStream<'a> {
             }
             next => {
                 let count = up_to(next.map_or(self.joined.bytes, |part| part.at.start));
-                into[..count].fill(0);
+                into[..count].fill(MaybeUninit::new(0));
                 Ok(count)
             }
         }
     }
 
-    fn read_shard(&self, shard: usize, offset: u64, into: &mut [u8]) -> Result<usize> {
+    fn read_shard(&self, shard: usize, offset: u64, into: &mut [MaybeUninit<u8>]) -> Result<usize> {
         let path = || self.shards[shard].path.clone();
+        // Lengths of files are such numbers.
+        let Ok(offset) = libc::off_t::try_from(offset) else {
+            return Err(Error::FileChanged { path: path() });
+        };
+        let (file, count) = (self.files[shard].as_raw_fd(), into.len());
         loop {
-            match self.files[shard].read_at(into, offset) {
+            // SAFETY: the file is open as long as `self`; the system only writes, at most so many bytes.
+            let read = unsafe { libc::pread(file, into.as_mut_ptr().cast(), count, offset) };
+            match usize::try_from(read) {
                 // Its header said that there is more.
                 Ok(0) => return Err(Error::FileChanged { path: path() }),
                 Ok(count) => return Ok(count),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(source) => return Err(Error::Io { action: "read", path: path(), source }),
+                Err(_) => {
+                    let source = std::io::Error::last_os_error();
+                    if source.kind() != ErrorKind::Interrupted {
+                        return Err(Error::Io { action: "read", path: path(), source });
+                    }
+                }
             }
         }
     }
@@ -137,11 +150,11 @@ unsafe extern "C" fn read(
     user: *mut c_void,
 ) -> i64 {
     // SAFETY: `user` is the stream, which the loading thread keeps and nobody changes; the buffer is
-    // the engine's, of this size, and only written here.
+    // the engine's, of this size and for us alone during the call. Nobody may have written it before.
     let (stream, into) = unsafe {
         (
             &*user.cast::<ModelStream<'_>>(),
-            std::slice::from_raw_parts_mut(buffer.cast::<u8>(), count),
+            std::slice::from_raw_parts_mut(buffer.cast::<MaybeUninit<u8>>(), count),
         )
     };
     match stream.read_at(offset, into) {
@@ -171,7 +184,7 @@ mod tests {
     }
 
     fn read_all(stream: &ModelStream<'_>) -> Result<u64> {
-        let (mut offset, mut block) = (0, vec![0; ALIGNMENT as usize]);
+        let (mut offset, mut block) = (0, vec![MaybeUninit::uninit(); ALIGNMENT as usize]);
         loop {
             match stream.read_at(offset, &mut block)? {
                 0 => return Ok(offset),
@@ -223,7 +236,7 @@ mod tests {
             let paged = names.zip(&tensors).filter(|(_, (_, is_paged))| *is_paged);
             let paged: HashSet<&str> = paged.map(|(name, _)| name).collect();
             let stream = ModelStream::open(&gguf, &paged).unwrap();
-            let mut into = vec![0; block.max(ALIGNMENT as usize / 40)];
+            let mut into = vec![MaybeUninit::uninit(); block.max(ALIGNMENT as usize / 40)];
             for (tensor, at) in gguf.tensors().iter().zip(&stream.joined.tensors) {
                 let name = tensor.name.as_str();
                 let (mut read, mut offset) = (Vec::new(), at.start);
@@ -236,7 +249,8 @@ mod tests {
                 while offset < at.end {
                     let count = stream.read_at(offset, &mut into).unwrap();
                     prop_assert!(count > 0);
-                    read.extend_from_slice(&into[..count]);
+                    // SAFETY: what it says that it read.
+                    read.extend(into[..count].iter().map(|byte| unsafe { byte.assume_init() }));
                     offset += count as u64;
                 }
                 prop_assert_eq!(offset, at.end, "it stops where the tensor does");

@@ -116,14 +116,14 @@ impl Byte {
         // The high bits are those of both ends, unless an end was moved inwards.
         let shift = 6 * (missing_bytes - 1);
         let high = to >> (shift + 6);
-        Self::part(high << 6 | bits & 0x3F, missing_bytes - 1, from, to)
+        Self::part((high << 6) | (bits & 0x3F), missing_bytes - 1, from, to)
     }
 
     /// Of a character whose first bits are known, within limits.
     fn part(bits: u32, missing_bytes: u32, least: u32, most: u32) -> Self {
         let shift = 6 * missing_bytes;
         let from = (bits << shift).max(least);
-        let to = (bits << shift | (1 << shift) - 1).min(most);
+        let to = ((bits << shift) | ((1 << shift) - 1)).min(most);
         let is_surrogate = 0xD800 <= from && to <= 0xDFFF;
         match missing_bytes {
             _ if from > to || is_surrogate => Self::Invalid,

@@ -281,13 +281,11 @@ impl<'a> Reader<'a> {
         if !self.take(">") {
             return self.fail("expecting `>`");
         }
-        match (self.token)(&self.text[start..self.at]) {
-            Some(id) => Ok(Expr::Token { id, except }),
-            None => {
-                self.at = start;
-                self.fail("this is no token of the model's vocabulary")
-            }
+        if let Some(id) = (self.token)(&self.text[start..self.at]) {
+            return Ok(Expr::Token { id, except });
         }
+        self.at = start;
+        self.fail("this is no token of the model's vocabulary")
     }
 
     fn repetition(&mut self, unit: Expr, nested: bool) -> Result<Expr> {

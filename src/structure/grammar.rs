@@ -188,13 +188,12 @@ impl Builder {
     ) -> Built {
         let mut one = Vec::new();
         self.lower(unit, &mut one)?;
-        let unit = match one[..] {
-            [slot] => slot,
-            _ => {
-                let rule = self.rule();
-                self.add(rule, vec![one])?;
-                Slot::Call(rule)
-            }
+        let unit = if let [slot] = one[..] {
+            slot
+        } else {
+            let rule = self.rule();
+            self.add(rule, vec![one])?;
+            Slot::Call(rule)
         };
         let optional = most.map(|most| most.saturating_sub(least));
         self.afford(least.saturating_add(optional.unwrap_or(1).saturating_mul(5)))?;
@@ -254,7 +253,7 @@ impl Builder {
                         }
                         // For ever.
                         Slot::Chars(set) if self.sets[*set as usize].is_empty() => {
-                            waits[index] += 1
+                            waits[index] += 1;
                         }
                         Slot::Chars(_) | Slot::Token { .. } => {}
                     }

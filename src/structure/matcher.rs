@@ -378,10 +378,9 @@ impl Matcher {
             }
         }
         let mut new = vec![0; self.nodes.len()];
-        let mut count = 0;
-        for (new, _) in new.iter_mut().zip(&is_kept).filter(|(_, is_kept)| **is_kept) {
-            *new = count;
-            count += 1;
+        let kept = new.iter_mut().zip(&is_kept).filter(|(_, is_kept)| **is_kept);
+        for (number, (new, _)) in (0..).zip(kept) {
+            *new = number;
         }
         let (nodes, edges) = (std::mem::take(&mut self.nodes), std::mem::take(&mut self.edges));
         for (mut node, _) in nodes.into_iter().zip(is_kept).filter(|(_, is_kept)| *is_kept) {

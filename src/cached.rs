@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::checkpoints::{self, Checkpoints, Rewind};
 use crate::engine::{Context, Decoded, Token, Weights};
 use crate::error::{Error, Result};
 use crate::limits::{Interruption, Limits};
@@ -15,11 +16,27 @@ pub(crate) struct Cached {
     pub(crate) capacity: usize,
     /// Most tokens to compute at once.
     batch: usize,
+    /// Of these tokens, or of the first of them.
+    checkpoints: Checkpoints,
+    /// Where the prompt differs from what was held, if the context could not go back there.
+    edited: Option<usize>,
 }
 
 impl Cached {
-    pub(crate) fn new(capacity: u32, batch: u32) -> Self {
-        Self { tokens: Vec::new(), capacity: capacity as usize, batch: batch.max(1) as usize }
+    pub(crate) fn new(capacity: u32, batch: u32, checkpoint_bytes: u64) -> Self {
+        Self {
+            tokens: Vec::new(),
+            capacity: capacity as usize,
+            batch: batch.max(1) as usize,
+            checkpoints: Checkpoints::new(checkpoint_bytes),
+            edited: None,
+        }
+    }
+
+    /// For another context of the same sizes.
+    pub(crate) fn another(&self) -> Self {
+        let checkpoints = Checkpoints::new(self.checkpoints.budget_bytes());
+        Self { tokens: Vec::new(), checkpoints, edited: None, ..*self }
     }
 
     /// A whole prompt's text as tokens. If it continues the text of the tokens that are held, these
@@ -59,13 +76,25 @@ impl Cached {
     pub(crate) fn rewind(&mut self, context: &mut Context, prompt: &[Token]) -> Result<usize> {
         let common = std::iter::zip(&self.tokens, prompt).take_while(|(a, b)| a == b).count();
         // The last token is always computed: its result chooses the next.
-        let kept = context.keep(common.min(prompt.len().saturating_sub(1)));
-        self.tokens.truncate(*kept.as_ref().unwrap_or(&0));
+        let wanted = common.min(prompt.len().saturating_sub(1));
+        let kept = self.go_back(context, wanted)?;
+        self.edited = Some(wanted).filter(|&wanted| kept < wanted);
+        Ok(kept)
+    }
+
+    /// Keeps as many of the first tokens as can be, at most so many; returns how many.
+    fn go_back(&mut self, context: &mut Context, keep: usize) -> Result<usize> {
+        let checkpoint = self.checkpoints.before(keep, context.rewind());
+        let checkpoint = checkpoint.map(|found| (&*found.state, found.position.min(keep)));
+        let kept = context.keep(keep, checkpoint);
+        let left = *kept.as_ref().unwrap_or(&0);
+        self.tokens.truncate(left);
+        self.checkpoints.forget_after(left);
         kept
     }
 
-    /// Reads a prompt's tokens after those that are held, a micro-batch at a time where somebody
-    /// wants to know how far it is, or may end it.
+    /// Reads a prompt's tokens after those that are held, in parts: a micro-batch each where somebody
+    /// wants to know how far it is, or may end it, or the context cannot go back by itself.
     pub(crate) fn read(
         &mut self,
         context: &mut Context,
@@ -73,15 +102,48 @@ impl Cached {
         limits: &Limits,
         reading: &mut Reading,
     ) -> Result<()> {
-        let batch = batch_tokens(self.batch, context, limits, reading);
-        let mut rest = prompt;
+        let is_enabled = self.checkpoints.budget_bytes() > 0;
+        let rewind = if is_enabled { context.rewind() } else { Rewind::Free };
+        let is_looked_at = rewind != Rewind::Free || !limits.are_none() || reading.is_watched();
+        let batch = batch_tokens(self.batch, context, is_looked_at);
+        let (from, to) = (self.tokens.len(), self.tokens.len() + prompt.len());
+        let stops = checkpoints::stops(from, to, self.edited.take(), rewind);
+        let (mut rest, mut last) = (prompt, from);
+        if rewind == Rewind::Exact && from > 0 {
+            self.checkpoint(context, 0, 0)?;
+        }
         while !rest.is_empty() {
+            let here = self.tokens.len();
+            let stop = stops.iter().find(|&&stop| stop > here).unwrap_or(&to) - here;
             let part;
-            (part, rest) = rest.split_at(context.tokens_at_once(batch.min(rest.len())));
+            (part, rest) = rest.split_at(context.tokens_at_once(batch.min(stop)));
             self.append(context, part, limits)?;
             reading.advance(part.len())?;
+            let here = self.tokens.len();
+            let is_stop = stops.contains(&here) || (here == to && rewind == Rewind::Window);
+            if rewind != Rewind::Free && (is_stop || here < to) {
+                let tokens = if is_stop { 0 } else { prompt.len() };
+                last = if self.checkpoint(context, tokens, here - last)? { here } else { last };
+            }
         }
         Ok(())
+    }
+
+    /// Makes a checkpoint of what is held now, if the last one was made so many tokens ago that not
+    /// too many are made of a prompt of so many `tokens`; says whether it did.
+    fn checkpoint(&mut self, context: &mut Context, tokens: usize, since: usize) -> Result<bool> {
+        let (position, bytes) = (self.tokens.len(), context.checkpoint_bytes()?);
+        let is_made = since >= self.checkpoints.spacing(tokens, bytes)
+            && self.checkpoints.wants(position, bytes);
+        if is_made {
+            self.checkpoints.insert(position, context.checkpoint()?);
+        }
+        Ok(is_made)
+    }
+
+    /// Bytes of memory that the checkpoints take.
+    pub(crate) fn checkpoint_bytes(&self) -> u64 {
+        self.checkpoints.bytes()
     }
 
     /// Computes these tokens, at most a batch, after those that are held.
@@ -118,15 +180,13 @@ impl Cached {
 
     /// After an interruption the context may hold a part of a batch, or nothing.
     pub(crate) fn restore(&mut self, context: &mut Context) -> Result<()> {
-        let kept = context.keep(self.tokens.len())?;
-        self.tokens.truncate(kept);
-        Ok(())
+        self.go_back(context, self.tokens.len()).map(|_| ())
     }
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self, context: &mut Context) -> Result<()> {
-        self.tokens.clear();
-        context.keep(0).map(|_| ())
+        self.replace(Vec::new());
+        context.keep(0, None).map(|_| ())
     }
 
     /// The tokens that are held.
@@ -137,6 +197,8 @@ impl Cached {
     /// The context now holds these.
     pub(crate) fn replace(&mut self, tokens: Vec<Token>) {
         self.tokens = tokens;
+        self.checkpoints.forget_after(0);
+        self.edited = None;
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -146,13 +208,7 @@ impl Cached {
 
 /// How many tokens of a prompt to compute in one call: a batch, or a micro-batch where somebody
 /// looks in between, which only the CPU's backend does by itself.
-pub(crate) fn batch_tokens(
-    batch: usize,
-    context: &Context,
-    limits: &Limits,
-    reading: &Reading,
-) -> usize {
-    let is_looked_at = !limits.are_none() || reading.is_watched();
+pub(crate) fn batch_tokens(batch: usize, context: &Context, is_looked_at: bool) -> usize {
     let micro_batch = context.micro_batch_tokens() as usize;
     if is_looked_at { batch.min(micro_batch).max(1) } else { batch }
 }

@@ -1,7 +1,11 @@
-//! What a load takes of the machine when nobody says how much: threads, and memory for experts on disk.
+//! What a load takes of the machine when nobody says how much: threads, and memory for experts on disk and for
+//! checkpoints.
 
 use crate::memory;
 use crate::plan::{self, DiskPlan, Plan};
+
+/// For checkpoints of one context, at most.
+pub(crate) const CHECKPOINT_BYTES: u64 = 512 << 20;
 
 /// How many bytes of experts to hold: what the plan says, less what the load took besides the plan, such
 /// as the vocabulary, but never so little that the plan would have said no; or a part of what is free.

@@ -17,6 +17,8 @@ mod callback;
 mod cancel;
 mod chat;
 #[cfg(feature = "llama")]
+mod checkpoints;
+#[cfg(feature = "llama")]
 mod defaults;
 mod digits;
 #[cfg(feature = "llama")]

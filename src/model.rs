@@ -14,11 +14,11 @@ use crate::error::Result;
 use crate::generate::Generation;
 use crate::gguf::GgufFile;
 use crate::limits::Limits;
-use crate::memory::{DeviceMemory, Verification};
+use crate::memory::{DeviceMemory, Verification, allocatable_bytes};
 use crate::options::GenerateOptions;
 use crate::overflow::Prompts;
 use crate::paging::PagingStats;
-use crate::plan::{Device, Plan};
+use crate::plan::{CPU, Device, Plan};
 use crate::reservation::Reservation;
 use crate::session;
 use crate::stats::Stats;
@@ -66,6 +66,7 @@ impl MoeModel {
         plan: Plan,
         devices: &[Device],
         (memory, context): (Vec<DeviceMemory>, Context),
+        checkpoint_bytes: u64,
         reservation: Reservation,
         started: Instant,
     ) -> Self {
@@ -73,7 +74,11 @@ impl MoeModel {
         Self {
             memory,
             context,
-            cached: Cached::new(plan.context_tokens(), plan.context().batch_tokens),
+            cached: Cached::new(
+                plan.context_tokens(),
+                plan.context().batch_tokens,
+                checkpoint_bytes,
+            ),
             timing: Timing::default(),
             template: Arc::new(ChatTemplate::from_gguf(gguf)),
             plan,
@@ -169,7 +174,7 @@ impl MoeModel {
     /// weights go with the last of them. What [`memory`](Self::memory) says of weights is shared.
     ///
     /// # Errors
-    /// [`Error::DoesNotFit`] if a device has no room for a second context, or what the engine
+    /// [`Error::DoesNotFit`] if a device, or CPU memory, has no room for a second context, or what the engine
     /// reports.
     pub fn another(&self) -> Result<Self> {
         let started = Instant::now();
@@ -179,13 +184,15 @@ impl MoeModel {
             let limit = self.limits.iter().find(|(name, _)| *name == device.name);
             device.total_bytes = device.total_bytes.zip(limit).map(|(all, (_, n))| all.min(*n));
         }
-        let mut reservation = Reservation::of_context(&self.plan, &devices)?;
+        let budget = self.limits.iter().find(|(name, _)| name == CPU).map(|(_, bytes)| *bytes);
+        let cpu = Device::cpu(allocatable_bytes(), budget);
+        let mut reservation = Reservation::of_context(&self.plan, &devices, &cpu)?;
         let context = self.context.another()?;
         reservation.loaded();
         Ok(Self {
             memory: context.memory()?,
             context,
-            cached: Cached::new(self.plan.context_tokens(), self.plan.context().batch_tokens),
+            cached: self.cached.another(),
             timing: Timing::default(),
             template: Arc::clone(&self.template),
             plan: self.plan.clone(),
@@ -314,6 +321,7 @@ impl MoeModel {
             first_token_seconds: timing.first_token.map(|time| time.as_secs_f64()),
             prefill_tokens_per_second: timing.prefill_rate(),
             decode_tokens_per_second: timing.decode_rate(),
+            checkpoint_bytes: self.cached.checkpoint_bytes(),
             devices: self.memory.clone(),
             paging: self.paging(),
         }

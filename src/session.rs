@@ -75,7 +75,7 @@ pub(crate) fn restore(
     let (tokens, state) = read(path, plan)?;
     cached.replace(Vec::new());
     if tokens.is_empty() {
-        return context.keep(0).map(|_| ());
+        return context.keep(0, None).map(|_| ());
     }
     context.set_state(&state)?;
     cached.replace(tokens);

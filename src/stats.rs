@@ -33,6 +33,10 @@ pub struct Stats {
     pub prefill_tokens_per_second: Option<f64>,
     /// Tokens per second after the first.
     pub decode_tokens_per_second: Option<f64>,
+    /// Bytes of CPU memory that checkpoints take now, beside those of `devices`; see
+    /// [`checkpoint_bytes`](crate::MoeModelBuilder::checkpoint_bytes).
+    #[serde(default)]
+    pub checkpoint_bytes: u64,
     /// Memory by device.
     pub devices: Vec<DeviceMemory>,
     /// What paging experts from disk did; `None` where none are on disk.
@@ -72,6 +76,9 @@ impl fmt::Display for Stats {
                 human_bytes(device.context_bytes),
                 human_bytes(device.compute_bytes)
             )?;
+        }
+        if self.checkpoint_bytes > 0 {
+            write!(f, "\n({} of CPU memory in checkpoints)", human_bytes(self.checkpoint_bytes))?;
         }
         if let Some(paging) = &self.paging {
             write!(f, "\n{paging}")?;

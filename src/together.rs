@@ -163,7 +163,8 @@ impl<'m> Together<'m> {
             last.is_last = true;
         }
         let batch = self.model.plan().context().batch_tokens.max(1) as usize;
-        let batch = batch_tokens(batch, &self.model.context, &self.limits, reading);
+        let is_looked_at = !self.limits.are_none() || reading.is_watched();
+        let batch = batch_tokens(batch, &self.model.context, is_looked_at);
         let mut rest = &steps[..];
         while !rest.is_empty() {
             let at_once = self.model.context.tokens_at_once(batch.min(rest.len()));

@@ -86,10 +86,10 @@ fn editing_an_earlier_message_drops_from_there() {
             let fresh = load().generate(&prompt, &greedy(4)).unwrap().text().unwrap();
             assert_eq!(text, fresh, "{name}: {end}");
         }
+        // A short window is still there, so that it can go back; a recurrent state can where the
+        // second prompt differed from the first.
         let stats = model.stats();
-        // A short window is still there, so that it can go back; a recurrent state cannot.
-        let expected = name != "qwen3-next-80b-a3b";
-        assert_eq!(stats.reused_tokens * 2 > stats.prompt_tokens, expected, "{name}: {stats}");
+        assert!(stats.reused_tokens * 2 > stats.prompt_tokens, "{name}: {stats}");
     }
 }
 

@@ -2,8 +2,10 @@
 #![cfg(feature = "llama")]
 #![allow(missing_docs)]
 
+use std::time::Duration;
+
 use moe_offload::synth::{self, SynthOptions};
-use moe_offload::{Error, GenerateOptions, MoeModel};
+use moe_offload::{CancelHandle, Error, GenerateOptions, Message, MoeModel, StopReason};
 
 #[test]
 fn a_long_run_of_the_same_letter_is_only_too_long() {
@@ -19,4 +21,39 @@ fn a_long_run_of_the_same_letter_is_only_too_long() {
         assert!(matches!(error, Error::PromptTooLong { .. }), "{error}");
         assert!(model.count_tokens(&text).unwrap() > 256);
     }
+}
+
+/// Limits come first: whatever else is wrong with such a text is found only by splitting it.
+#[test]
+fn limits_hold_while_text_is_split_into_tokens() {
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
+    let load = || MoeModel::builder(demo).threads(1).context_tokens(256).sequences(2);
+    let mut model = load().load().unwrap();
+    let text = "word ".repeat(40_000);
+    let talk = vec![Message::user(&text)];
+    let late = GenerateOptions::default().max_time(Duration::ZERO);
+    let cancel = CancelHandle::new();
+    cancel.cancel();
+    let cancelled = GenerateOptions::default().cancel(&cancel);
+
+    let mut answer = model.generate(&text, &late).unwrap();
+    assert!(answer.next().is_none());
+    assert_eq!(answer.stop_reason(), Some(StopReason::TimeLimit));
+    let mut answer = model.chat(&talk, &late).unwrap();
+    assert!(answer.next().is_none());
+    assert_eq!(answer.stop_reason(), Some(StopReason::TimeLimit));
+    let mut answers = model.generate_together(&[&text, "short"], &late).unwrap();
+    assert!(answers.next().is_none());
+    assert_eq!([0, 1].map(|prompt| answers.stop_reason(prompt)), [Some(StopReason::TimeLimit); 2]);
+    drop(answers);
+    for error in [
+        model.generate(&text, &cancelled).map(|_| ()).unwrap_err(),
+        model.chat(&talk, &cancelled).map(|_| ()).unwrap_err(),
+        model.chat_together(&[talk.clone(), talk.clone()], &cancelled).map(|_| ()).unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Cancelled { .. }), "{error}");
+    }
+    // Without limits it says what is wrong.
+    let error = model.chat(&talk, &GenerateOptions::default()).unwrap_err();
+    assert!(matches!(error, Error::PromptTooLong { .. }), "{error}");
 }

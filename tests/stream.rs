@@ -6,7 +6,9 @@ mod support;
 
 use futures_executor::block_on;
 use futures_util::StreamExt;
-use moe_offload::{AsyncModel, Error, GenerateOptions, Message, MoeModel, Sampling};
+use moe_offload::{
+    AsyncModel, CancelHandle, Error, GenerateOptions, Message, MoeModel, Sampling, StopReason,
+};
 use support::generate::greedy;
 use support::model_files::demo;
 
@@ -66,6 +68,66 @@ fn what_goes_wrong_is_in_the_stream() {
         let mut stream = model.generate("", greedy(5));
         let error = stream.next().await.unwrap().unwrap_err();
         assert!(matches!(error, Error::EmptyPrompt), "{error}");
+        assert!(stream.next().await.is_none());
+    });
+}
+
+#[test]
+fn a_dropped_stream_leaves_the_caller_s_handle_alone() {
+    let model = AsyncModel::new(load()).unwrap();
+    block_on(async {
+        let cancel = CancelHandle::new();
+        let options = greedy(40).cancel(&cancel);
+        let mut first = model.chat(question(), options.clone());
+        let _ = first.next().await.unwrap().unwrap();
+        let second = model.chat(question(), options.clone());
+        drop(first);
+        assert!(!cancel.is_cancelled());
+        let pieces: Vec<_> = second.collect().await;
+        assert!(pieces.len() > 3 && pieces.iter().all(Result::is_ok), "{pieces:?}");
+        // It still stops all that it was given to.
+        let third = model.chat(question(), options);
+        cancel.cancel();
+        let pieces: Vec<_> = third.collect().await;
+        assert!(matches!(pieces.last(), Some(Err(Error::Cancelled { .. }))), "{pieces:?}");
+    });
+}
+
+#[test]
+fn a_model_whose_thread_died_is_an_error_and_no_empty_text() {
+    let model = AsyncModel::new(load()).unwrap();
+    block_on(async {
+        // One waits for its turn while the thread dies, one comes later.
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let dies = model.with(move |_| {
+            let _ = held.recv();
+            panic!("planted");
+        });
+        let mut dies = Box::pin(dies);
+        assert!(futures_util::poll!(&mut dies).is_pending());
+        let waiting = model.chat(question(), greedy(5));
+        drop(release);
+        assert!(matches!(dies.await, Err::<(), _>(Error::ModelGone)));
+        for stream in [waiting, model.generate("Hello", greedy(5))] {
+            let pieces: Vec<_> = stream.collect().await;
+            assert!(matches!(pieces[..], [Err(Error::ModelGone)]), "{pieces:?}");
+        }
+    });
+}
+
+#[test]
+fn a_stream_says_why_it_ended() {
+    let model = AsyncModel::new(load()).unwrap();
+    block_on(async {
+        let mut stream = model.chat(question(), greedy(5).log_probabilities(1));
+        let mut noted = 0;
+        while let Some(piece) = stream.next().await {
+            piece.unwrap();
+            assert_eq!(stream.stop_reason(), None);
+            noted += stream.take_log_probabilities().len();
+        }
+        assert_eq!(stream.stop_reason(), Some(StopReason::MaxTokens));
+        assert_eq!(noted + stream.take_log_probabilities().len(), 5);
         assert!(stream.next().await.is_none());
     });
 }

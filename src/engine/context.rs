@@ -9,6 +9,7 @@ use super::paging::PagerWatch;
 use super::threads::Threads;
 use super::weights::Weights;
 use super::{Token, ffi, locks};
+use crate::checkpoints::Rewind;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::memory::DeviceMemory;
@@ -76,6 +77,7 @@ pub(crate) struct Context {
     settings: ContextSettings,
     /// Tokens that the engine computes at once.
     micro_batch_tokens: u32,
+    rewind: Rewind,
     /// What the engine's abort callback looks at; kept as long as the engine may.
     limits: Option<Box<Limits>>,
     state: State,
@@ -157,6 +159,7 @@ impl Context {
                 weights: Arc::clone(weights),
                 settings: settings.clone(),
                 micro_batch_tokens: params.n_ubatch,
+                rewind: rewind_of(raw),
                 limits: None,
                 state: State::Usable,
                 threads: None,
@@ -198,6 +201,11 @@ impl Context {
         // replaced here, so the engine never looks at freed ones.
         unsafe { ffi::llama_set_abort_callback(self.as_ptr(), callback, user) };
         self.limits = limits;
+    }
+
+    /// What it takes to go back.
+    pub(crate) fn rewind(&self) -> Rewind {
+        self.rewind
     }
 
     /// Tokens that the engine computes at once.
@@ -284,20 +292,61 @@ impl Context {
         })
     }
 
-    /// Forgets all but the first `keep` tokens; returns how many are really left, which is none
-    /// where the model's memory cannot go back.
-    pub(crate) fn keep(&mut self, keep: usize) -> Result<usize> {
+    /// Forgets all but the first `keep` tokens; returns how many are really left. Where the memory
+    /// cannot go back, those that are left by a checkpoint, which was made after them or the next
+    /// and keeps so many; without one, none.
+    pub(crate) fn keep(
+        &mut self,
+        keep: usize,
+        checkpoint: Option<(&[u8], usize)>,
+    ) -> Result<usize> {
         if self.state == State::Stale {
             return Ok(0); // it is cleared when something is to be computed: a server may still be silent
         }
-        let wanted = i32::try_from(keep).unwrap_or(i32::MAX);
-        let mut kept = false;
+        let position = |tokens: usize| i32::try_from(tokens).unwrap_or(i32::MAX);
+        let (state, tokens) = checkpoint.unwrap_or((&[], 0));
+        let mut kept = 0;
         let context = self.raw.as_ptr();
-        // SAFETY: the context is alive and used by nobody else.
+        // SAFETY: the context is alive and used by nobody else; the state lives during the call.
         self.computing("forget tokens", |message| unsafe {
-            ffi::moe_context_keep(context, wanted, &raw mut kept, message)
+            ffi::moe_context_keep(
+                context,
+                position(keep),
+                state.as_ptr(),
+                state.len(),
+                position(tokens),
+                &raw mut kept,
+                message,
+            )
         })?;
-        Ok(if kept { keep } else { 0 })
+        Ok(usize::try_from(kept).unwrap_or(0))
+    }
+
+    /// Bytes of a checkpoint made now; 0 where none is needed to go back.
+    pub(crate) fn checkpoint_bytes(&mut self) -> Result<u64> {
+        if self.rewind == Rewind::Free {
+            return Ok(0);
+        }
+        let context = self.raw.as_ptr();
+        let mut bytes = 0;
+        // SAFETY: the context is alive and used by nobody else.
+        self.reading("measure a checkpoint", |message| unsafe {
+            ffi::moe_checkpoint_size(context, &raw mut bytes, message)
+        })?;
+        Ok(bytes as u64)
+    }
+
+    /// What of the memory cannot go back by itself, as bytes for [`Self::keep`].
+    pub(crate) fn checkpoint(&mut self) -> Result<Vec<u8>> {
+        let bytes = self.checkpoint_bytes()?;
+        let mut state = vec![0; usize::try_from(bytes).unwrap_or(0)];
+        let context = self.raw.as_ptr();
+        // SAFETY: the context is alive and used by nobody else; the buffer has the length given and
+        // lives during the call.
+        self.reading("make a checkpoint", |message| unsafe {
+            ffi::moe_checkpoint_get(context, state.as_mut_ptr(), state.len(), message)
+        })?;
+        Ok(state)
     }
 
     /// The log-probabilities of `token` and of the `likeliest` tokens, in the result of the token at
@@ -362,10 +411,10 @@ impl Context {
         }
         self.state = State::Usable;
         let context = self.raw.as_ptr();
-        let mut kept = false;
-        // SAFETY: the context is alive and used by nobody else.
+        let mut kept = 0;
+        // SAFETY: the context is alive and used by nobody else; no state is given.
         self.computing("forget what was given up", |message| unsafe {
-            ffi::moe_context_keep(context, 0, &raw mut kept, message)
+            ffi::moe_context_keep(context, 0, ptr::null(), 0, 0, &raw mut kept, message)
         })
     }
 
@@ -507,6 +556,15 @@ impl Drop for Context {
         if let Err(failure) = freed {
             tracing::error!(target: "llama.cpp", "freeing a context failed: {}", failure.reason);
         }
+    }
+}
+
+fn rewind_of(context: NonNull<ffi::llama_context>) -> Rewind {
+    // SAFETY: the context is alive; the call only reads what its model is.
+    match unsafe { ffi::moe_context_rewind(context.as_ptr()) } {
+        ffi::MOE_REWIND_FREE => Rewind::Free,
+        ffi::MOE_REWIND_WINDOW => Rewind::Window,
+        _ => Rewind::Exact,
     }
 }
 

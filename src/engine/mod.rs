@@ -34,6 +34,7 @@ mod revision;
 mod rpc;
 mod sampler;
 mod threads;
+mod variants;
 mod weights;
 
 pub(crate) use self::context::{Context, ContextSettings, Decoded, Step};

@@ -16,7 +16,10 @@
 #include <thread>
 #include <vector>
 
-#ifndef _WIN32
+#ifdef _WIN32
+#define NOMINMAX
+#include <windows.h>
+#else
 #include <dlfcn.h>
 #endif
 
@@ -118,14 +121,26 @@ void tell_unloadable(ggml_log_callback log, const char * backends_dir) {
 #endif
 }
 
+// The engine chooses among a folder's CPU backends by itself; nothing was computed with its choice.
+void replace_cpu_backend(const char * library) {
+    ggml_backend_reg_t chosen = ggml_backend_reg_by_name("CPU");
+    if (chosen != nullptr) {
+        ggml_backend_unload(chosen);
+    }
+    ggml_backend_load(library);
+}
+
 } // namespace
 
-moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_message * message) {
+moe_status moe_init(ggml_log_callback log, const char * backends_dir, const char * cpu_library, moe_message * message) {
     return guarded(message, [&] {
         ggml_set_abort_callback(on_abort);
         llama_log_set(log, nullptr);
         if (backends_dir != nullptr) {
             ggml_backend_load_all_from_path(backends_dir);
+            if (cpu_library != nullptr) {
+                replace_cpu_backend(cpu_library);
+            }
             tell_unloadable(log, backends_dir);
         }
         // Else llama.cpp would look for backends in places of its own, such as the current folder.
@@ -135,6 +150,32 @@ moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_messag
         }
         hold_cpu_memory();
         llama_backend_init();
+        return MOE_OK;
+    });
+}
+
+moe_status moe_backend_score(const char * library, int * score, moe_message * message) {
+    return guarded(message, [&] {
+        *score = 0;
+#ifdef _WIN32
+        HMODULE handle = LoadLibraryW(std::filesystem::u8path(library).c_str());
+        const auto rate = handle == nullptr ? nullptr
+            : reinterpret_cast<int (*)()>(reinterpret_cast<void *>(GetProcAddress(handle, "ggml_backend_score")));
+#else
+        void * handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+        const auto rate = handle == nullptr ? nullptr
+            : reinterpret_cast<int (*)()>(dlsym(handle, "ggml_backend_score"));
+#endif
+        if (rate != nullptr) {
+            *score = rate();
+        }
+        if (handle != nullptr) {
+#ifdef _WIN32
+            FreeLibrary(handle);
+#else
+            dlclose(handle);
+#endif
+        }
         return MOE_OK;
     });
 }
@@ -339,22 +380,67 @@ moe_status moe_context_forget(llama_context * context, int32_t sequence, moe_mes
     });
 }
 
-moe_status moe_context_keep(llama_context * context, int32_t keep, bool * kept, moe_message * message) {
+moe_rewind moe_context_rewind(const llama_context * context) {
+    const llama_model * model = llama_get_model(context);
+    if (llama_model_is_recurrent(model) || llama_model_is_hybrid(model)) {
+        return MOE_REWIND_EXACT;
+    }
+    return llama_model_n_swa(model) > 0 ? MOE_REWIND_WINDOW : MOE_REWIND_FREE;
+}
+
+namespace {
+
+// Whether tokens from this one on can be removed, and the ones before it then have all they look at.
+bool can_keep(llama_context * context, int32_t keep) {
+    llama_memory_t memory = llama_get_memory(context);
+    const int32_t window = llama_model_n_swa(llama_get_model(context));
+    switch (moe_context_rewind(context)) {
+        case MOE_REWIND_EXACT:
+            return false;
+        case MOE_REWIND_WINDOW:
+            return llama_memory_seq_pos_min(memory, 0) <= std::max(0, keep - window);
+        default:
+            return true;
+    }
+}
+
+bool restore(llama_context * context, const uint8_t * state, size_t bytes, int32_t keep) {
+    const auto flags = LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY;
+    return bytes > 0 && llama_state_seq_set_data_ext(context, state, bytes, 0, flags) == bytes &&
+        llama_memory_seq_rm(llama_get_memory(context), 0, keep, -1);
+}
+
+} // namespace
+
+moe_status moe_context_keep(llama_context * context, int32_t keep, const uint8_t * state, size_t state_bytes, int32_t state_keep, int32_t * kept, moe_message * message) {
     return guarded(message, [&] {
         llama_memory_t memory = llama_get_memory(context);
-        const llama_model * model = llama_get_model(context);
         // Nothing at all also means no other sequence.
         const bool nothing_to_do = keep > 0 && llama_memory_seq_pos_max(memory, 0) < keep;
-        // A recurrent state cannot go back; a sliding window only as far as it has not forgotten
-        // what the tokens after that would look at.
-        const int32_t window = llama_model_n_swa(model);
-        const bool is_recurrent = llama_model_is_recurrent(model) || llama_model_is_hybrid(model);
-        const bool is_there = window <= 0 || llama_memory_seq_pos_min(memory, 0) <= std::max(0, keep - window);
-        *kept = nothing_to_do || (!is_recurrent && is_there && keep > 0 && llama_memory_seq_rm(memory, 0, keep, -1));
-        if (!*kept) {
+        if (nothing_to_do || (keep > 0 && can_keep(context, keep) && llama_memory_seq_rm(memory, 0, keep, -1))) {
+            *kept = keep;
+        } else if (restore(context, state, state_bytes, state_keep)) {
+            *kept = state_keep;
+        } else {
             llama_memory_clear(memory, true);
+            *kept = 0;
         }
         return MOE_OK;
+    });
+}
+
+moe_status moe_checkpoint_size(llama_context * context, size_t * bytes, moe_message * message) {
+    return guarded(message, [&] {
+        const bool is_needed = moe_context_rewind(context) != MOE_REWIND_FREE;
+        *bytes = is_needed ? llama_state_seq_get_size_ext(context, 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY) : 0;
+        return MOE_OK;
+    });
+}
+
+moe_status moe_checkpoint_get(llama_context * context, uint8_t * buffer, size_t bytes, moe_message * message) {
+    return guarded(message, [&] {
+        const size_t written = llama_state_seq_get_data_ext(context, buffer, bytes, 0, LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY);
+        return written == bytes ? MOE_OK : fail(message, "");
     });
 }
 

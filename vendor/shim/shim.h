@@ -31,8 +31,13 @@ typedef struct moe_message {
 
 // Loads the backends (from `backends_dir` if not NULL) and routes logs and assertions.
 // MOE_MISSING if there is no CPU backend. To be called until it succeeds, before anything else.
-// `log` must be callable from every thread for ever.
-moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_message * message);
+// `log` must be callable from every thread for ever. `cpu_library`, if not NULL, is the file of the
+// CPU's backend to use, whatever the engine would choose from `backends_dir`.
+moe_status moe_init(ggml_log_callback log, const char * backends_dir, const char * cpu_library, moe_message * message);
+
+// How well the CPU backend in this file suits the processor, as the engine would rate it; 0 if it
+// cannot run here or cannot be loaded.
+moe_status moe_backend_score(const char * library, int * score, moe_message * message);
 
 // For tests: an assertion that fails. On the calling thread it is MOE_EXCEPTION, on another one it
 // ends the process, as one of the engine's own threads would.
@@ -154,8 +159,25 @@ moe_status moe_decode_together(struct llama_context * context, const llama_token
 // Forgets one sequence.
 moe_status moe_context_forget(struct llama_context * context, int32_t sequence, moe_message * message);
 
-// Forgets all but the first `keep` tokens; `kept` is false if the memory can only be cleared, and then it was.
-moe_status moe_context_keep(struct llama_context * context, int32_t keep, bool * kept, moe_message * message);
+// What it takes to go back to an earlier token.
+typedef enum moe_rewind {
+    MOE_REWIND_FREE   = 0, // nothing
+    MOE_REWIND_WINDOW = 1, // a checkpoint, where a window has passed on
+    MOE_REWIND_EXACT  = 2, // a checkpoint of that place: a recurrent state has no parts
+} moe_rewind;
+
+moe_rewind moe_context_rewind(const struct llama_context * context);
+
+// Forgets all but the first `keep` tokens; `kept` becomes how many are left. If the memory cannot go back, it does by a
+// checkpoint of `state_bytes` bytes, which then keeps `state_keep` tokens; without one (NULL or 0 bytes), or if that
+// fails, everything is forgotten.
+moe_status moe_context_keep(struct llama_context * context, int32_t keep, const uint8_t * state, size_t state_bytes, int32_t state_keep, int32_t * kept, moe_message * message);
+
+// Bytes of a checkpoint: of recurrent states and windows, without what can go back by itself. 0 if all can.
+moe_status moe_checkpoint_size(struct llama_context * context, size_t * bytes, moe_message * message);
+
+// Writes a checkpoint of just so many bytes.
+moe_status moe_checkpoint_get(struct llama_context * context, uint8_t * buffer, size_t bytes, moe_message * message);
 
 // Bytes of the state of the sequence, at most.
 moe_status moe_state_size(struct llama_context * context, size_t * bytes, moe_message * message);

@@ -107,6 +107,9 @@ impl Checkpoint {
 /// last token, which is computed again in any case; where it was `edited`, since that may happen
 /// again; and once near the end of a long one.
 pub(crate) fn stops(from: usize, to: usize, edited: Option<usize>, rewind: Rewind) -> Vec<usize> {
+    if rewind == Rewind::Free {
+        return Vec::new();
+    }
     let edited = edited.filter(|&stop| stop >= from + EDITED_PART_TOKENS);
     let mut stops: Vec<usize> = edited.into_iter().collect();
     if rewind == Rewind::Exact && to > 0 {
@@ -226,6 +229,7 @@ mod tests {
         assert_eq!(stops(200, 300, None, Rewind::Exact), [299]);
         assert_eq!(stops(0, 313, Some(300), Rewind::Window), [300]);
         assert!(stops(0, 1, None, Rewind::Exact).is_empty());
+        assert!(stops(0, 313, Some(300), Rewind::Free).is_empty());
     }
 
     #[test]

@@ -8,9 +8,15 @@ fn main() {
 }
 
 #[cfg(feature = "llama")]
+#[path = "build/amx.rs"]
+mod amx;
+
+#[cfg(feature = "llama")]
 mod shim {
     use std::path::{Path, PathBuf};
     use std::{env, fs};
+
+    use super::amx::{self, Verdict};
 
     /// The same as in Cargo.toml: the shim uses headers that change between versions.
     const PINNED: &str = "0.1.161";
@@ -35,11 +41,13 @@ mod shim {
 
     pub(crate) fn build() {
         println!("cargo:rerun-if-changed=vendor/shim");
+        println!("cargo:rerun-if-changed=build");
         let engine = Engine::find();
         engine.check_version();
         engine.warn_if_slow();
         engine.check_rpc();
         engine.link_dynamically();
+        engine.check_tiles();
         engine.tell();
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
         compile(&engine.include_dirs());
@@ -129,11 +137,8 @@ mod shim {
         /// The feature `rpc` cannot switch the engine's RPC on, as the engine is built first; but it
         /// can say at once that it is missing.
         fn check_rpc(&self) {
-            let has_rpc = cached(&self.cache, "GGML_RPC").is_some_and(|value| {
-                ["ON", "1", "TRUE", "YES"].contains(&value.to_uppercase().as_str())
-            });
             assert!(
-                has_rpc || cfg!(not(feature = "rpc")),
+                self.is_on("GGML_RPC") || cfg!(not(feature = "rpc")),
                 "the feature `rpc` of moe-offload needs llama.cpp with its RPC backend: put \
                  GGML_RPC = \"ON\" under [env] in your .cargo/config.toml and build again"
             );
@@ -159,6 +164,45 @@ mod shim {
             };
             println!("cargo:rustc-link-arg=-Wl,-rpath,{own}");
             println!("cargo:rustc-link-arg=-Wl,-rpath,{libraries}");
+        }
+    }
+
+    impl Engine {
+        /// With a compiler that breaks AMX code, the libraries that have such code are named to the
+        /// loader, which passes over them; a program that has it inside is not built.
+        fn check_tiles(&self) {
+            let target = |what| env::var(format!("CARGO_CFG_TARGET_{what}")).unwrap_or_default();
+            // Microsoft's compiler makes no AMX code of ggml.
+            let verdict = if target("ARCH") == "x86_64" && target("ENV") != "msvc" {
+                let list = fs::read_to_string(self.source.join("ggml/src/CMakeLists.txt"))
+                    .unwrap_or_else(|error| missing(&format!("ggml/src/CMakeLists.txt: {error}")));
+                amx::verdict(|name| cached(&self.cache, name), &list)
+            } else {
+                Verdict::Usable
+            };
+            let passed_over = match verdict {
+                Verdict::Usable => Vec::new(),
+                Verdict::PassOver { variants, why } => {
+                    println!(
+                        "cargo:warning=AMX is left out ({}), since {why}: prompts run with the next best \
+                         code. {}",
+                        variants.join(", "),
+                        amx::REMEDY
+                    );
+                    variants
+                }
+                Verdict::Refuse => panic!(
+                    "llama.cpp was built with AMX code, and the compiler drops the stores that set AMX \
+                     up: the program would end with an illegal instruction at its first prompt. {}. \
+                     Without target-cpu=native, or another processor with AMX, there is no such code",
+                    amx::REMEDY
+                ),
+            };
+            println!("cargo:rustc-env=MOE_OFFLOAD_BROKEN_VARIANTS={}", passed_over.join(","));
+        }
+
+        fn is_on(&self, option: &str) -> bool {
+            cached(&self.cache, option).is_some_and(amx::is_on)
         }
     }
 

@@ -9,12 +9,13 @@ use crate::defaults::{CHECKPOINT_BYTES, cache_budget, threads_for};
 use crate::engine::{self, Context, ContextSettings, DryRun, LoadMode, LoadSettings, Weights};
 use crate::error::{Error, Result};
 use crate::gguf::{GgmlType, GgufFile};
+use crate::kv_cache::cell_bytes;
 use crate::limits::Limits;
 use crate::memory::{self, DeviceMemory};
 use crate::model::MoeModel;
 use crate::paging::{Layout, PagingOptions};
 use crate::placement;
-use crate::plan::{self, Compute, ContextOptions, Device, OpenChoices, Plan};
+use crate::plan::{self, CPU, Compute, ContextOptions, Device, OpenChoices, Plan};
 use crate::policy::{DeviceName, OffloadPolicy};
 use crate::preflight;
 use crate::reservation::{self, Reservation};
@@ -218,7 +219,16 @@ impl MoeModelBuilder {
     }
 
     /// Lets this process use at most so much of a device's memory, all its models together. A server's
-    /// address stands for its first device.
+    /// address stands for its first device, and `cpu` for CPU memory, of which what is mapped from a file
+    /// and what experts on disk are held in take nothing.
+    ///
+    /// ```
+    /// use moe_offload::{Error, MoeModel};
+    ///
+    /// let model = MoeModel::builder("examples/demo-model/demo-moe.gguf").context_tokens(4_000_000);
+    /// let error = model.device_budget("cpu", 1 << 30).load().unwrap_err();
+    /// assert!(matches!(error, Error::DoesNotFit { device, .. } if device == "cpu"));
+    /// ```
     pub fn device_budget(mut self, device: impl Into<String>, bytes: u64) -> Self {
         self.budgets.push((device.into(), bytes));
         self
@@ -258,8 +268,9 @@ impl MoeModelBuilder {
     ///
     /// # Errors
     /// Whatever is wrong with the file, the policy or an option; [`Error::UnknownDevice`] and
-    /// [`Error::PlannedDeviceMissing`] for devices that are not there; [`Error::DoesNotFit`] if one
-    /// has not enough free memory; [`Error::HostMemory`] if CPU memory cannot be held as
+    /// [`Error::PlannedDeviceMissing`] for devices that are not there, [`Error::TooManyDevices`];
+    /// [`Error::DoesNotFit`] if one, or the CPU, has not enough free memory, of which mapped weights
+    /// need none; [`Error::HostMemory`] if CPU memory cannot be held as
     /// [`load_mode`](Self::load_mode) says; [`Error::PagingBudget`] if what experts on disk may take of it
     /// is too little for a token; [`Error::LoadFailed`] with the engine's reason;
     /// [`Error::PlanBroken`] if the engine placed a tensor elsewhere; [`Error::FileChanged`];
@@ -270,7 +281,8 @@ impl MoeModelBuilder {
         let gguf = self.open_file()?;
         let devices = self.devices()?;
         let plan = self.exact_plan(&gguf, &devices)?;
-        let mut reservation = Reservation::new(&plan, &devices)?;
+        let cpu = self.cpu(&plan);
+        let mut reservation = Reservation::new(&plan, &devices, &cpu)?;
         let settings = std::mem::take(&mut self.load);
         let cancel = settings.cancel.clone();
         let before = engine::devices_with(&self.rpc_servers, cancel.as_ref())?;
@@ -286,16 +298,9 @@ impl MoeModelBuilder {
             row.note_free(&before, &after);
         }
         let loaded = (memory, context);
+        let limits: Vec<Device> = devices.into_iter().chain([cpu]).collect();
         let checkpoint_bytes = self.checkpoint_bytes;
-        Ok(MoeModel::assemble(
-            &gguf,
-            plan,
-            &devices,
-            loaded,
-            checkpoint_bytes,
-            reservation,
-            started,
-        ))
+        Ok(MoeModel::assemble(&gguf, plan, &limits, loaded, checkpoint_bytes, reservation, started))
     }
 
     /// The header, if the engine would survive the file.
@@ -306,7 +311,7 @@ impl MoeModelBuilder {
 
     fn devices(&self) -> Result<Vec<Device>> {
         let mut devices = engine::devices_with(&self.rpc_servers, self.load.cancel.as_ref())?;
-        for (name, budget) in &self.budgets {
+        for (name, budget) in self.budgets.iter().filter(|(name, _)| !is_cpu(name)) {
             let name = named(name, &devices).map_or_else(|| DeviceName::new(name), Ok)?;
             let Some(i) = devices.iter().position(|device| name.matches(&device.name)) else {
                 let known = devices.into_iter().map(|device| device.name).collect();
@@ -319,6 +324,15 @@ impl MoeModelBuilder {
         Ok(devices)
     }
 
+    /// The CPU with the memory that a load may take of it.
+    fn cpu(&self, plan: &Plan) -> Device {
+        // What is read at once has to be there; what lies unused for long may be swapped.
+        let reads = self.load.mode.reads() || plan.disk().is_some();
+        let free = if reads { memory::available_bytes() } else { memory::allocatable_bytes() };
+        let budgets = self.budgets.iter().filter(|(name, _)| is_cpu(name));
+        Device::cpu(free, budgets.map(|(_, bytes)| *bytes).min())
+    }
+
     fn plan_for(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
         if let Some(plan) = &self.plan {
             return rebound(plan, gguf, devices);
@@ -327,7 +341,7 @@ impl MoeModelBuilder {
         self.policy_for(&devices).plan(gguf, &devices, &self.context)
     }
 
-    /// The plan with exact bytes, by dry runs; without devices there is nothing to be exact about.
+    /// The plan with exact bytes, by dry runs.
     fn exact_plan(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
         let plan = match &self.plan {
             Some(plan) => self.exact_stored(plan, gguf, devices)?,
@@ -338,19 +352,14 @@ impl MoeModelBuilder {
 
     fn exact_stored(&self, plan: &Plan, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
         let mut plan = rebound(plan, gguf, devices)?;
-        if plan.devices().len() > 1 || plan.disk().is_some() {
-            plan.refine(&self.dry_run(gguf, &plan)?);
-            plan.size_cache(ram_bytes(&plan))?;
-        }
+        plan.refine(&self.dry_run(gguf, &plan)?);
+        plan.size_cache(ram_bytes(&plan))?;
         Ok(plan)
     }
 
     fn solve(&self, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
         let mut ask = |plan: &Plan| self.dry_run(gguf, plan);
-        let mut compute = match devices {
-            [] if !self.policy.may_page() => Compute::Formula,
-            _ => Compute::DryRun { ask: &mut ask, last: Vec::new() },
-        };
+        let mut compute = Compute::DryRun { ask: &mut ask, last: Vec::new() };
         let devices = reservation::with_available(devices.to_vec());
         plan::solve(&self.policy_for(&devices), gguf, &devices, &self.context, &mut compute)
     }
@@ -385,6 +394,8 @@ impl MoeModelBuilder {
         if self.load.cancel.as_ref().is_some_and(CancelHandle::is_cancelled) {
             return Err(Error::Cancelled { operation: "loading" });
         }
+        // A dry run allocates something itself, so what is known to be too much is told before.
+        reservation::check_cpu(plan, &self.cpu(plan), cell_bytes(gguf, plan.context()))?;
         let dry_run = Some(DryRun::of(gguf));
         let LoadSettings { mode, plain_layout, .. } = self.load;
         let cancel = self.load.cancel.clone();
@@ -424,6 +435,10 @@ impl MoeModelBuilder {
         let context = Context::new(&weights, &settings, &limits)?;
         Ok((weights, context))
     }
+}
+
+fn is_cpu(name: &str) -> bool {
+    name.eq_ignore_ascii_case(CPU)
 }
 
 /// A stored plan for this file and the devices that are there now.

@@ -111,6 +111,22 @@ impl KvCache {
     }
 }
 
+/// Bytes of what the engine notes about the cells of an attention cache, beside the cache: it writes
+/// them all when the context is made. None for a file without attention.
+#[cfg(feature = "llama")]
+pub(crate) fn cell_bytes(gguf: &GgufFile, context: &ContextOptions) -> u64 {
+    /// A position, a shift, two coordinates, and a bit for each of 256 sequences
+    /// (`llama_kv_cells` in `llama-kv-cells.h`).
+    const CELL_BYTES: u64 = 4 + 4 + 8 + 256 / 8;
+    let is_attention = |name: &str| ["attn_k", "attn_qkv"].iter().any(|part| name.contains(part));
+    let has_attention = gguf.tensors().iter().any(|tensor| is_attention(&tensor.name));
+    let windowed = KvCache::new(gguf).is_some_and(|cache| {
+        cache.layers().iter().all(|layer| layer.key_elements == 0 || layer.window_tokens.is_some())
+    });
+    let tokens = u64::from(context.context_tokens.unwrap_or(0));
+    if has_attention && !windowed { tokens.saturating_mul(CELL_BYTES) } else { 0 }
+}
+
 /// What kinds of layers an architecture has.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {

@@ -14,11 +14,11 @@ use crate::error::Result;
 use crate::generate::Generation;
 use crate::gguf::GgufFile;
 use crate::limits::Limits;
-use crate::memory::{DeviceMemory, Verification};
+use crate::memory::{DeviceMemory, Verification, allocatable_bytes};
 use crate::options::GenerateOptions;
 use crate::overflow::Prompts;
 use crate::paging::PagingStats;
-use crate::plan::{Device, Plan};
+use crate::plan::{CPU, Device, Plan};
 use crate::reservation::Reservation;
 use crate::session;
 use crate::stats::Stats;
@@ -174,7 +174,7 @@ impl MoeModel {
     /// weights go with the last of them. What [`memory`](Self::memory) says of weights is shared.
     ///
     /// # Errors
-    /// [`Error::DoesNotFit`] if a device has no room for a second context, or what the engine
+    /// [`Error::DoesNotFit`] if a device, or CPU memory, has no room for a second context, or what the engine
     /// reports.
     pub fn another(&self) -> Result<Self> {
         let started = Instant::now();
@@ -184,7 +184,9 @@ impl MoeModel {
             let limit = self.limits.iter().find(|(name, _)| *name == device.name);
             device.total_bytes = device.total_bytes.zip(limit).map(|(all, (_, n))| all.min(*n));
         }
-        let mut reservation = Reservation::of_context(&self.plan, &devices)?;
+        let budget = self.limits.iter().find(|(name, _)| name == CPU).map(|(_, bytes)| *bytes);
+        let cpu = Device::cpu(allocatable_bytes(), budget);
+        let mut reservation = Reservation::of_context(&self.plan, &devices, &cpu)?;
         let context = self.context.another()?;
         reservation.loaded();
         Ok(Self {

@@ -1,4 +1,4 @@
-//! Which device memory this process's models hold or are about to.
+//! Which memory this process's models hold or are about to, of devices and of the CPU.
 //!
 //! Between a look at the free memory and the allocation another load may take it. So each load
 //! first reserves what its plan needs, and gives it back when the model goes.
@@ -28,32 +28,37 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
-    /// Reserves what the plan needs, or says which device lacks how much.
-    pub(crate) fn new(plan: &Plan, devices: &[Device]) -> Result<Self> {
-        Self::of(plan, devices, |device| device.total_bytes)
+    /// Reserves what the plan needs, or says which device lacks how much. `cpu` has the CPU's memory.
+    pub(crate) fn new(plan: &Plan, devices: &[Device], cpu: &Device) -> Result<Self> {
+        Self::of(plan, devices, cpu, DevicePlan::load_bytes)
     }
 
     /// Reserves what one more context over the same weights needs.
-    pub(crate) fn of_context(plan: &Plan, devices: &[Device]) -> Result<Self> {
-        Self::of(plan, devices, |device| {
+    pub(crate) fn of_context(plan: &Plan, devices: &[Device], cpu: &Device) -> Result<Self> {
+        Self::of(plan, devices, cpu, |device| {
             device.context_bytes.unwrap_or(0).saturating_add(device.compute_bytes.unwrap_or(0))
         })
     }
 
-    fn of(plan: &Plan, devices: &[Device], bytes: impl Fn(&DevicePlan) -> u64) -> Result<Self> {
+    fn of(
+        plan: &Plan,
+        devices: &[Device],
+        cpu: &Device,
+        bytes: impl Fn(&DevicePlan) -> u64,
+    ) -> Result<Self> {
         let mut ledger = lock();
-        let needs: Vec<(String, u64)> = plan
-            .devices()
-            .iter()
-            .filter(|device| device.name != CPU)
-            .map(|device| (device.name.clone(), bytes(device)))
-            .collect();
+        let needs: Vec<(String, u64)> =
+            plan.devices().iter().map(|device| (device.name.clone(), bytes(device))).collect();
         for (name, needed_bytes) in &needs {
-            let device = devices.iter().find(|device| device.name == *name);
+            let device = devices.iter().chain([cpu]).find(|device| device.name == *name);
             let available = device.and_then(|device| available(&ledger, device));
-            if let Some(free_bytes) = available.filter(|free| needed_bytes > free) {
+            // More than the ledger can count is nowhere.
+            let held = ledger.get(name).copied().unwrap_or_default();
+            let countable = u64::MAX - held.live.saturating_add(held.pending);
+            let available = available.unwrap_or(countable).min(countable);
+            if *needed_bytes > available {
                 let (device, needed_bytes) = (name.clone(), *needed_bytes);
-                return Err(Error::DoesNotFit { device, needed_bytes, free_bytes });
+                return Err(Error::DoesNotFit { device, needed_bytes, free_bytes: available });
             }
         }
         for (name, bytes) in &needs {
@@ -85,6 +90,18 @@ impl Drop for Reservation {
     }
 }
 
+/// Refuses a plan that needs more of the CPU's memory than there is, `besides` included.
+pub(crate) fn check_cpu(plan: &Plan, cpu: &Device, besides: u64) -> Result<()> {
+    let planned = plan.device(CPU).map_or(0, DevicePlan::load_bytes);
+    let needed_bytes = planned.saturating_add(besides);
+    match available(&lock(), cpu).filter(|&free| needed_bytes > free) {
+        Some(free_bytes) => {
+            Err(Error::DoesNotFit { device: CPU.to_owned(), needed_bytes, free_bytes })
+        }
+        None => Ok(()),
+    }
+}
+
 /// The same devices with the memory that is really free for a new model.
 pub(crate) fn with_available(mut devices: Vec<Device>) -> Vec<Device> {
     let ledger = lock();
@@ -97,7 +114,10 @@ pub(crate) fn with_available(mut devices: Vec<Device>) -> Vec<Device> {
 /// Some devices report all their memory as free, whatever is in use; then the ledger knows better.
 fn available(ledger: &BTreeMap<String, Held>, device: &Device) -> Option<u64> {
     let held = ledger.get(&device.name).copied().unwrap_or_default();
-    let by_device = device.free_bytes?.saturating_sub(held.pending);
+    // A load under way shows in the system's account, in part: taken off twice, it would refuse
+    // another one that fits.
+    let unseen = if device.name == CPU { 0 } else { held.pending };
+    let by_device = device.free_bytes?.saturating_sub(unseen);
     let by_ledger = device.total_bytes.map(|total| total.saturating_sub(held.live + held.pending));
     Some(by_ledger.map_or(by_device, |bytes| bytes.min(by_device)))
 }

@@ -291,8 +291,9 @@ fn without_a_device_one_policy_is_measured() {
     let few = ["--no-quality", "--repetitions", "1", "--prompt", "short", "--threads", "1"];
     let output = run("bench", &[&["run", "--journal", &journal, "--out", &out], &few[..]].concat());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let protocol = Journal::read(Path::new(&journal)).unwrap().0;
-    if !moe_offload::devices().unwrap().is_empty() {
+    let (protocol, records) = Journal::read(Path::new(&journal)).unwrap();
+    let Record::Environment(here) = &records[0] else { panic!("{records:?}") };
+    if !here.devices.is_empty() {
         assert_eq!(protocol.policies.len(), 6, "{said}");
         return;
     }

@@ -86,6 +86,29 @@ fn names_are_unique_and_stay() {
     assert!(three.names().iter().eq(names.iter().rev()), "{names:?}");
 }
 
+/// The engine's scheduler has room for 15 devices beside the CPU, and its array of shares for 16.
+#[test]
+fn as_many_devices_as_the_engine_takes_and_no_more() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = small(scratch.path(), "mixtral-8x7b", 20);
+    let servers: Vec<Server> = (0..18).map(|_| Server::start()).collect();
+    let load = |count: usize| {
+        let builder = MoeModel::builder(&path).threads(1).context_tokens(128);
+        let builder = builder.policy(OffloadPolicy::None);
+        let servers = servers[..count].iter();
+        servers.fold(builder, |builder, server| builder.rpc_server(&server.endpoint)).load()
+    };
+    for count in [16, 18] {
+        let error = load(count).map(|_| ()).unwrap_err();
+        let Error::TooManyDevices { count: used, most: 15 } = error else { panic!("{error}") };
+        assert_eq!(used, count);
+    }
+    let mut model = load(15).unwrap();
+    assert_eq!(model.plan().devices().len(), 16);
+    assert!(model.plan().devices()[..15].iter().all(|device| device.weights_bytes > 0));
+    model.generate("Hello", &greedy(2)).unwrap().text().unwrap();
+}
+
 #[test]
 fn each_server_holds_what_the_plan_says() {
     let three = Three::start();

@@ -238,6 +238,45 @@ fn plans_serialise() {
     assert_eq!(back, plan);
 }
 
+#[test]
+fn more_devices_than_the_engine_takes_are_refused() {
+    let shape = Shape { layers: 40, ..deepseek() };
+    let names: Vec<String> = (0..40).map(|i| format!("dev{i}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let too_many = |policy: &str, devices: usize| match plan(&shape, policy, &names[..devices]) {
+        Err(Error::TooManyDevices { count, most: 15 }) => Some(count),
+        Ok(_) => None,
+        Err(error) => panic!("{error}"),
+    };
+    for policy in ["none", "all-experts", "first-layers:3=dev2"] {
+        assert_eq!(too_many(policy, 15), None, "{policy}");
+        assert_eq!(too_many(policy, 16), Some(16), "{policy}");
+        assert_eq!(too_many(policy, 18), Some(18), "{policy}");
+    }
+    let roomy: Vec<Device> = names[..16].iter().map(|name| card(name, 1 << 20)).collect();
+    let fit = OffloadPolicy::default().plan(&shape.open(), &roomy, &ContextOptions::default());
+    assert!(matches!(fit, Err(Error::TooManyDevices { count: 16, .. })), "{fit:?}");
+    // What gets nothing is not handed on.
+    let few = Shape { layers: 6, ..deepseek() };
+    assert!(plan(&few, "none", &names).is_ok());
+    assert!(plan(&few, "layers:5=dev20;layers:4=dev21", &names).is_ok());
+
+    // Nor is a stored plan believed: the last layers moved to one more device.
+    let fifteen = plan(&shape, "none", &names[..15]).unwrap();
+    let mut json = serde_json::to_value(&fifteen).unwrap();
+    let mut extra = json["devices"][0].clone();
+    extra["name"] = "one-more".into();
+    for figure in ["weights_bytes", "expert_bytes", "total_bytes", "context_bytes"] {
+        extra[figure] = 0.into();
+    }
+    let moved = extra.clone();
+    json["devices"].as_array_mut().unwrap().insert(15, moved);
+    *json["layer_devices"].as_array_mut().unwrap().last_mut().unwrap() = 15.into();
+    let stored: Plan = serde_json::from_value(json).unwrap();
+    let error = stored.check(&shape.open()).unwrap_err();
+    assert!(matches!(error, Error::TooManyDevices { count: 16, .. }), "{error}");
+}
+
 /// The plan with one value changed, as somebody might edit the stored file.
 fn edited(plan: &Plan, pointer: &str, value: serde_json::Value) -> Plan {
     let mut json = serde_json::to_value(plan).unwrap();

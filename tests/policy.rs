@@ -188,7 +188,8 @@ fn no_llama_flag_is_forgotten() {
     let mut seen = 0;
     for option in options.filter(places) {
         let is_draft = option.contains("speculative.draft");
-        for flag in support::engine_source::all(r#""(-[-\w]+)""#, option.split_once('}').unwrap().0)
+        for flag in
+            support::engine_source::all(r#""(-[-a-z]+)""#, option.split_once('}').unwrap().0)
         {
             let value = if option.contains("(common_params & params)") { None } else { Some("1") };
             let value = value.map(|n| if option.contains("=<buffer") { "a=CPU" } else { n });

@@ -4,6 +4,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::sync::OnceLock;
 
 use moe_offload::error::{FilePurpose, ModelFault};
 use moe_offload::gguf::{GgmlType, GgufWriter, WriteValue};
@@ -50,6 +51,16 @@ fn every_family_passes_in_both_scales() {
 #[test]
 fn the_demo_model_passes() {
     preflight::check(&GgufFile::open(support::model_files::demo()).unwrap()).unwrap();
+}
+
+#[test]
+fn more_than_the_engine_has_room_for() {
+    for (key, value, most) in
+        [("dbrx.block_count", 513_u32, 512), ("dbrx.expert_count", 1025, 1024)]
+    {
+        let expected = ModelFault::NoRoom { key: key.to_owned(), value: u64::from(value), most };
+        assert_eq!(with("dbrx", key, value), expected);
+    }
 }
 
 #[test]
@@ -308,7 +319,12 @@ fn files_that_go_with_a_model() {
 }
 
 /// The architectures whose layers the engine lets be missing where one tensor is, and that tensor.
-fn optional_layers() -> Vec<(String, &'static str)> {
+fn optional_layers() -> &'static [(String, &'static str)] {
+    static FOUND: OnceLock<Vec<(String, &'static str)>> = OnceLock::new();
+    FOUND.get_or_init(read_optional_layers)
+}
+
+fn read_optional_layers() -> Vec<(String, &'static str)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(engine_source::folder().join("models")).unwrap() {
         let source = std::fs::read_to_string(entry.unwrap().path()).unwrap();
@@ -319,7 +335,8 @@ fn optional_layers() -> Vec<(String, &'static str)> {
             line if line.contains("LLM_TENSOR_HC_ATTN_NORM") => "hc_attn_norm.weight",
             other => panic!("another condition: {other}"),
         };
-        let class = engine_source::all(r"void llama_model_(\w+)::load_arch_tensors", &source);
+        let class =
+            engine_source::all(r"void llama_model_([a-z0-9_]+)::load_arch_tensors", &source);
         assert_eq!(class.len(), 1, "{class:?}");
         let architectures = class.iter().flat_map(|class| engine_source::run_by(class));
         found.extend(architectures.map(|architecture| (architecture, tensor)));
@@ -332,6 +349,7 @@ fn a_file_of_next_token_layers_alone_is_a_draft_head() {
     let architectures = optional_layers();
     assert!(architectures.len() > 15, "{architectures:?}");
     for (architecture, _) in architectures {
+        let architecture = architecture.clone();
         let tensors = ["blk.2.nextn.eh_proj.weight", "blk.2.attn_norm.weight", "output.weight"];
         let head = of(&architecture, 3, 1, &tensors);
         let expected = match architecture.as_str() {
@@ -354,13 +372,27 @@ fn a_whole_file_without_the_tensor_that_makes_others_optional() {
         let with = format!("blk.0.{probe}");
         let tensors =
             ["blk.0.ffn_up.weight", "blk.1.attn_norm.weight", "blk.2.nextn.eh_proj.weight"];
-        let fault = fault(&of(&architecture, 3, 1, &tensors));
+        let fault = fault(&of(architecture, 3, 1, &tensors));
         assert_eq!(fault, ModelFault::OptionalLayers { tensor: with.clone(), layer: 0 });
         assert!(fault.to_string().contains("layer 0 has no tensor"), "{fault}");
         let whole = [tensors[0], tensors[1], tensors[2], &with];
-        preflight::check(&header(&of(&architecture, 3, 1, &whole))).unwrap();
+        preflight::check(&header(&of(architecture, 3, 1, &whole))).unwrap();
         // Without next-token layers every tensor is asked for.
-        preflight::check(&header(&of(&architecture, 3, 0, &tensors[..2]))).unwrap();
+        preflight::check(&header(&of(architecture, 3, 0, &tensors[..2]))).unwrap();
+    }
+}
+
+#[test]
+fn a_norm_that_one_layer_lacks() {
+    for architecture in ["glm4moe", "step35"] {
+        let all =
+            ["blk.0.attn_q_norm.weight", "blk.1.attn_q_norm.weight", "blk.0.attn_norm.weight"];
+        preflight::check(&header(&of(architecture, 2, 0, &all))).unwrap();
+        preflight::check(&header(&of(architecture, 2, 0, &all[2..]))).unwrap();
+        let fault = fault(&of(architecture, 2, 0, &[all[1], all[2]]));
+        let expected = ModelFault::MissingInLayer { tensor: all[0].into(), layer: 0, other: 1 };
+        assert_eq!(fault, expected);
+        assert!(fault.to_string().contains("compute without it"), "{fault}");
     }
 }
 

@@ -15,8 +15,8 @@ use support::generate::greedy;
 use support::model_files::demo;
 use support::process::Server;
 
-/// Against hanging for ever; ends are promised within 2 s.
-const BOUND: Duration = Duration::from_secs(20);
+/// Against hanging for ever, also where all is slow; ends are promised within 2 s.
+const BOUND: Duration = Duration::from_secs(120);
 /// How long a server has been silent when the person cancels.
 const PATIENCE: Duration = Duration::from_millis(300);
 
@@ -46,6 +46,7 @@ fn soon() -> CancelHandle {
     thread::spawn(move || {
         thread::sleep(PATIENCE);
         thrown.cancel();
+        println!("cancelled");
     });
     cancel
 }
@@ -74,6 +75,7 @@ fn a_load_is_cancelled() {
                 thread::spawn(move || {
                     thread::sleep(PATIENCE);
                     thrown.cancel();
+                    println!("cancelled");
                 });
             }
         };

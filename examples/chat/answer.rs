@@ -94,17 +94,17 @@ fn with_progress(options: GenerateOptions, bar: &ProgressBar) -> GenerateOptions
 }
 
 /// So many of the prompt's tokens are read.
-fn show_progress(bar: &ProgressBar, done: u64, total: u64) {
-    if total < LONG_PROMPT_TOKENS {
-        return;
-    }
+fn show_progress(bar: &ProgressBar, read: u64, total: u64) {
     if bar.is_hidden() {
+        if total.saturating_sub(read) < LONG_PROMPT_TOKENS {
+            return;
+        }
         let template = "reading the prompt  {bar:30} {pos} of {len} tokens, {elapsed}";
         bar.set_style(ProgressStyle::with_template(template).expect("is valid"));
         bar.set_draw_target(ProgressDrawTarget::stderr());
         bar.set_length(total);
     }
-    bar.set_position(done);
+    bar.set_position(read);
 }
 
 /// What most people want to know of an answer.

@@ -1,11 +1,13 @@
 //! The engine's process-wide state, and where its backends are.
 
 use std::env;
+use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use once_cell::sync::OnceCell;
 
 use super::call::{guarded, path_string};
+use super::variants::{self, PassedOver};
 use super::{ffi, logs};
 use crate::error::{Error, Result};
 
@@ -13,7 +15,7 @@ use crate::error::{Error, Result};
 const VARIABLE: &str = "MOE_OFFLOAD_BACKENDS";
 
 /// How the libraries of the CPU backend are called, of which each folder of backends has some.
-const CPU_FILES: (&str, &str) =
+pub(super) const CPU_FILES: (&str, &str) =
     if cfg!(windows) { ("ggml-cpu", ".dll") } else { ("libggml-cpu", ".so") };
 const CPU_PATTERN: &str = if cfg!(windows) { "ggml-cpu*.dll" } else { "libggml-cpu*.so" };
 
@@ -30,18 +32,54 @@ pub(super) fn init() -> Result<()> {
                 }
                 None => None, // the backends are part of this program
             };
-            let path = folder.as_deref().map(path_string).transpose()?;
-            let path = path.as_ref().map_or(std::ptr::null(), |path| path.as_ptr());
+            let cpu_library = folder.as_deref().map(cpu_library).transpose()?.flatten();
+            let folder_string = folder.as_deref().map(path_string).transpose()?;
+            let library_string = cpu_library.as_deref().map(path_string).transpose()?;
+            let pointer = |string: &Option<CString>| {
+                string.as_ref().map_or(std::ptr::null(), |string| string.as_ptr())
+            };
             // SAFETY: `on_log` is a plain function without state, callable from every thread for
-            // ever; the folder's string lives during the call.
-            guarded(|message| unsafe { ffi::moe_init(Some(logs::on_log), path, message) }).map_err(
-                |failure| match &folder {
-                    Some(folder) if failure.is_missing() => no_backends(vec![folder.clone()]),
-                    _ => failure.into_error("start"),
-                },
-            )
+            // ever; the strings live during the call.
+            guarded(|message| unsafe {
+                let (folder, library) = (pointer(&folder_string), pointer(&library_string));
+                ffi::moe_init(Some(logs::on_log), folder, library, message)
+            })
+            .map_err(|failure| match &folder {
+                Some(folder) if failure.is_missing() => no_backends(vec![folder.clone()]),
+                _ => failure.into_error("start"),
+            })
         })
         .copied()
+}
+
+/// The CPU backend to use if the engine must not choose by itself.
+fn cpu_library(folder: &Path) -> Result<Option<PathBuf>> {
+    let passed_over = PassedOver::new(env::var_os(variants::VARIABLE));
+    for name in passed_over.unknown(folder) {
+        let (variable, folder) = (variants::VARIABLE, folder.display());
+        tracing::warn!(target: "moe_offload", "{variable} names {name}, of which {folder} has no library");
+    }
+    let Some(replacement) = variants::replacement(folder, &passed_over, score) else {
+        return Ok(None);
+    };
+    let (chosen, reason) = (replacement.chosen.display(), passed_over.reason());
+    let Some(library) = replacement.instead else {
+        tracing::warn!(target: "moe_offload", "{chosen} is passed over, {reason}, and there is no other");
+        return Err(no_backends(vec![folder.to_owned()]));
+    };
+    tracing::warn!(target: "moe_offload", "{chosen} is passed over, {reason}; {} is used", library.display());
+    Ok(Some(library))
+}
+
+/// How well a library suits the processor; 0 if it cannot be used here.
+fn score(library: &Path) -> i32 {
+    let Ok(path) = path_string(library) else { return 0 };
+    let mut score = 0;
+    // SAFETY: the string lives during the call, and so does the number, which only the call writes.
+    let rated = guarded(|message| unsafe {
+        ffi::moe_backend_score(path.as_ptr(), &raw mut score, message)
+    });
+    rated.map_or(0, |()| score)
 }
 
 /// The folders to look in, in order: the one that the person names and no other, or else the

@@ -333,6 +333,11 @@ pub(super) fn handles<'a>(
         .collect()
 }
 
+/// Backends that the engine adds to those of the devices, such as BLAS.
+pub(super) fn accelerators() -> Result<usize> {
+    Ok(rows()?.iter().filter(|row| row.kind == ffi::MOE_DEVICE_ACCELERATOR).count())
+}
+
 /// The buffer type of the device of this name, or of [`CPU`].
 pub(super) fn buffer_type(name: &str) -> Result<ffi::ggml_backend_buffer_type_t> {
     let handle = if name == CPU { ptr::null_mut() } else { handles([name])?[0] };

@@ -88,17 +88,17 @@ mod tests {
     #[test]
     fn many_overrides_survive_moves_and_the_plan() {
         let array = {
-            let gguf = crate::testing::moe(20, 0);
+            let gguf = crate::testing::moe(15, 0);
             let rules: Vec<String> =
-                (0..20).map(|layer| format!("layers:{layer}=dev{layer}")).collect();
+                (0..15).map(|layer| format!("layers:{layer}=dev{layer}")).collect();
             let policy: OffloadPolicy = rules.join(";").parse().unwrap();
-            let devices: Vec<Device> = (0..20).map(|i| Device::new(format!("dev{i}"))).collect();
+            let devices: Vec<Device> = (0..15).map(|i| Device::new(format!("dev{i}"))).collect();
             let plan = policy.plan(&gguf, &devices, &ContextOptions::default()).unwrap();
             let array = OverrideArray::new(&plan.overrides(), fake_buffer_type).unwrap();
             Box::new(array)
         };
         let entries = read(&array);
-        assert!(entries.len() >= 15, "{entries:?}");
+        assert!(entries.len() >= 12, "{entries:?}");
         assert!(entries.iter().all(|(pattern, _)| pattern.starts_with("^blk\\.")), "{entries:?}");
     }
 }

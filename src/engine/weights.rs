@@ -18,7 +18,7 @@ use crate::gguf::GgufFile;
 use crate::limits::Limits;
 use crate::memory::{DeviceMemory, HostMemory};
 use crate::paging::{Layout, PagingOptions};
-use crate::plan::{CPU, DISK, Plan};
+use crate::plan::{CPU, DISK, MAX_DEVICES, Plan};
 
 /// How to load weights.
 #[derive(Default)]
@@ -67,6 +67,10 @@ impl Weights {
         }
         // The engine is not told of devices that the plan does not use: it would start them.
         let (names, layers): (Vec<&str>, Vec<u32>) = plan.used_devices().unzip();
+        let most = MAX_DEVICES.saturating_sub(device::accelerators()?);
+        if names.len() > most {
+            return Err(Error::TooManyDevices { count: names.len(), most });
+        }
         let rpc = RpcServers::of(&names)?;
         // A server that was lost explains whatever else went wrong, unless that is why it was given up.
         Self::load_on(rpc.clone(), names, &layers, gguf, plan, settings).map_err(
@@ -427,7 +431,7 @@ fn maps(mode: LoadMode, devices: &[ffi::ggml_backend_dev_t]) -> Result<bool> {
 }
 
 /// How many layers each device gets, as the proportions that the engine wants, for all the devices
-/// that it can have.
+/// that it can have. It reads one for each device that it is given, of which there are never more.
 fn tensor_split(layers: &[u32]) -> Vec<f32> {
     // SAFETY: a plain function that returns a constant.
     let most = unsafe { ffi::llama_max_devices() };
@@ -438,4 +442,19 @@ fn tensor_split(layers: &[u32]) -> Vec<f32> {
         *share = exact;
     }
     split
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_is_a_share_for_every_device() {
+        let layers: Vec<u32> = (1..).take(MAX_DEVICES).collect();
+        let split = tensor_split(&layers);
+        assert!(split.len() > MAX_DEVICES, "{}", split.len());
+        #[allow(clippy::cast_precision_loss)] // small numbers
+        let as_given = layers.iter().zip(&split).all(|(&layers, &share)| share == layers as f32);
+        assert!(as_given, "{split:?}");
+    }
 }

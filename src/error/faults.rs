@@ -49,18 +49,6 @@ pub enum GgufFault {
     Overlap { tensor: String, other: String },
     #[error("the files of the model together have more than {max} bytes of tensors")]
     ModelTooLarge { max: u64 },
-    #[error(
-        "the metadata `{key}` is of type {found}, but the engine takes only {expected}; write the file again with llama.cpp's own tools, such as llama-gguf-split"
-    )]
-    MetadataType { key: String, found: &'static str, expected: &'static str },
-    #[error(
-        "another GGUF file begins at byte {at}: files were joined as by `cat`, but each part has a header of its own; keep the parts apart and open the first, or join them with llama.cpp's `llama-gguf-split --merge`"
-    )]
-    JoinedFiles { at: u64 },
-    #[error(
-        "tensor `{tensor}` has the type {name} ({id}) of {fork}, a fork of llama.cpp: the file is valid there, but the pinned engine cannot compute with it; run it with {fork}, or get the model in one of llama.cpp's types"
-    )]
-    ForkTensorType { tensor: String, id: u32, name: &'static str, fork: &'static str },
 }
 
 /// What in a readable file the engine would not survive, or compute wrongly with.
@@ -74,10 +62,16 @@ pub enum ModelFault {
     TooManyNames { count: usize, max: usize },
     #[error("there is no tensor `{tensor}`, which `{needed_by}` needs beside it")]
     MissingTensor { tensor: String, needed_by: String },
+    #[error(
+        "layer {layer} has no tensor `{tensor}`, though layer {other} has one; the engine would compute without it"
+    )]
+    MissingInLayer { tensor: String, layer: u64, other: u64 },
     #[error("`{key}` is 0 or missing, and the engine divides by it")]
     Zero { key: String },
     #[error("`{key}` comes to {value}, but the file's tensors allow no more than {limit}")]
     TooLarge { key: String, value: u64, limit: u64 },
+    #[error("`{key}` is {value}, but the engine has room for no more than {most}")]
+    NoRoom { key: String, value: u64, most: u64 },
     #[error("`{key}` is {value}, but must be even")]
     Odd { key: String, value: u64 },
     #[error("`{key}` is {value}, but must be a number from 0 up")]

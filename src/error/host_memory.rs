@@ -8,17 +8,6 @@ use crate::plan::human_bytes;
 #[derive(Clone, Debug, PartialEq, Eq, ThisError)]
 #[non_exhaustive]
 pub enum HostMemoryFault {
-    /// The weights and what belongs to them do not fit the free memory.
-    #[error(
-        "the model needs {} of CPU memory, of which {} are free; put more on a device or on `disk`, end other programs, or, with no experts on `disk`, map the file (`mapped`)",
-        human_bytes(*.needed_bytes), human_bytes(*.available_bytes)
-    )]
-    NotEnough {
-        /// What the plan needs.
-        needed_bytes: u64,
-        /// What the system, or the process's control group, has left.
-        available_bytes: u64,
-    },
     /// The file's tensors lie where the engine cannot map them.
     #[error(
         "the file aligns its tensors to {bytes} bytes (`general.alignment`), and the engine maps only what lies at multiples of {needed}; use `auto` or `read`"

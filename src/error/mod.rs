@@ -67,6 +67,49 @@ pub enum Error {
         /// What it is, as far as its beginning tells.
         found: ForeignFile,
     },
+    /// A GGUF file with another one behind it.
+    #[error(
+        "`{}` is several GGUF files in one, as when parts are joined by `cat`: another begins at byte {at}; keep the parts apart and open the first, or join them with llama.cpp's `llama-gguf-split --merge`",
+        path.display()
+    )]
+    JoinedFiles {
+        /// The file.
+        path: PathBuf,
+        /// Where the second begins.
+        at: u64,
+    },
+    /// A metadata value in a type that the engine does not take; it converts none.
+    #[error(
+        "the engine takes the metadata `{key}` only as {expected}, and `{}` has it as {found}; convert or split the model again with llama.cpp's own tools",
+        path.display()
+    )]
+    MetadataType {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The value's type.
+        found: &'static str,
+        /// The type that the engine takes.
+        expected: &'static str,
+    },
+    /// A tensor of a type that only a fork of llama.cpp has.
+    #[error(
+        "`{}` is made for {fork}, a fork of llama.cpp: its tensor `{tensor}` has the type {ggml_type} (number {id}), with which only {fork} computes; run it there, or get the model in a type of llama.cpp",
+        path.display()
+    )]
+    ForkTensorType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The type's number.
+        id: u32,
+        /// The type's name in the fork.
+        ggml_type: &'static str,
+        /// Which fork.
+        fork: &'static str,
+    },
     /// The file is a valid one, but no model that writes text.
     #[error("`{}` {purpose}", path.display())]
     NotATextModel {
@@ -295,6 +338,16 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// A plan uses more devices than the engine has room for.
+    #[error(
+        "the plan uses {count} devices, but the engine takes at most {most} beside the CPU; name fewer devices or servers, or let a policy keep layers off some of them"
+    )]
+    TooManyDevices {
+        /// Devices with layers or tensors.
+        count: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// An option has a value that cannot be.
     #[error("{option} is {value}, but must be {expected}")]
     InvalidOption {
@@ -403,7 +456,8 @@ pub enum Error {
         /// The device.
         device: String,
     },
-    /// A device has not enough free memory for the plan, or the CPU less than `fit:ram:` allows.
+    /// A device has not enough free memory for the plan. For the CPU: the system, or the process's
+    /// control group, has not, a budget is smaller, or `fit:ram:` allows less.
     #[error("the plan needs {} on {device}, but may have {} there; {}", human_bytes(*needed_bytes), human_bytes(*free_bytes), make_room(.device, *.needed_bytes))]
     DoesNotFit {
         /// The device.
@@ -575,12 +629,13 @@ fn near_misses(near: &[String], layers: Option<&String>) -> String {
     }
 }
 
-/// What to do where a device has too little memory. The CPU is only limited by a policy's `ram:`.
+/// What to do where a device has too little memory.
 fn make_room(device: &str, needed_bytes: u64) -> String {
     if device == crate::plan::CPU {
         let mebibytes = needed_bytes.div_ceil(1 << 20);
         return format!(
-            "allow at least `ram:{mebibytes}MiB` in the policy, or lower `context_tokens` or `micro_batch_tokens`"
+            "lower `context_tokens` or `micro_batch_tokens`, put more on a device or on `disk`, map what is \
+             read (`LoadMode::Mapped`), or free memory; where the policy limits it, allow at least `ram:{mebibytes}MiB`"
         );
     }
     "move more to the CPU (`fit` finds how much, `fit:cache-to-host,fewer-layers` also where not even the rest \

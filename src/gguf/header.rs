@@ -70,7 +70,7 @@ impl Header {
             metadata.insert(key, value);
         }
         for (key, expected) in ALWAYS_TYPED {
-            scalar_types.expect(key, expected).map_err(|fault| cursor.fault(fault))?;
+            scalar_types.expect(cursor.path(), key, expected)?;
         }
         let alignment = alignment(cursor, &metadata)?;
         let mut tensors = Vec::new();
@@ -233,7 +233,7 @@ fn read_tensor<R: Read>(cursor: &mut Cursor<'_, R>) -> Result<TensorEntry> {
     }
     let type_id = cursor.u32("a tensor's type")?;
     let Some(ggml_type) = GgmlType::from_id(type_id) else {
-        return Err(cursor.fault(unknown_type(name, type_id)));
+        return Err(unknown_type(cursor, name, type_id));
     };
     let elements = shape.iter().try_fold(1_u64, |n, &d| n.checked_mul(d));
     let bytes = ggml_type.tensor_bytes(&shape);
@@ -246,11 +246,12 @@ fn read_tensor<R: Read>(cursor: &mut Cursor<'_, R>) -> Result<TensorEntry> {
     }
 }
 
-fn unknown_type(tensor: String, id: u32) -> GgufFault {
-    match fork_types::ik_llama(id) {
-        Some(name) => GgufFault::ForkTensorType { tensor, id, name, fork: fork_types::IK_LLAMA },
-        None => GgufFault::UnknownTensorType { tensor, id },
-    }
+fn unknown_type<R: Read>(cursor: &Cursor<'_, R>, tensor: String, id: u32) -> Error {
+    let Some(ggml_type) = fork_types::ik_llama(id) else {
+        return cursor.fault(GgufFault::UnknownTensorType { tensor, id });
+    };
+    let (path, fork) = (cursor.path().to_owned(), fork_types::IK_LLAMA);
+    Error::ForkTensorType { path, tensor, id, ggml_type, fork }
 }
 
 /// Makes offsets absolute; every tensor must lie aligned, inside the file and apart from others.

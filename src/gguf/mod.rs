@@ -104,7 +104,8 @@ impl GgufFile {
     ///
     /// # Errors
     /// [`Error::Io`], [`Error::IsDirectory`], [`Error::NotAFile`], [`Error::NotGguf`], [`Error::TruncatedGguf`],
-    /// [`Error::InvalidGguf`] or [`Error::TensorOutsideFile`] for a file that is missing or broken;
+    /// [`Error::InvalidGguf`], [`Error::MetadataType`] or [`Error::TensorOutsideFile`] for a file that is missing or
+    /// broken; [`Error::ForkTensorType`] for one that only a fork of llama.cpp reads; [`Error::JoinedFiles`],
     /// [`Error::NotFirstShard`], [`Error::MissingShard`] or [`Error::ShardMismatch`] for a split
     /// model.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
@@ -315,13 +316,7 @@ impl GgufFile {
 }
 
 fn check_part_types(path: &Path, types: &ScalarTypes) -> Result<()> {
-    TYPED_IN_PARTS.iter().try_for_each(|&(key, expected)| {
-        types.expect(key, expected).map_err(|fault| Error::InvalidGguf {
-            path: path.to_owned(),
-            offset: 0,
-            fault,
-        })
-    })
+    TYPED_IN_PARTS.iter().try_for_each(|&(key, expected)| types.expect(path, key, expected))
 }
 
 /// Where another GGUF file begins after the end of this one's data, as when parts were joined by `cat`.
@@ -354,8 +349,7 @@ fn open_one(path: &Path) -> Result<(Header, Shard)> {
     let mut cursor = Cursor::new(source, path, file_bytes, MAX_HEADER_BYTES);
     let header = Header::read(&mut cursor)?;
     if let Some(at) = second_file(&file, &header) {
-        let (path, fault) = (path.to_owned(), GgufFault::JoinedFiles { at });
-        return Err(Error::InvalidGguf { path, offset: at, fault });
+        return Err(Error::JoinedFiles { path: path.to_owned(), at });
     }
     let header_bytes = header.bytes;
     Ok((header, Shard { path: path.to_owned(), file_bytes, header_bytes, modified }))

@@ -2,8 +2,10 @@
 //!
 //! The engine does not convert: a key that it asks for as a number of 32 bits must not be one of 16.
 
+use std::path::Path;
+
 use super::value::ElementType;
-use crate::error::GgufFault;
+use crate::error::{Error, Result};
 
 /// What every file may have, and the engine refuses in any other type (`gguf.cpp`,
 /// `llama-model-loader.cpp`).
@@ -49,9 +51,10 @@ impl ScalarTypes {
     }
 
     /// Refuses another type than the one that the engine takes.
-    pub(super) fn expect(&self, key: &str, expected: ElementType) -> Result<(), GgufFault> {
+    pub(super) fn expect(&self, path: &Path, key: &str, expected: ElementType) -> Result<()> {
         match self.name(key) {
-            Some(found) if found != expected.name() => Err(GgufFault::MetadataType {
+            Some(found) if found != expected.name() => Err(Error::MetadataType {
+                path: path.to_owned(),
                 key: key.to_owned(),
                 found,
                 expected: expected.name(),

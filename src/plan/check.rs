@@ -16,7 +16,7 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::ForeignPlan`] for another file's, [`Error::InvalidPlan`] for one that was changed,
-    /// [`Error::InvalidOption`] for an impossible context.
+    /// [`Error::TooManyDevices`], [`Error::InvalidOption`] for an impossible context.
     pub fn check(&self, gguf: &GgufFile) -> Result<()> {
         if !self.is_for(gguf) {
             return Err(Error::ForeignPlan { path: gguf.path().to_owned() });
@@ -39,7 +39,8 @@ impl Plan {
         {
             return Err(invalid("it does not give every layer to a device, in order"));
         }
-        self.check_tensors(&experts)
+        self.check_tensors(&experts)?;
+        self.check_device_count()
     }
 
     fn check_devices(&self) -> Result<()> {

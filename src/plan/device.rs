@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "llama")]
+use super::CPU;
 use crate::error::{Error, Result};
 use crate::policy::FitLimit;
 
@@ -87,6 +89,13 @@ impl Device {
     #[must_use]
     pub fn with_free_bytes(self, free_bytes: u64) -> Self {
         Self { free_bytes: Some(free_bytes), ..self }
+    }
+
+    /// The CPU with so much free memory, and perhaps a limit on what this process takes of it.
+    #[cfg(feature = "llama")]
+    pub(crate) fn cpu(free_bytes: Option<u64>, budget: Option<u64>) -> Self {
+        let free_bytes = free_bytes.into_iter().chain(budget).min();
+        Self { free_bytes, total_bytes: budget, ..Self::new(CPU) }
     }
 
     /// The address of the RPC server whose device it is.

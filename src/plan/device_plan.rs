@@ -106,6 +106,12 @@ impl DevicePlan {
         self.host.map_or(self.total_bytes, |host| allocated(host).saturating_add(cache))
     }
 
+    /// Bytes that a load takes of its memory, but for experts on disk, which take what there is.
+    #[cfg(feature = "llama")]
+    pub(crate) fn load_bytes(&self) -> u64 {
+        self.resident_bytes().saturating_sub(self.disk_cache_bytes.unwrap_or(0))
+    }
+
     /// Free memory that is left over: none where [`short_by_bytes`](Self::short_by_bytes) are missing,
     /// `None` where the free memory is not known.
     pub fn left_over_bytes(&self) -> Option<u64> {

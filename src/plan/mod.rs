@@ -50,6 +50,11 @@ use crate::kv_cache::KvCache;
 use crate::memory::DeviceMemory;
 use crate::policy::{OffloadPolicy, Target};
 
+/// Devices that the engine takes beside the CPU. Its scheduler has room for 16 backends
+/// (`GGML_SCHED_MAX_BACKENDS` in `ggml-backend.cpp`), of which the CPU is one; its array of shares has
+/// as many entries (`llama_max_devices`), and it reads one for each device.
+pub(crate) const MAX_DEVICES: usize = 15;
+
 /// The name under which CPU memory appears among the devices of a plan.
 pub const CPU: &str = "cpu";
 
@@ -144,7 +149,7 @@ impl OffloadPolicy {
     /// # Errors
     /// [`Error::NoExperts`], [`Error::NoMatch`], [`Error::TooManyLayers`],
     /// [`Error::NotAnExpertLayer`] or [`Error::UnknownDevice`] for a rule that does not fit the
-    /// file or the devices, [`Error::DoesNotFit`] or [`Error::UnknownFreeMemory`] under `fit`,
+    /// file or the devices, [`Error::TooManyDevices`], [`Error::DoesNotFit`] or [`Error::UnknownFreeMemory`] under `fit`,
     /// [`Error::DuplicateDevice`], [`Error::InvalidOption`] for an impossible context or device, and
     /// what [`ExpertMap::new`] returns.
     pub fn plan(
@@ -229,6 +234,15 @@ impl Plan {
                 .filter(|placement| placement.device != self.own_device(&placement.tensor))
                 .map(|placement| (&placement.tensor, placement.device.as_str())),
         )
+    }
+
+    /// Refuses more devices than the engine has room for.
+    fn check_device_count(&self) -> Result<()> {
+        let count = self.used_devices().count();
+        if count > MAX_DEVICES {
+            return Err(Error::TooManyDevices { count, most: MAX_DEVICES });
+        }
+        Ok(())
     }
 
     /// Writes down where everything is.
@@ -347,8 +361,7 @@ impl Plan {
     }
 
     /// How many layers each device gets, the output counted as one, without the CPU.
-    #[cfg(feature = "llama")]
-    pub(crate) fn layer_split(&self) -> Vec<u32> {
+    fn layer_split(&self) -> Vec<u32> {
         let devices = self.devices.len().saturating_sub(1);
         let mut split = vec![0; devices];
         for &device in self.layer_devices.iter().flatten() {
@@ -361,7 +374,6 @@ impl Plan {
 
     /// The devices that get anything, in order, with the number of their layers, the output counted
     /// as one.
-    #[cfg(feature = "llama")]
     pub(crate) fn used_devices(&self) -> impl Iterator<Item = (&str, u32)> {
         let devices = std::iter::zip(&self.devices, self.layer_split());
         let used = devices.filter(|(device, layers)| *layers > 0 || device.weights_bytes > 0);

@@ -33,6 +33,8 @@ pub(crate) type AskEngine<'a> = &'a mut dyn FnMut(&Plan) -> Result<Vec<DeviceMem
 impl Compute<'_> {
     /// What the engine would allocate, if there is one to ask.
     fn dry_run(&mut self, plan: &Plan) -> Result<Option<Vec<DeviceMemory>>> {
+        // Beyond its limit the engine would read what is not there.
+        plan.check_device_count()?;
         let Self::DryRun { ask, last } = self else { return Ok(None) };
         *last = ask(plan)?;
         Ok(Some(last.clone()))
@@ -86,6 +88,7 @@ pub(crate) fn plan(
         plan.refine(&exact);
         plan.size_cache(ram_bytes)?;
     }
+    plan.check_device_count()?;
     Ok(plan)
 }
 

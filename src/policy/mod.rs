@@ -10,8 +10,8 @@
 //! | `regex:PATTERN=DEVICE` | every tensor whose name the pattern finds, on that device |
 //! | `fit` (the default), `fit:10GiB`, `fit:-1GiB` | the experts that do not fit the free memory, a budget, or all but a margin |
 //! | `fit:10GiB,ram:5GiB` | no more than so much: what does not fit that either stays on disk, and is read when it is used |
-//! | `--n-cpu-moe 12`, `--cpu-moe`, `-ot …` | what llama.cpp's flags mean ([`OffloadPolicy::from_llama_flags`]) |
 //! | `fit:cache-to-host,fewer-layers` | and the KV cache, then the first layers, if the rest does not fit either |
+//! | `--n-cpu-moe 12`, `--cpu-moe`, `-ot …` | what llama.cpp's flags mean ([`OffloadPolicy::from_llama_flags`]) |
 //!
 //! Rules are joined by `;` and the first that matches a tensor wins. Each of the expert rules may
 //! name another device than the CPU: `layers:0-7=RPC0`; or `disk`, to read experts when they are used.
@@ -213,13 +213,6 @@ impl OffloadPolicy {
             1 => rules.remove(0),
             _ => Self::FirstMatch(RuleList(rules)),
         }
-    }
-
-    /// Whether experts may stay on disk.
-    #[cfg(feature = "llama")]
-    pub(crate) fn may_page(&self) -> bool {
-        self.rules().iter().any(|rule| rule.target() == Target::Disk)
-            || self.fit().is_some_and(|fit| fit.ram_bytes.is_some())
     }
 
     /// Checks what the type allows but no text says: zero layers, an empty set, a misplaced target.

@@ -6,8 +6,8 @@ use super::Checked;
 use crate::error::{ModelFault, Result};
 use crate::gguf::{GgufFile, TensorInfo, Value};
 
-/// Layers that the engine has room for.
-const MAX_LAYERS: u64 = 512;
+/// Layers that the engine has room for (`LLAMA_MAX_LAYERS` in `llama-hparams.h`).
+pub(super) const MAX_LAYERS: u64 = 512;
 
 pub(super) struct Keys<'a> {
     pub(super) gguf: &'a GgufFile,

@@ -17,6 +17,7 @@ mod norms;
 mod purpose;
 mod recurrent;
 mod required;
+mod room;
 mod types;
 mod vocabulary;
 
@@ -54,6 +55,7 @@ pub fn check(gguf: &GgufFile) -> Result<()> {
         .and_then(|()| next_token::check(&keys))
         .and_then(|()| types::check(gguf))
         .and_then(|()| names::check(gguf))
+        .and_then(|()| room::check(&keys))
         .and_then(|()| attention::check(&keys))
         .and_then(|()| experts::check(&keys))
         .and_then(|()| recurrent::check(&keys))

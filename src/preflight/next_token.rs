@@ -1,6 +1,8 @@
 //! Layers at the end of a file that predict further tokens (`nextn`, MTP), which the engine counts
 //! and does not load.
 
+use std::collections::BTreeMap;
+
 use super::Checked;
 use super::keys::Keys;
 use crate::error::{FilePurpose, ModelFault};
@@ -8,6 +10,8 @@ use crate::experts::next_token_layers;
 use crate::gguf::{GgufFile, Value};
 
 const COUNT: &str = "nextn_predict_layers";
+/// How the tensors begin, after their layer, that only such a layer has.
+const PREDICTS: &str = "nextn.";
 
 /// Where the engine asks this one tensor whether a file with such layers is only a draft head, and if it
 /// is not there lets every other tensor of the ordinary layers be missing too (`mtp_only` in
@@ -38,13 +42,10 @@ pub(super) fn draft_head(gguf: &GgufFile, architecture: &str) -> Option<FilePurp
     let count = next_token_layers(gguf);
     let layers = gguf.hyper_parameter("block_count").and_then(Value::as_u64)?;
     let ordinary = layers.checked_sub(count)?;
-    let layer_of = |name: &str| name.strip_prefix("blk.")?.split('.').next()?.parse::<u64>().ok();
-    let has_ordinary = || {
-        let mut layers = gguf.tensors().iter().filter_map(|tensor| layer_of(&tensor.name));
-        layers.any(|layer| layer < ordinary)
-    };
-    let has_nextn = || gguf.tensors().iter().any(|tensor| tensor.name.contains(".nextn."));
-    (count > 0 && has_nextn() && !has_ordinary())
+    let of_layers = || gguf.tensors().iter().filter_map(|tensor| split_layer(&tensor.name));
+    let has_ordinary = || of_layers().any(|(layer, _)| layer < ordinary);
+    let predicts = || of_layers().any(|(_, rest)| rest.starts_with(PREDICTS));
+    (count > 0 && predicts() && !has_ordinary())
         .then(|| FilePurpose::DraftHead { architecture: architecture.to_owned() })
 }
 
@@ -70,18 +71,26 @@ pub(super) fn check(keys: &Keys<'_>) -> Checked {
 
 /// A layer that is counted for prediction and is an ordinary one: the engine would leave it out.
 fn check_taken(keys: &Keys<'_>, count: u64, ordinary: u64) -> Checked {
-    for layer in ordinary..keys.layers {
-        let prefix = format!("blk.{layer}.");
-        let of_layer = || keys.gguf.tensors().iter().filter(|t| t.name.starts_with(&prefix));
-        let is_for_prediction = |rest: &str| rest.starts_with("nextn.");
-        if of_layer().any(|tensor| is_for_prediction(&tensor.name[prefix.len()..])) {
+    // Of each such layer the first tensor, or none if one says that it predicts.
+    let mut first: BTreeMap<u64, Option<&str>> = BTreeMap::new();
+    for tensor in keys.gguf.tensors() {
+        let Some((layer, rest)) = split_layer(&tensor.name).filter(|&(n, _)| n >= ordinary) else {
             continue;
-        }
-        if let Some(tensor) = of_layer().next() {
-            let tensor = tensor.name.clone();
-            let key = keys.name(COUNT);
-            return Err(ModelFault::NotForPrediction { key, value: count, layer, tensor });
+        };
+        let entry = first.entry(layer).or_insert(Some(&tensor.name));
+        if rest.starts_with(PREDICTS) {
+            *entry = None;
         }
     }
-    Ok(())
+    let taken = first.into_iter().find_map(|(layer, tensor)| Some((layer, tensor?.to_owned())));
+    taken.map_or(Ok(()), |(layer, tensor)| {
+        let key = keys.name(COUNT);
+        Err(ModelFault::NotForPrediction { key, value: count, layer, tensor })
+    })
+}
+
+/// `blk.7.attn_q.weight` is `attn_q.weight` of layer 7.
+fn split_layer(name: &str) -> Option<(u64, &str)> {
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    Some((layer.parse().ok()?, rest))
 }

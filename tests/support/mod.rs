@@ -4,6 +4,8 @@
 pub mod engine_source;
 #[cfg(feature = "llama")]
 pub mod generate;
+#[cfg(target_os = "linux")]
+pub mod group;
 pub mod model_files;
 #[cfg(feature = "llama")]
 pub mod paging;

@@ -26,10 +26,25 @@ thread_local const moe_host_memory * memory = nullptr;
 // The same for all loads; called when a buffer is freed, by any thread.
 std::atomic<void (*)(void *, size_t)> release{ nullptr };
 
+// What is allocated on this thread is of that load, or of none.
 struct held_load {
-    explicit held_load(const moe_host_memory * of_load) { memory = of_load; }
-    ~held_load() { memory = nullptr; }
+    explicit held_load(const moe_host_memory * of_load) : before(memory) { memory = of_load; }
+    ~held_load() { memory = before; }
+    const moe_host_memory * before;
 };
+
+// Who is told how far a load is.
+struct listener {
+    llama_progress_callback callback;
+    void *                  user;
+};
+
+// Whoever is told may load and compute other things, whose memory is none of this load's.
+bool tell(float done, void * user) {
+    const auto * told = static_cast<const listener *>(user);
+    held_load nothing(nullptr);
+    return told->callback(done, told->user);
+}
 
 void free_buffer(ggml_backend_buffer_t buffer) {
     release.load()(buffer->context, buffer->size);
@@ -65,7 +80,13 @@ void moe::hold_cpu_memory() {
 moe_status moe_model_load_held(const char * path, const moe_host_memory * held, const llama_model_params * params, llama_model ** model, moe_message * message) {
     release = held->release;
     held_load loading(held);
-    return moe_model_load(path, params, model, message);
+    listener told = { params->progress_callback, params->progress_callback_user_data };
+    llama_model_params with_listener = *params;
+    if (told.callback != nullptr) {
+        with_listener.progress_callback           = tell;
+        with_listener.progress_callback_user_data = &told;
+    }
+    return moe_model_load(path, &with_listener, model, message);
 }
 
 moe_status moe_device_pins(ggml_backend_dev_t device, bool * pins, moe_message * message) {

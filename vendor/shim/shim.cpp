@@ -16,7 +16,10 @@
 #include <thread>
 #include <vector>
 
-#ifndef _WIN32
+#ifdef _WIN32
+#define NOMINMAX
+#include <windows.h>
+#else
 #include <dlfcn.h>
 #endif
 
@@ -118,14 +121,26 @@ void tell_unloadable(ggml_log_callback log, const char * backends_dir) {
 #endif
 }
 
+// The engine chooses among a folder's CPU backends by itself; nothing was computed with its choice.
+void replace_cpu_backend(const char * library) {
+    ggml_backend_reg_t chosen = ggml_backend_reg_by_name("CPU");
+    if (chosen != nullptr) {
+        ggml_backend_unload(chosen);
+    }
+    ggml_backend_load(library);
+}
+
 } // namespace
 
-moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_message * message) {
+moe_status moe_init(ggml_log_callback log, const char * backends_dir, const char * cpu_library, moe_message * message) {
     return guarded(message, [&] {
         ggml_set_abort_callback(on_abort);
         llama_log_set(log, nullptr);
         if (backends_dir != nullptr) {
             ggml_backend_load_all_from_path(backends_dir);
+            if (cpu_library != nullptr) {
+                replace_cpu_backend(cpu_library);
+            }
             tell_unloadable(log, backends_dir);
         }
         // Else llama.cpp would look for backends in places of its own, such as the current folder.
@@ -135,6 +150,32 @@ moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_messag
         }
         hold_cpu_memory();
         llama_backend_init();
+        return MOE_OK;
+    });
+}
+
+moe_status moe_backend_score(const char * library, int * score, moe_message * message) {
+    return guarded(message, [&] {
+        *score = 0;
+#ifdef _WIN32
+        HMODULE handle = LoadLibraryW(std::filesystem::u8path(library).c_str());
+        const auto rate = handle == nullptr ? nullptr
+            : reinterpret_cast<int (*)()>(reinterpret_cast<void *>(GetProcAddress(handle, "ggml_backend_score")));
+#else
+        void * handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+        const auto rate = handle == nullptr ? nullptr
+            : reinterpret_cast<int (*)()>(dlsym(handle, "ggml_backend_score"));
+#endif
+        if (rate != nullptr) {
+            *score = rate();
+        }
+        if (handle != nullptr) {
+#ifdef _WIN32
+            FreeLibrary(handle);
+#else
+            dlclose(handle);
+#endif
+        }
         return MOE_OK;
     });
 }

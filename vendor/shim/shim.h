@@ -31,8 +31,13 @@ typedef struct moe_message {
 
 // Loads the backends (from `backends_dir` if not NULL) and routes logs and assertions.
 // MOE_MISSING if there is no CPU backend. To be called until it succeeds, before anything else.
-// `log` must be callable from every thread for ever.
-moe_status moe_init(ggml_log_callback log, const char * backends_dir, moe_message * message);
+// `log` must be callable from every thread for ever. `cpu_library`, if not NULL, is the file of the
+// CPU's backend to use, whatever the engine would choose from `backends_dir`.
+moe_status moe_init(ggml_log_callback log, const char * backends_dir, const char * cpu_library, moe_message * message);
+
+// How well the CPU backend in this file suits the processor, as the engine would rate it; 0 if it
+// cannot run here or cannot be loaded.
+moe_status moe_backend_score(const char * library, int * score, moe_message * message);
 
 // For tests: an assertion that fails. On the calling thread it is MOE_EXCEPTION, on another one it
 // ends the process, as one of the engine's own threads would.

@@ -23,7 +23,7 @@ use super::ffi;
 use super::load_mode::LoadMode;
 use crate::error::{Error, HostMemoryFault, Result};
 use crate::memory::DeviceMemory;
-use crate::plan::{CPU, DevicePlan, Plan};
+use crate::plan::{CPU, Plan};
 
 /// Sees that the weights can be held so, before anything is loaded.
 ///
@@ -41,7 +41,6 @@ pub(super) fn preflight(
     let cpu = plan.device(CPU);
     let needs = Needs {
         weights_bytes: cpu.map_or(0, |cpu| cpu.weights_bytes),
-        all_bytes: cpu.map_or(0, DevicePlan::besides_disk_cache),
         has_disk: plan.disk().is_some(),
     };
     preflight::check(mode, needs, &limits()).map_err(|fault| error(mode, fault))
@@ -67,7 +66,6 @@ fn limits() -> Limits {
     // Of this thread, which is the one that locks: each has rights of its own.
     let status = text("/proc/thread-self/status").unwrap_or_default();
     Limits {
-        available_bytes: crate::memory::available_bytes(),
         lockable_bytes: preflight::lockable(area::lock_limit(), &status),
         huge_pages: text("/sys/kernel/mm/transparent_hugepage/enabled"),
         nodes: nodes(),

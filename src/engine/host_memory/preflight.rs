@@ -6,8 +6,6 @@ use crate::error::HostMemoryFault as Fault;
 /// What the system allows.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Limits {
-    /// Memory that can be taken; `None` where the system does not tell.
-    pub(super) available_bytes: Option<u64>,
     /// Memory that can still be locked; `None` without a limit.
     pub(super) lockable_bytes: Option<u64>,
     /// The setting of huge pages, such as `always [madvise] never`; `None` where there are none.
@@ -21,8 +19,6 @@ pub(super) struct Limits {
 pub(super) struct Needs {
     /// Of weights.
     pub(super) weights_bytes: u64,
-    /// With cache and buffers.
-    pub(super) all_bytes: u64,
     pub(super) has_disk: bool,
 }
 
@@ -47,13 +43,7 @@ pub(super) fn check(mode: LoadMode, needs: Needs, limits: &Limits) -> Result<(),
         }
         _ => {}
     }
-    let needed_bytes = needs.all_bytes;
-    // Beside experts on disk nothing is mapped.
-    let reads = mode.reads() || needs.has_disk;
-    match limits.available_bytes.filter(|&bytes| reads && bytes < needed_bytes) {
-        Some(available_bytes) => Err(Fault::NotEnough { needed_bytes, available_bytes }),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 /// Whether huge pages are given to who asks for them; the chosen word is in brackets.
@@ -103,11 +93,10 @@ mod tests {
     use super::*;
 
     const GIB: u64 = 1 << 30;
-    const NEEDS: Needs = Needs { weights_bytes: 3 * GIB, all_bytes: 4 * GIB, has_disk: false };
+    const NEEDS: Needs = Needs { weights_bytes: 3 * GIB, has_disk: false };
 
     fn limits() -> Limits {
         Limits {
-            available_bytes: Some(4 * GIB),
             lockable_bytes: Some(3 * GIB),
             huge_pages: Some("always [madvise] never\n".into()),
             nodes: vec![0, 1],
@@ -118,18 +107,6 @@ mod tests {
     fn what_is_just_enough_will_do_for_every_mode() {
         for mode in LoadMode::ALL {
             assert_eq!(check(mode, NEEDS, &limits()), Ok(()), "{mode}");
-        }
-    }
-
-    #[test]
-    fn a_byte_too_little_is_told_to_those_that_read() {
-        let short = Limits { available_bytes: Some(4 * GIB - 1), ..limits() };
-        let fault = Fault::NotEnough { needed_bytes: 4 * GIB, available_bytes: 4 * GIB - 1 };
-        for mode in LoadMode::ALL {
-            let expected = if mode.reads() { Err(fault.clone()) } else { Ok(()) };
-            assert_eq!(check(mode, NEEDS, &short), expected, "{mode}");
-            let unknown = Limits { available_bytes: None, ..limits() };
-            assert_eq!(check(mode, NEEDS, &unknown), Ok(()), "{mode}");
         }
     }
 
@@ -160,9 +137,6 @@ mod tests {
             let possible = matches!(mode, LoadMode::Auto | LoadMode::Mapped | LoadMode::Read);
             let expected = if possible { Ok(()) } else { Err(Fault::ExpertsOnDisk) };
             assert_eq!(check(mode, needs, &limits()), expected, "{mode}");
-            // The rest is read, whatever the mode, so that it has to fit.
-            let short = Limits { available_bytes: Some(4 * GIB - 1), ..limits() };
-            assert!(check(mode, needs, &short).is_err(), "{mode}");
         }
     }
 

@@ -102,16 +102,17 @@ impl Cached {
         limits: &Limits,
         reading: &mut Reading,
     ) -> Result<()> {
-        let is_enabled = self.checkpoints.budget_bytes() > 0;
-        let rewind = if is_enabled { context.rewind() } else { Rewind::Free };
+        // Without a budget there is nothing to stop for.
+        let has_budget = self.checkpoints.budget_bytes() > 0;
+        let rewind = if has_budget { context.rewind() } else { Rewind::Free };
         let is_looked_at = rewind != Rewind::Free || !limits.are_none() || reading.is_watched();
         let batch = batch_tokens(self.batch, context, is_looked_at);
         let (from, to) = (self.tokens.len(), self.tokens.len() + prompt.len());
         let stops = checkpoints::stops(from, to, self.edited.take(), rewind);
-        let (mut rest, mut last) = (prompt, from);
         if rewind == Rewind::Exact && from > 0 {
-            self.checkpoint(context, 0, 0)?;
+            self.checkpoint(context)?;
         }
+        let (mut rest, mut last) = (prompt, from);
         while !rest.is_empty() {
             let here = self.tokens.len();
             let stop = stops.iter().find(|&&stop| stop > here).unwrap_or(&to) - here;
@@ -121,24 +122,24 @@ impl Cached {
             reading.advance(part.len())?;
             let here = self.tokens.len();
             let is_stop = stops.contains(&here) || (here == to && rewind == Rewind::Window);
-            if rewind != Rewind::Free && (is_stop || here < to) {
-                let tokens = if is_stop { 0 } else { prompt.len() };
-                last = if self.checkpoint(context, tokens, here - last)? { here } else { last };
+            let is_between = here < to
+                && here - last
+                    >= self.checkpoints.spacing(prompt.len(), context.checkpoint_bytes()?);
+            if is_stop || is_between {
+                self.checkpoint(context)?;
+                last = here;
             }
         }
         Ok(())
     }
 
-    /// Makes a checkpoint of what is held now, if the last one was made so many tokens ago that not
-    /// too many are made of a prompt of so many `tokens`; says whether it did.
-    fn checkpoint(&mut self, context: &mut Context, tokens: usize, since: usize) -> Result<bool> {
-        let (position, bytes) = (self.tokens.len(), context.checkpoint_bytes()?);
-        let is_made = since >= self.checkpoints.spacing(tokens, bytes)
-            && self.checkpoints.wants(position, bytes);
-        if is_made {
+    /// Makes a checkpoint of what is held now, where one is of use.
+    fn checkpoint(&mut self, context: &mut Context) -> Result<()> {
+        let position = self.tokens.len();
+        if self.checkpoints.wants(position, context.checkpoint_bytes()?) {
             self.checkpoints.insert(position, context.checkpoint()?);
         }
-        Ok(is_made)
+        Ok(())
     }
 
     /// Bytes of memory that the checkpoints take.

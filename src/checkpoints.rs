@@ -1,11 +1,12 @@
 //! States of a conversation that are kept so that its context can go back to them: which, and how
 //! long. What is in them only the engine knows.
 
-/// Tokens after which the last part of a long prompt gets a checkpoint of its own.
-const LAST_PART_TOKENS: usize = 256;
+/// The last part of a prompt begins at a multiple of so many tokens, so that fresh and known prompts
+/// have the same parts.
+const LAST_PART_TOKENS: usize = 64;
 
-/// Tokens that a checkpoint where a prompt was edited has to save at least: it costs a part more.
-const EDITED_PART_TOKENS: usize = 32;
+/// Tokens that a checkpoint has to lie from others at least where it ends a part: a part costs time.
+const LEAST_TOKENS: usize = 32;
 
 /// What it takes to go back in a context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,13 +108,16 @@ impl Checkpoint {
 /// last token, which is computed again in any case; where it was `edited`, since that may happen
 /// again; and once near the end of a long one.
 pub(crate) fn stops(from: usize, to: usize, edited: Option<usize>, rewind: Rewind) -> Vec<usize> {
-    let edited = edited.filter(|&stop| stop >= from + EDITED_PART_TOKENS);
+    if rewind == Rewind::Free {
+        return Vec::new();
+    }
+    let edited = edited.filter(|&stop| stop >= from + LEAST_TOKENS);
     let mut stops: Vec<usize> = edited.into_iter().collect();
     if rewind == Rewind::Exact && to > 0 {
         let last = to - 1;
-        let near_end = last.saturating_sub(1) / LAST_PART_TOKENS * LAST_PART_TOKENS;
+        let near_end = last.saturating_sub(LEAST_TOKENS) / LAST_PART_TOKENS * LAST_PART_TOKENS;
         stops.push(last);
-        stops.extend(Some(near_end).filter(|&stop| stop >= from + LAST_PART_TOKENS / 2));
+        stops.extend(Some(near_end).filter(|&stop| stop >= from + LAST_PART_TOKENS));
     }
     stops.retain(|&stop| from < stop && stop < to);
     stops.sort_unstable();
@@ -220,12 +224,14 @@ mod tests {
     #[test]
     fn a_long_prompt_has_a_checkpoint_near_its_end() {
         assert_eq!(stops(0, 313, None, Rewind::Exact), [256, 312]);
+        assert_eq!(stops(0, 258, None, Rewind::Exact), [192, 257]);
         assert_eq!(stops(0, 313, Some(300), Rewind::Exact), [256, 300, 312]);
         assert_eq!(stops(256, 313, Some(300), Rewind::Exact), [300, 312]);
         assert_eq!(stops(290, 313, Some(300), Rewind::Exact), [312]);
         assert_eq!(stops(200, 300, None, Rewind::Exact), [299]);
         assert_eq!(stops(0, 313, Some(300), Rewind::Window), [300]);
         assert!(stops(0, 1, None, Rewind::Exact).is_empty());
+        assert!(stops(0, 313, Some(300), Rewind::Free).is_empty());
     }
 
     #[test]

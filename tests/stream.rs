@@ -96,18 +96,21 @@ fn a_dropped_stream_leaves_the_caller_s_handle_alone() {
 #[test]
 fn a_model_whose_thread_died_is_an_error_and_no_empty_text() {
     let model = AsyncModel::new(load()).unwrap();
+    // One waits for its turn while the thread dies, one comes later.
+    let (begun, has_begun) = std::sync::mpsc::channel();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let other = model.clone();
+    let act = move |_: &mut MoeModel| -> () {
+        begun.send(()).unwrap();
+        let _ = held.recv();
+        panic!("planted");
+    };
+    let dies = std::thread::spawn(move || block_on(other.with(act)));
+    has_begun.recv().unwrap();
+    let waiting = model.chat(question(), greedy(5));
+    drop(release);
+    assert!(matches!(dies.join().unwrap(), Err(Error::ModelGone)));
     block_on(async {
-        // One waits for its turn while the thread dies, one comes later.
-        let (release, held) = std::sync::mpsc::channel::<()>();
-        let dies = model.with(move |_| {
-            let _ = held.recv();
-            panic!("planted");
-        });
-        let mut dies = Box::pin(dies);
-        assert!(futures_util::poll!(&mut dies).is_pending());
-        let waiting = model.chat(question(), greedy(5));
-        drop(release);
-        assert!(matches!(dies.await, Err::<(), _>(Error::ModelGone)));
         for stream in [waiting, model.generate("Hello", greedy(5))] {
             let pieces: Vec<_> = stream.collect().await;
             assert!(matches!(pieces[..], [Err(Error::ModelGone)]), "{pieces:?}");

@@ -296,7 +296,7 @@ fn tuning() -> Tuning {
         limits: Limits::default(),
         passed_over: vec![PassedOver {
             policy: policy(1),
-            reason: "the same places as none".into(),
+            reason: "the same places as fit".into(),
             shortage: None,
         }],
         found,

@@ -25,8 +25,8 @@ pub(crate) enum Tiles {
 }
 
 /// What a person can do about a compiler that drops stores.
-pub(crate) const REMEDY: &str = "To keep AMX, use a compiler that keeps them (such as clang++: CXX = \
-    \"clang++\" and CC = \"clang\") or the flags CXXFLAGS = \"-fno-tree-dse -fno-dse\" and the same in \
+pub(crate) const REMEDY: &str = "To keep AMX, use a compiler that keeps them (such as Clang 16: CXX = \
+    \"clang++\" and CC = \"clang\") or, with GCC, CXXFLAGS = \"-fno-tree-dse -fno-dse\" and the same in \
     CFLAGS, under [env] in your .cargo/config.toml, and run `cargo clean -p llama-cpp-sys-2`";
 
 /// What is to be done about the AMX code of a build.

@@ -395,7 +395,7 @@ impl MoeModelBuilder {
             return Err(Error::Cancelled { operation: "loading" });
         }
         // A dry run allocates something itself, so what is known to be too much is told before.
-        reservation::check_cpu(plan, &self.cpu(plan), cell_bytes(gguf, plan.context()))?;
+        reservation::check_cache(plan, &self.cpu(plan), cell_bytes(gguf, plan.context()))?;
         let dry_run = Some(DryRun::of(gguf));
         let LoadSettings { mode, plain_layout, .. } = self.load;
         let cancel = self.load.cancel.clone();

@@ -126,6 +126,7 @@ impl<'m> Generation<'m> {
             &options.sampling,
             options.structure.as_ref(),
             model.context.weights(),
+            &self.limits,
         )?);
         model.context.watch(&self.limits);
         let prefill_started = Instant::now();

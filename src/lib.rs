@@ -65,7 +65,6 @@ mod session;
 mod stats;
 #[cfg(feature = "async")]
 mod stream;
-#[cfg(feature = "llama")]
 mod structure;
 pub mod synth;
 #[cfg(all(test, feature = "llama"))]
@@ -114,7 +113,6 @@ pub use self::sampling::{Dry, Mirostat, Sampling};
 pub use self::stats::Stats;
 #[cfg(feature = "async")]
 pub use self::stream::{AsyncModel, PieceStream};
-#[cfg(feature = "llama")]
 pub use self::structure::Structure;
 #[cfg(feature = "llama")]
 pub use self::together::Together;

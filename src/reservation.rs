@@ -90,10 +90,11 @@ impl Drop for Reservation {
     }
 }
 
-/// Refuses a plan that needs more of the CPU's memory than there is, `besides` included.
-pub(crate) fn check_cpu(plan: &Plan, cpu: &Device, besides: u64) -> Result<()> {
-    let planned = plan.device(CPU).map_or(0, DevicePlan::load_bytes);
-    let needed_bytes = planned.saturating_add(besides);
+/// Refuses a plan whose cache alone, with what is noted about it, needs more of the CPU's memory than
+/// there is. How weights will be held is not known before a dry run.
+pub(crate) fn check_cache(plan: &Plan, cpu: &Device, notes_bytes: u64) -> Result<()> {
+    let cache = plan.device(CPU).and_then(|cpu| cpu.context_bytes).unwrap_or(0);
+    let needed_bytes = cache.saturating_add(notes_bytes);
     match available(&lock(), cpu).filter(|&free| needed_bytes > free) {
         Some(free_bytes) => {
             Err(Error::DoesNotFit { device: CPU.to_owned(), needed_bytes, free_bytes })

@@ -152,8 +152,12 @@ impl<'m> Together<'m> {
         reading: &mut Reading,
     ) -> Result<()> {
         let context = &self.model.context;
-        let sampler =
-            Sampler::new(&options.sampling, options.structure.as_ref(), context.weights())?;
+        let sampler = Sampler::new(
+            &options.sampling,
+            options.structure.as_ref(),
+            context.weights(),
+            &self.limits,
+        )?;
         let id = i32::try_from(number).unwrap_or(i32::MAX);
         let mut steps: Vec<Step> = (0..)
             .zip(prompt)

@@ -24,7 +24,7 @@ fn model(folder: &Path, alignment: u32) -> PathBuf {
             })
             .unwrap();
         let gguf = GgufFile::open(&path).unwrap();
-        if alignment >= 32 || gguf.tensors()[0].file_offset % 32 != 0 {
+        if alignment >= 32 || !gguf.tensors()[0].file_offset.is_multiple_of(32) {
             return path;
         }
     }

@@ -11,7 +11,7 @@ use moe_offload::bench::{
     self, BenchError, BenchResult, Candidate, Check, Fault, Journal, ModelChoice, Outcome,
     PolicyChoice, Protocol, QualityProtocol, Record, Report, Saving, Setting, Stop, Task,
 };
-use moe_offload::{CancelHandle, DeviceKind, Error, GgufFile, LoadMode, MoeModel};
+use moe_offload::{CancelHandle, DeviceKind, Error, GgufFile, LoadMode, MoeModel, OffloadPolicy};
 use support::generate::greedy;
 use support::model_files::demo;
 use support::process::{Server, run};
@@ -336,11 +336,11 @@ fn tuning_tries_what_differs_and_keeps_the_answer() {
         found.trials.iter().any(|trial| trial.candidate.policy.to_string() == policy)
     };
     assert!(tried("all-experts") && tried("first-layers:2"));
-    // All fits, so `fit` is `none` and need not be measured.
+    // All fits, so `none` is `fit` and need not be measured.
     let passed_over = &tuning.passed_over[0];
     assert_eq!(
         (passed_over.policy.to_string().as_str(), passed_over.reason.as_str()),
-        ("fit", "the same places as none")
+        ("none", "the same places as fit")
     );
     assert!(found.trials.iter().any(|trial| trial.candidate.load_mode == LoadMode::Read));
     // A server's CPU takes no part in it, so it is only tried on devices of this machine.
@@ -365,14 +365,18 @@ fn tuning_tries_what_differs_and_keeps_the_answer() {
 fn tuning_begins_with_what_the_budget_allows() {
     let server = Server::start();
     let tuner = MoeModel::tune(demo()).answers(48, 8).context_tokens(256);
-    let tuner = tuner.rpc_server(&server.endpoint).budget_bytes(6 << 20);
+    // A byte less than what every token needs, so that layers have to go.
+    let lean = MoeModel::builder(demo()).context_tokens(256).rpc_server(&server.endpoint);
+    let lean = lean.policy(OffloadPolicy::AllExperts).forecast().unwrap();
+    let tuner = tuner.rpc_server(&server.endpoint).budget_bytes(lean.devices()[0].total_bytes - 1);
+    let tuner = tuner.policy("fit".parse().unwrap()).policy("fit:fewer-layers".parse().unwrap());
     let tuning = tuner.time_limit(Duration::ZERO).run().unwrap();
     let outcomes: Vec<_> = tuning.found.trials.iter().map(|trial| &trial.outcome).collect();
     assert!(
         matches!(outcomes[0], Outcome::Failed { reason, .. } if reason.contains("free")),
         "{outcomes:?}"
     );
-    assert_eq!(tuning.chosen().policy.to_string(), "fit");
+    assert_eq!(tuning.chosen().policy.to_string(), "fit:fewer-layers");
     assert!(tuning.to_string().contains("what is nearest to the defaults and loads"), "{tuning}");
 
     let refused = MoeModel::tune(demo()).answers(500, 8).context_tokens(256).run().unwrap_err();

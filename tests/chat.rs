@@ -71,9 +71,9 @@ fn a_question_that_is_too_long_loses_nothing_that_was_said() {
 fn what_does_not_fit_the_context_stays_in_the_session() {
     let (_folder, path) = session();
     let arguments = ["--session", path.to_str().unwrap(), "--stats", "none", "--max-tokens", "8"];
-    let input: String =
-        (0..12).map(|i| format!("{} question number {i}\n", "please ".repeat(30))).collect();
-    let output = chat(&arguments, &input);
+    let long = "please ".repeat(30);
+    let input: Vec<String> = (0..12).map(|i| format!("{long} question number {i}\n")).collect();
+    let output = chat(&arguments, &input.concat());
     assert!(output.status.success(), "{output:?}");
     assert_eq!(questions(&path).len(), 12);
     let notices = said(&output).matches("no longer sees").count();
@@ -181,6 +181,9 @@ fn a_cleared_conversation_begins_anew() {
     let kept: Vec<(String, String)> = messages(&path);
     assert_eq!(kept[0].0, "system");
     assert_eq!((questions(&path), kept.len()), (vec!["Hello".to_owned()], 3));
+    let old = path.with_file_name("talk.json.old");
+    assert!(said(&output).contains(old.to_str().unwrap()), "{}", said(&output));
+    assert_eq!(questions(&old), ["What is an expert?"]);
 }
 
 #[test]

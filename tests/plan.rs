@@ -366,11 +366,11 @@ fn find_numbers(value: &serde_json::Value, pointer: String, found: &mut Vec<Stri
                 find_numbers(value, format!("{pointer}/{key}"), found);
             });
         }
-        // The first of a list stands for all.
+        // The first ones of a list stand for all.
         serde_json::Value::Array(values) => {
-            values.iter().enumerate().take(3).for_each(|(i, value)| {
+            for (i, value) in values.iter().enumerate().take(3) {
                 find_numbers(value, format!("{pointer}/{i}"), found);
-            })
+            }
         }
         serde_json::Value::Number(_) => found.push(pointer),
         _ => {}

@@ -197,7 +197,7 @@ fn no_llama_flag_is_forgotten() {
             match OffloadPolicy::from_llama_flags(&flags) {
                 Ok(_) => assert!(!is_draft, "{flag}"),
                 Err(Error::InvalidFlag { fault: FlagFault::DraftModel, .. }) => {
-                    assert!(is_draft, "{flag}")
+                    assert!(is_draft, "{flag}");
                 }
                 Err(other) => panic!("{flag}: {other}"),
             }

@@ -6,7 +6,7 @@ mod support;
 
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use moe_offload::{
     CancelHandle, Error, GenerateOptions, Message, MoeModel, MoeModelBuilder, StopReason,
@@ -29,26 +29,25 @@ fn text(model: &mut MoeModel, options: &GenerateOptions) -> moe_offload::Result<
     model.chat(&[Message::user("What does this crate do?")], options)?.text()
 }
 
-/// What `work` comes to, and how long it took.
+/// What `work` comes to, if it ends.
 fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
-    let started = Instant::now();
     thread::spawn(move || sender.send(work()));
-    let done = receiver.recv_timeout(BOUND).expect("it does not end");
-    println!("ended after {:?}", started.elapsed());
-    done
+    receiver.recv_timeout(BOUND).expect("it does not end")
 }
 
 /// A switch that somebody is about to throw.
 fn soon() -> CancelHandle {
     let cancel = CancelHandle::new();
-    let thrown = cancel.clone();
+    throw_soon(cancel.clone());
+    cancel
+}
+
+fn throw_soon(cancel: CancelHandle) {
     thread::spawn(move || {
         thread::sleep(PATIENCE);
-        thrown.cancel();
-        println!("cancelled");
+        cancel.cancel();
     });
-    cancel
 }
 
 #[test]
@@ -67,16 +66,13 @@ fn a_load_is_cancelled() {
     for stopped_at in [0.0, 0.5, 1.0] {
         let server = Arc::new(Server::start());
         let (cancel, stopping) = (CancelHandle::new(), Arc::clone(&server));
-        let thrown = cancel.clone();
+        let mut thrown = Some(cancel.clone());
         let stop = move |done: f32| {
-            if done >= stopped_at && !thrown.is_cancelled() {
+            if done >= stopped_at
+                && let Some(cancel) = thrown.take()
+            {
                 stopping.signal("STOP");
-                let thrown = thrown.clone();
-                thread::spawn(move || {
-                    thread::sleep(PATIENCE);
-                    thrown.cancel();
-                    println!("cancelled");
-                });
+                throw_soon(cancel);
             }
         };
         let loading = builder(&server.endpoint).cancel(&cancel).on_progress(stop);
@@ -132,13 +128,8 @@ fn an_answer_ends_between_tokens_and_the_model_goes_on() {
         let mut generation = model.chat(&messages, &options).unwrap();
         let begun: String = generation.by_ref().take(stopped_after).map(Result::unwrap).collect();
         server.signal("STOP");
-        thread::spawn(move || {
-            thread::sleep(PATIENCE);
-            cancel.cancel();
-        });
-        let started = Instant::now();
+        throw_soon(cancel);
         let error = generation.next().unwrap().unwrap_err();
-        println!("ended after {:?}", started.elapsed());
         assert!(matches!(error, Error::Cancelled { .. }), "{error}");
         assert!(generation.next().is_none() && expected.starts_with(&begun), "{begun}");
         // A session saved now holds nothing made up.
@@ -154,8 +145,7 @@ fn an_answer_ends_between_tokens_and_the_model_goes_on() {
 #[test]
 fn freeing_waits_for_no_server() {
     let server = Server::start();
-    let cancelled_first = [false, true];
-    for is_cancelled in cancelled_first {
+    for is_cancelled in [false, true] {
         let mut model = builder(&server.endpoint).load().unwrap();
         let second = model.another().unwrap();
         server.signal("STOP");
@@ -182,11 +172,10 @@ fn others_are_not_held_up() {
     // Waits without limits, and holds what only one thread may have.
     let waiting = thread::spawn(move || text(&mut waiting, &greedy(8)));
     thread::sleep(PATIENCE);
-    let error = in_time(move || {
+    let (error, mut model) = in_time(move || {
         let error = text(&mut model, &greedy(8).cancel(&soon())).unwrap_err();
         (error, model)
     });
-    let (error, mut model) = error;
     assert!(matches!(error, Error::Cancelled { .. }), "{error}");
     frozen.signal("CONT");
     assert_eq!(waiting.join().unwrap().unwrap(), expected);

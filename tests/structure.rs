@@ -4,7 +4,9 @@
 
 mod support;
 
-use moe_offload::{Error, GenerateOptions, MoeModel, Sampling, StopReason, Structure};
+use moe_offload::{
+    CancelHandle, Error, GenerateOptions, Generation, MoeModel, Sampling, StopReason, Structure,
+};
 use serde_json::{Value, json};
 use support::model_files::demo;
 
@@ -135,44 +137,166 @@ name ::= [A-Z] [a-zäöü]{2,6}"#;
 #[test]
 fn bad_structures_are_errors_before_the_first_token() {
     let mut model = model();
+    let grammar = |text: &str| Structure::Grammar(text.to_owned());
     let cases = [
-        (Structure::Grammar("root ::= (".into()), "grammar", "expecting"),
-        (Structure::Grammar("root ::= missing".into()), "grammar", "missing"),
-        (Structure::Grammar("start ::= \"x\"".into()), "grammar", "root"),
-        (Structure::Grammar("root ::= root \"x\"".into()), "grammar", "recursion"),
-        (Structure::Grammar(" # nothing\n".into()), "grammar", "root"),
-        (Structure::Grammar("root ::= ".to_owned() + &"(".repeat(100_000)), "grammar", "500"),
-        (Structure::JsonSchema(json!({"type": "nonsense"})), "JSON schema", "nonsense"),
-        (Structure::JsonSchema(json!({"$ref": "#/$defs/none"})), "JSON schema", "none"),
-        (Structure::JsonSchema(json!(7)), "JSON schema", "7"),
-        (Structure::JsonSchema(json!({"not": {"type": "null"}})), "JSON schema", "`not`"),
+        (grammar("root ::= ("), "expecting"),
+        (grammar("root ::= missing"), "missing"),
+        (grammar("start ::= \"x\""), "root"),
+        (grammar("root ::= root \"x\""), "recursion"),
+        (grammar(" # nothing\n"), "root"),
+        (grammar(&("root ::= ".to_owned() + &"(".repeat(100_000))), "200"),
+        (grammar("root ::= \"x\"{5,2}"), "at least 5 and at most 2"),
+        (grammar("root ::= \"x\"{1000000}"), "1000000"),
+        (grammar("root ::= <no-such-token>"), "no token"),
+        (grammar("root ::= <[100000000]>"), "no token"),
+        (Structure::JsonSchema(json!({"type": "nonsense"})), "nonsense"),
+        (Structure::JsonSchema(json!({"$ref": "#/$defs/none"})), "none"),
+        (Structure::JsonSchema(json!(7)), "7"),
+        (Structure::JsonSchema(json!({"not": {"type": "null"}})), "`not` at `#`"),
         (
             Structure::JsonSchema(
                 json!({"properties": {"x": {"type": "array", "uniqueItems": true}}}),
             ),
-            "JSON schema",
-            "`uniqueItems`",
+            "`uniqueItems` at `#/properties/x`",
         ),
         (
-            Structure::JsonSchema(json!({"anyOf": [{"type": "number", "maximum": 1}]})),
-            "JSON schema",
-            "`maximum`",
+            Structure::JsonSchema(json!({"type": "string", "minLength": 3, "maxLength": 1})),
+            "`minLength` at `#`",
+        ),
+        (
+            Structure::JsonSchema(json!({"items": {"minItems": 2, "maxItems": 1}})),
+            "`minItems` at `#/items`",
+        ),
+        (
+            Structure::JsonSchema(json!({"type": "integer", "minimum": 2, "maximum": 1})),
+            "`minimum` at `#`",
         ),
     ];
-    for (structure, kind, part) in cases {
+    for (structure, part) in cases {
         let options = GenerateOptions::default().max_tokens(3).structure(structure.clone());
-        match model.generate("x", &options) {
-            Err(Error::InvalidStructure { what, reason }) => {
-                assert_eq!(what, kind, "{structure:?}: {reason}");
-                assert!(reason.contains(part), "{structure:?}: {reason}");
-            }
-            other => panic!("{structure:?}: {other:?}"),
-        }
+        let error = model.generate("x", &options).and_then(Generation::text).unwrap_err();
+        let is_typed =
+            matches!(error, Error::InvalidStructure { .. } | Error::InvalidSchema { .. });
+        assert!(is_typed, "{structure:?}: {error:?}");
+        assert!(error.to_string().contains(part), "{structure:?}: {error}");
     }
     // The model goes on.
     let (text, _) = answer(&mut model, Structure::Grammar("root ::= \"a\"".into()), 0, 5);
     assert_eq!(text, "a");
-    let nul = Structure::Grammar("root ::= \"\0\"".into());
-    let options = GenerateOptions::default().structure(nul);
-    assert!(matches!(model.generate("x", &options), Err(Error::NulByte { .. })));
+}
+
+/// Every one of these once left an answer that does not satisfy its schema, and was called complete.
+#[test]
+fn what_was_passed_over_is_enforced() {
+    let mut model = model();
+    let schemas = [
+        json!({"type": "string", "pattern": "[0-9]{3}"}),
+        json!({"type": "string", "pattern": "^\\d{3}$"}),
+        json!({"type": "string", "pattern": "^\\w+\\s\\w+$"}),
+        json!({"type": "string", "pattern": "^a+?b$"}),
+        json!({"type": "string", "pattern": "^[a-z]*$", "minLength": 3, "maxLength": 5}),
+        json!({"type": ["string", "integer"], "minLength": 4, "minimum": 1000}),
+        json!({"minLength": 4, "minimum": 1000, "minItems": 2, "required": ["x"]}),
+        json!({"$ref": "#/$defs/short", "minLength": 2, "$defs": {"short": {"type": "string", "maxLength": 4}}}),
+        json!({"anyOf": [{"type": "string"}, {"type": "integer"}], "maxLength": 3, "maximum": 5, "minimum": 0}),
+        json!({"allOf": [{"type": "string", "minLength": 2}, {"type": "string", "maxLength": 3}]}),
+        json!({"enum": ["red", "green", 7], "type": "string", "maxLength": 3}),
+        json!({"type": "object", "required": ["undeclared"], "properties": {"a": {"const": 1}}}),
+        json!({"type": "object", "properties": {"a": true, "b": false}, "required": ["a"]}),
+        json!({"type": "array", "items": {"type": "boolean"}, "prefixItems": [{"const": 1}], "minItems": 2, "maxItems": 3}),
+        json!({"type": "number", "minimum": -0.5, "exclusiveMaximum": 0.25}),
+    ];
+    let mut complete = 0;
+    for (schema, seed) in schemas.iter().flat_map(|schema| (0..6).map(move |seed| (schema, seed))) {
+        let structure = Structure::JsonSchema(schema.clone());
+        let (text, reason) = answer(&mut model, structure, seed, 300);
+        if reason == StopReason::EndOfText {
+            complete += 1;
+            let value: Value = serde_json::from_str(&text).unwrap();
+            let found = jsonschema::validate(schema, &value);
+            assert!(found.is_ok(), "{found:?}\n{text}\n{schema}");
+        }
+    }
+    assert!(complete >= 70, "{complete} of 90 were complete");
+}
+
+/// The rules and repetitions that once took the engine minutes, or all memory.
+#[test]
+fn large_and_ambiguous_forms_are_answered() {
+    let mut model = model();
+    let many: String = (0..200)
+        .map(|i| format!("r{i} ::= r{} \"a\" | r{} \"b\" | \"a\"\n", i + 1, i + 1))
+        .collect();
+    let properties: serde_json::Map<String, Value> =
+        (0..3000).map(|i| (format!("property {i}"), json!({"type": "integer"}))).collect();
+    let structures = [
+        Structure::Grammar("root ::= \"a\" root \"b\" | \"a\" root \"c\" | \"\"".into()),
+        Structure::Grammar("root ::= root root | [a-z] | \"\"".into()),
+        Structure::Grammar("root ::= ((\"a\"? \"b\"?)* (\"a\" | \"b\")*)*".into()),
+        Structure::Grammar(format!("root ::= r0\n{many}r200 ::= \"a\"")),
+        Structure::Grammar("root ::= [a-z]{0,100000}".into()),
+        Structure::JsonSchema(json!({"type": "object", "properties": properties})),
+        Structure::JsonSchema(json!({"type": "string", "maxLength": 100_000})),
+    ];
+    for structure in structures {
+        structure.validate().unwrap();
+        let (text, reason) = answer(&mut model, structure, 1, 20);
+        assert!(
+            matches!(reason, StopReason::MaxTokens | StopReason::EndOfText),
+            "{text}: {reason:?}"
+        );
+    }
+}
+
+#[test]
+fn limits_hold_while_a_form_is_read_and_followed() {
+    let mut model = model();
+    let structure = Structure::Grammar("root ::= root root root | [a-z] | \"\"".into());
+    let options = GenerateOptions::default().structure(structure).max_tokens(1000);
+    let brief = options.clone().max_time(std::time::Duration::from_millis(1));
+    match model.generate("x", &brief) {
+        Ok(mut answer) => {
+            answer.by_ref().for_each(|piece| drop(piece.unwrap()));
+            assert_eq!(answer.stop_reason(), Some(StopReason::TimeLimit));
+        }
+        Err(error) => assert!(matches!(error, Error::TimedOut { .. }), "{error}"),
+    }
+    let cancel = CancelHandle::new();
+    cancel.cancel();
+    let outcome = model.generate("x", &options.cancel(&cancel)).and_then(Generation::text);
+    assert!(matches!(outcome, Err(Error::Cancelled { .. })), "{outcome:?}");
+    let (text, _) = answer(&mut model, Structure::Grammar("root ::= \"a\"".into()), 0, 5);
+    assert_eq!(text, "a");
+}
+
+/// Only a computation can lose a context: where no token is left, the model stays usable.
+#[test]
+fn a_dead_end_is_an_error_and_the_model_goes_on() {
+    let mut model = model();
+    let mut sampling = Sampling::default();
+    let mut token = 0;
+    // All of the vocabulary, however large it is.
+    loop {
+        sampling.logit_bias.insert(token, f32::NEG_INFINITY);
+        let options = GenerateOptions::default().sampling(sampling.clone()).max_tokens(0);
+        if model.generate("x", &options).and_then(Generation::text).is_err() {
+            sampling.logit_bias.remove(&token);
+            break;
+        }
+        token += 1;
+    }
+    let structure = Structure::Grammar("root ::= \"only this\"".into());
+    let options = GenerateOptions::default().sampling(sampling).structure(structure).max_tokens(5);
+    for _ in 0..2 {
+        match model.generate("x", &options).and_then(Generation::text) {
+            Err(Error::DeadEnd { written, expected }) => {
+                assert_eq!((&*written, &*expected), ("", "'o'"));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let (text, _) = answer(&mut model, Structure::Grammar("root ::= \"a\"".into()), 0, 5);
+    assert_eq!(text, "a");
+    let free = GenerateOptions::default().max_tokens(3).sampling(Sampling::greedy());
+    assert!(!model.generate("Hello", &free).unwrap().text().unwrap().is_empty());
 }

@@ -94,6 +94,7 @@ fn ctrl_c_stops_the_reading_of_a_prompt() {
     std::fs::write(&path, before.to_string()).unwrap();
     let mut session = chat(&["--session", path.to_str().unwrap(), "--context", "131072"]);
     type_line(&mut session, "Hello");
+    session.exp_string("reading the prompt").unwrap();
     press_control(&mut session, 'c');
     session.exp_string("(stopped before there was an answer").unwrap();
     session.exp_string("> ").unwrap();

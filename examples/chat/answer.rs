@@ -111,8 +111,9 @@ fn show_progress(bar: &ProgressBar, read: u64, total: u64) {
 fn line(stats: &Stats) -> String {
     let Stats { generated_tokens, prompt_tokens, reused_tokens, .. } = stats;
     let rate = stats.decode_tokens_per_second.map_or(String::new(), |r| format!(" at {r:.1}/s"));
-    let first = stats.first_token_seconds.map_or(String::new(), |s| format!(", first {s:.2} s"));
+    let first =
+        stats.first_token_seconds.map_or(String::new(), |s| format!(", first after {s:.3} s"));
     format!(
-        "({generated_tokens} tokens{rate}{first}; prompt {prompt_tokens}, {reused_tokens} reused)"
+        "({generated_tokens} tokens{rate}{first}; prompt {prompt_tokens} tokens, {reused_tokens} reused)"
     )
 }

@@ -3,7 +3,7 @@
 /// What `/help` prints.
 pub(crate) const HELP: &str = "\
 /help    this
-/clear   begins a new conversation under the same instructions
+/clear   begins a new conversation under the same instructions; a session keeps the old one
 /stats   all statistics of the last answer
 /exit    ends, as do /quit, exit, quit and Ctrl-D
 Ctrl-C   stops an answer; what was said of it is kept

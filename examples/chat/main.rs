@@ -44,10 +44,10 @@ fn run(arguments: &Arguments) -> Result<()> {
         options,
         stats: arguments.stats,
     };
-    talk.go_on(arguments.system.as_deref());
+    let unanswered = talk.go_on(arguments.system.as_deref());
     match &arguments.prompt {
         Some(prompt) => talk.turn(prompt, &CancelHandle::new())?,
-        None => talk.converse()?,
+        None => talk.converse(unanswered.as_deref())?,
     }
     talk.end()
 }
@@ -81,6 +81,8 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
     Ok(model)
 }
 
+const STOPPED_EARLY: &str = "(stopped before there was an answer; the question is left out)";
+
 /// A model, what was said, and where it is kept.
 struct Talk {
     model: MoeModel,
@@ -91,8 +93,8 @@ struct Talk {
 }
 
 impl Talk {
-    /// Tells what there is to go on with.
-    fn go_on(&mut self, system: Option<&str>) {
+    /// Tells what there is to go on with. Returns a question that was never answered.
+    fn go_on(&mut self, system: Option<&str>) -> Option<String> {
         if let Some(session) = &self.session {
             let path = session.path().display();
             match self.conversation.messages().len() {
@@ -104,7 +106,8 @@ impl Talk {
             }
         }
         // Its program ended before the answer did.
-        if let Some(question) = self.conversation.withdraw() {
+        let unanswered = self.conversation.withdraw();
+        if let Some(question) = &unanswered {
             say(&format!("(its last question was never answered and is left out: {question})"));
         }
         if let Some(system) = system {
@@ -113,13 +116,15 @@ impl Talk {
         if !answer::can_converse(&self.model, &self.options) {
             say(&"(the model has no chat template: each question is continued as plain text)");
         }
+        unanswered
     }
 
-    /// Reads questions until the end of input.
-    fn converse(&mut self) -> Result<()> {
+    /// Reads questions until the end of input. The arrow keys bring back earlier ones.
+    fn converse(&mut self, unanswered: Option<&str>) -> Result<()> {
         let is_question = |message: &&Message| message.role == Role::User;
         let questions = self.conversation.messages().iter().filter(is_question);
-        let mut terminal = Terminal::new(questions.map(|message| &*message.content));
+        let questions = questions.map(|message| &*message.content).chain(unanswered);
+        let mut terminal = Terminal::new(questions);
         while let Some((line, cancel)) = terminal.read() {
             match Input::of(&line) {
                 Input::Nothing => {}
@@ -128,13 +133,13 @@ impl Talk {
                 Input::Statistics => say(&self.model.stats()),
                 Input::Clear => self.clear(),
                 Input::Unknown(command) => {
-                    say(&format!("there is no {command}; /help lists what there is"))
+                    say(&format!("there is no {command}; /help lists what there is"));
                 }
                 Input::Question(question) => match self.turn(question, &cancel) {
                     Err(error) if is_final(&error) => return Err(error),
                     Err(Error::Cancelled { .. }) | Ok(()) => {}
                     Err(error) => {
-                        say(&format!("error: {}", common::in_options(&error.to_string())))
+                        say(&format!("error: {}", common::in_options(&error.to_string())));
                     }
                 },
             }
@@ -149,16 +154,19 @@ impl Talk {
         let options = self.options.clone().cancel(cancel);
         let answered =
             answer::answer(&mut self.model, &mut self.conversation, &options, self.stats);
-        let is_stopped = matches!(answered, Err(Error::Cancelled { .. }));
         match &answered {
-            // It stays in the file, for the next time.
-            Err(error) if is_final(error) => return answered,
-            Ok(()) => {}
-            Err(_) if self.conversation.withdraw().is_some() && is_stopped => {
-                say(&"(stopped before there was an answer; the question is left out)");
+            // Then the question stays in the file, for the next time.
+            Err(error) if is_final(error) => {
+                self.keep();
+                return answered;
             }
-            Err(_) if is_stopped => say(&"(stopped)"),
-            Err(_) => {}
+            Err(error) => {
+                let is_unanswered = self.conversation.withdraw().is_some();
+                if matches!(error, Error::Cancelled { .. }) {
+                    say(if is_unanswered { &STOPPED_EARLY } else { &"(stopped)" });
+                }
+            }
+            Ok(()) => {}
         }
         self.keep();
         if let Some(session) = &self.session
@@ -178,15 +186,20 @@ impl Talk {
         }
     }
 
+    /// The old conversation stays on disk, beside the new one's file.
     fn clear(&mut self) {
-        self.conversation.clear();
-        say(&"(a new conversation)");
-        if let Some(session) = &self.session {
-            say(&format!(
-                "({} holds the old one until the next question)",
-                session.path().display()
-            ));
+        let old = self.session.as_ref().map_or(Ok(None), Session::set_aside);
+        match old {
+            Ok(Some(old)) => {
+                say(&format!("(a new conversation; the old one is {})", old.display()));
+            }
+            Ok(None) => say(&"(a new conversation)"),
+            Err(error) => {
+                say(&format!("error: {error}"));
+                return;
+            }
         }
+        self.conversation.clear();
     }
 
     fn end(mut self) -> Result<()> {

@@ -1,7 +1,7 @@
 //! A conversation on disk: its messages as JSON, and beside them the model's state.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use moe_offload::{Error, Message, MoeModel, Result};
@@ -68,6 +68,18 @@ impl Session {
             let _ = fs::remove_file(&part);
             Error::Io { action: "write", path: self.messages.clone(), source }
         })
+    }
+
+    /// Renames the file; returns its new name, or `None` if there is none yet.
+    pub(crate) fn set_aside(&self) -> Result<Option<PathBuf>> {
+        let mut name = self.messages.as_os_str().to_owned();
+        name.push(".old");
+        let old = PathBuf::from(name);
+        match fs::rename(&self.messages, &old) {
+            Ok(()) => Ok(Some(old)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Io { action: "rename", path: self.messages.clone(), source }),
+        }
     }
 
     /// Writes the model's state too.

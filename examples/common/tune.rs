@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
     /// Memory that may be used of each device, such as 10GiB. Default: all that is free
     #[arg(long, value_parser = moe_offload::plan::parse_bytes)]
     budget: Option<u64>,
-    /// A policy to try; may be repeated. Default: none, fit, all-experts, and half of the layers
+    /// A policy to try; may be repeated. Default: fit, none, all-experts, and half of the layers
     #[arg(long = "policy")]
     policies: Vec<OffloadPolicy>,
     /// Use the devices of this RPC server; may be repeated

@@ -67,7 +67,8 @@ fn greedy(model: &mut MoeModel, quality: &QualityProtocol) -> BenchResult<Vec<To
     let mut prompt = text_tokens(model, quality)?;
     prompt.truncate(GREEDY_PROMPT);
     model.forget()?;
-    let mut sampler = Sampler::new(&Sampling::greedy(), None, model.context.weights())?;
+    let mut sampler =
+        Sampler::new(&Sampling::greedy(), None, model.context.weights(), &Limits::default())?;
     let mut next = prompt;
     let mut chosen = Vec::new();
     while chosen.len() < quality.greedy_tokens as usize && !next.is_empty() {

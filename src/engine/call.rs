@@ -26,11 +26,6 @@ impl Failure {
         self.status == ffi::MOE_EXCEPTION
     }
 
-    /// What the caller wrote is wrong.
-    pub(super) fn is_invalid(&self) -> bool {
-        self.status == ffi::MOE_INVALID
-    }
-
     pub(super) fn into_error(self, operation: &'static str) -> Error {
         Error::Engine { operation, reason: self.reason }
     }

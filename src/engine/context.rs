@@ -472,12 +472,12 @@ impl Context {
         let _turn = pager.map(super::paging::Pager::turn);
         let context = self.raw.as_ptr();
         let has_servers = !self.weights.rpc.are_none();
-        let done = guarded(call).and_then(|()| match has_servers {
+        let mut done = guarded(call);
+        if has_servers && done.is_ok() {
             // Nobody else's wait shall end what this call began.
             // SAFETY: the context is alive and used by nobody else.
-            true => guarded(|message| unsafe { ffi::moe_synchronize(context, message) }),
-            false => Ok(()),
-        });
+            done = guarded(|message| unsafe { ffi::moe_synchronize(context, message) });
+        }
         let paged = match (pager.and_then(super::paging::Pager::failure), &mut self.paging) {
             (Some(failure), _) => Err(failure),
             (None, Some(paging)) => paging.check(),

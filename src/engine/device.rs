@@ -94,7 +94,7 @@ fn in_order<'a>(rows: &[&'a Row]) -> Vec<&'a Row> {
 ///
 /// llama.cpp calls its RPC backend experimental and insecure: no encryption, no authentication.
 /// Use it on this machine or in a network that you trust. A server serves one process at a time; one
-/// that is busy is waited for, for half a minute. If it goes away while a model uses it, the model's
+/// that is busy, or says nothing, is waited for, for half a minute. If it goes away while a model uses it, the model's
 /// next call fails with [`Error::RpcLost`]; when all models that used it are dropped, it can be
 /// connected again.
 ///

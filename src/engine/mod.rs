@@ -15,6 +15,7 @@ mod dry_run;
 #[cfg(feature = "bench")]
 mod experts;
 mod ffi;
+mod form;
 mod host_memory;
 mod inherited;
 mod load_mode;

@@ -5,27 +5,31 @@ use std::ptr::{self, NonNull};
 
 use super::call::{c_string, guarded};
 use super::context::Context;
+use super::form::Form;
 use super::weights::Weights;
 use super::{Token, ffi};
 use crate::error::{Error, Result};
+use crate::limits::Limits;
 use crate::sampling::Sampling;
-use crate::structure::{self, Structure};
+use crate::structure::Structure;
 
-/// A chain of samplers, with the random state, the tokens that penalties look at, and how far a
-/// grammar has come.
+/// A chain of samplers, with the random state and the tokens that penalties look at, and the form
+/// that may refuse what they choose.
 pub(crate) struct Sampler {
     sampler: NonNull<ffi::moe_sampler>,
+    form: Option<Form>,
 }
 
-// SAFETY: a sampler is plain memory, owned and used through `&mut self` alone. Its grammar reads
-// the vocabulary, which does not change and which the caller's context keeps alive.
+// SAFETY: a sampler is plain memory, owned and used through `&mut self` alone.
 unsafe impl Send for Sampler {}
 
 impl Sampler {
+    /// For one generation, which `limits` may end.
     pub(crate) fn new(
         sampling: &Sampling,
         structure: Option<&Structure>,
         weights: &Weights,
+        limits: &Limits,
     ) -> Result<Self> {
         let vocab = weights.vocab();
         // SAFETY: the vocabulary is alive.
@@ -38,28 +42,22 @@ impl Sampler {
                 expected,
             });
         }
+        let form = structure.map(|structure| Form::new(structure, sampling, weights, limits));
+        let form = form.transpose()?;
         let settings = Settings::new(sampling)?;
         let raw = settings.raw(sampling);
-        let grammar = structure.map(grammar).transpose()?;
-        let text = grammar.as_ref().map_or(ptr::null(), |grammar| grammar.as_ptr());
         let mut sampler = ptr::null_mut();
-        // SAFETY: settings with what they point to, grammar and vocabulary live during the call;
-        // the result is ours.
-        let made = guarded(|message| unsafe {
-            ffi::moe_sampler_new(vocab, &raw const raw, text, &raw mut sampler, message)
-        });
-        made.map_err(|failure| {
-            if failure.is_invalid() {
-                Error::InvalidStructure { what: "grammar", reason: failure.reason }
-            } else {
-                failure.into_error("create a sampler")
-            }
-        })?;
+        // SAFETY: settings with what they point to and the vocabulary live during the call; the
+        // result is ours.
+        guarded(|message| unsafe {
+            ffi::moe_sampler_new(vocab, &raw const raw, &raw mut sampler, message)
+        })
+        .map_err(|failure| failure.into_error("create a sampler"))?;
         let sampler = NonNull::new(sampler).ok_or_else(|| Error::Engine {
             operation: "create a sampler",
             reason: String::new(),
         })?;
-        Ok(Self { sampler })
+        Ok(Self { sampler, form })
     }
 
     /// Picks a token from what the context computed last.
@@ -69,11 +67,39 @@ impl Sampler {
 
     /// Picks a token from the result of the token at this index of the last batch.
     pub(crate) fn sample_at(&mut self, context: &mut Context, index: i32) -> Result<Token> {
+        let mut token = self.draw(context, index, None)?;
+        if let Some(form) = &mut self.form {
+            // All tokens are looked at only if they must be, since that is slow.
+            if !form.allows(token, context.weights())? {
+                let allowed = form.allowed(context.weights())?;
+                token = self.draw(context, index, Some(&allowed))?;
+            }
+        }
+        if let Some(form) = &mut self.form {
+            form.accept(token, context.weights())?;
+        }
+        // SAFETY: the sampler is alive and used by nobody else.
+        guarded(|message| unsafe {
+            ffi::moe_sampler_accept(self.sampler.as_ptr(), token, message)
+        })
+        .map_err(|failure| failure.into_error("sample"))?;
+        Ok(token)
+    }
+
+    /// Picks one of the tokens that are allowed, which has a value for each of the vocabulary.
+    fn draw(
+        &mut self,
+        context: &mut Context,
+        index: i32,
+        allowed: Option<&[bool]>,
+    ) -> Result<Token> {
         let mut token = 0;
         let raw = context.as_ptr();
-        // SAFETY: sampler and context are alive and used by nobody else.
+        let allowed = allowed.map_or(ptr::null(), <[bool]>::as_ptr);
+        // SAFETY: sampler and context are alive and used by nobody else; what is allowed is null or
+        // has the length of the vocabulary, and lives during the call.
         context.reading("sample", |message| unsafe {
-            ffi::moe_sample(self.sampler.as_ptr(), raw, index, &raw mut token, message)
+            ffi::moe_sample(self.sampler.as_ptr(), raw, index, allowed, &raw mut token, message)
         })?;
         Ok(token)
     }
@@ -139,29 +165,4 @@ impl Settings {
             seed: sampling.seed,
         }
     }
-}
-
-fn grammar(structure: &Structure) -> Result<CString> {
-    let schema = match structure {
-        Structure::Grammar(text) => {
-            structure::check_grammar(text)?;
-            return c_string("the grammar", text);
-        }
-        Structure::JsonSchema(schema) => schema,
-    };
-    structure::check_schema(schema)?;
-    let schema = c_string("the JSON schema", &schema.to_string())?;
-    let mut text = ptr::null_mut();
-    // SAFETY: the schema lives during the call; the text is ours.
-    guarded(|message| unsafe { ffi::moe_schema_grammar(schema.as_ptr(), &raw mut text, message) })
-        .map_err(|failure| Error::InvalidStructure {
-            what: "JSON schema",
-            reason: failure.reason,
-        })?;
-    // SAFETY: the shim gave a NUL-terminated text, which is copied before it is freed, once.
-    let grammar = unsafe { std::ffi::CStr::from_ptr(text) }.to_owned();
-    // SAFETY: as above.
-    guarded(|message| unsafe { ffi::moe_text_free(text, message) })
-        .map_err(|failure| failure.into_error("free a text"))?;
-    Ok(grammar)
 }

@@ -2,6 +2,9 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use once_cell::sync::OnceCell;
 
 use super::call::{guarded, path_string};
 use super::dry_run::DryRun;
@@ -19,6 +22,7 @@ use crate::limits::Limits;
 use crate::memory::{DeviceMemory, HostMemory};
 use crate::paging::{Layout, PagingOptions};
 use crate::plan::{CPU, DISK, MAX_DEVICES, Plan};
+use crate::structure::Vocabulary;
 
 /// How to load weights.
 #[derive(Default)]
@@ -50,6 +54,8 @@ pub(crate) struct Weights {
     _overrides: OverrideArray,
     _devices: Vec<ffi::ggml_backend_dev_t>,
     _tensor_split: Vec<f32>,
+    /// For forms of answers; made when the first is asked for.
+    vocabulary: OnceCell<Arc<Vocabulary>>,
 }
 
 // SAFETY: the engine does not change a model after loading, and frees it from any thread; the
@@ -185,6 +191,7 @@ impl Weights {
             _overrides: overrides,
             _devices: devices,
             _tensor_split: tensor_split,
+            vocabulary: OnceCell::new(),
         };
         turn.check()?;
         weights.rpc.check()?;
@@ -246,8 +253,22 @@ impl Weights {
         unsafe { ffi::llama_model_get_vocab(self.as_ptr()) }
     }
 
+    /// The texts of all tokens.
+    pub(super) fn vocabulary(&self, limits: &Limits) -> Result<Arc<Vocabulary>> {
+        let text = |token| {
+            if token % 1024 == 0 {
+                limits.check()?;
+            }
+            let mut bytes = Vec::new();
+            self.token_bytes(token, false, &mut bytes)?;
+            Ok(bytes)
+        };
+        let count = i32::try_from(self.vocabulary_tokens()).unwrap_or(i32::MAX);
+        let made = || Vocabulary::new((0..count).map(text)).map(Arc::new);
+        self.vocabulary.get_or_try_init(made).map(Arc::clone)
+    }
+
     /// How many tokens there are, which is how many logits a token has.
-    #[cfg(feature = "bench")]
     pub(crate) fn vocabulary_tokens(&self) -> usize {
         // SAFETY: the vocabulary is alive; a plain look-up.
         let tokens = unsafe { ffi::llama_vocab_n_tokens(self.vocab()) };

@@ -540,6 +540,36 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A JSON schema holds what cannot be enforced.
+    #[error("the JSON schema cannot be enforced: `{keyword}` at `{pointer}` {reason}")]
+    InvalidSchema {
+        /// Where, as a JSON pointer behind `#`.
+        pointer: String,
+        /// The keyword.
+        keyword: String,
+        /// What is wrong with it, and what to write instead.
+        reason: String,
+    },
+    /// No token goes on with the form that was asked for.
+    #[error(
+        "the answer `{written}` has to go on with {expected}, but no token of the vocabulary does that, or `logit_bias` bans all that do; allow other texts there, or lift the ban"
+    )]
+    DeadEnd {
+        /// The answer so far, or its end.
+        written: String,
+        /// What the form demands next.
+        expected: String,
+    },
+    /// A form can be read in too many ways at once.
+    #[error(
+        "the grammar can be read in too many ways at once: following it takes more than {most} {what}; write it so that one reading is enough"
+    )]
+    AmbiguousStructure {
+        /// What there are too many of.
+        what: &'static str,
+        /// How many there may be.
+        most: usize,
+    },
     /// Weights cannot be held in CPU memory as asked for.
     #[error("weights cannot be held as `{mode}`: {fault}")]
     HostMemory {

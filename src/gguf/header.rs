@@ -54,9 +54,7 @@ impl Header {
         let ends = self.tensors.iter().map(|tensor| tensor.file_offset + tensor.bytes);
         ends.max().unwrap_or(self.bytes)
     }
-}
 
-impl Header {
     pub(super) fn read<R: Read>(cursor: &mut Cursor<'_, R>) -> Result<Self> {
         let (version, tensor_count, pair_count) = read_counts(cursor)?;
         let mut metadata = BTreeMap::new();

@@ -1,22 +1,16 @@
 #include "guard.h"
 
-#include "json-schema-to-grammar.h"
 #include "llama-cpp.h"
-#include "llama-grammar.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-// A chain that chooses, and a grammar that may refuse what it chose.
 struct moe_sampler {
     llama_sampler_ptr chain;
-    llama_sampler_ptr grammar;
     std::vector<llama_token_data> candidates;
 };
 
@@ -82,34 +76,6 @@ void add_choice(moe_sampler & sampler, const llama_vocab * vocab, const moe_samp
     }
 }
 
-// Throws what is wrong with a grammar. llama_grammar_parser::parse would print it instead.
-void check_grammar(const llama_vocab * vocab, const char * text) {
-    llama_grammar_parser parser(vocab);
-    const char * pos = text;
-    while (*pos != '\0' && std::strchr(" \t\r\n#", *pos) != nullptr) {
-        pos += *pos == '#' ? std::strcspn(pos, "\r\n") : 1;
-    }
-    while (*pos != '\0') {
-        pos = parser.parse_rule(pos);
-    }
-    for (const auto & [name, id] : parser.symbol_ids) {
-        if (id >= parser.rules.size() || parser.rules[id].empty()) {
-            throw std::runtime_error("there is no rule `" + name + "`");
-        }
-    }
-    if (parser.symbol_ids.count("root") == 0) {
-        throw std::runtime_error("there is no rule `root`");
-    }
-}
-
-void set_grammar(moe_sampler & sampler, const llama_vocab * vocab, const char * text) {
-    check_grammar(vocab, text);
-    sampler.grammar.reset(llama_sampler_init_grammar(vocab, text, "root"));
-    if (!sampler.grammar) {
-        throw std::runtime_error(""); // the engine logged why
-    }
-}
-
 // Of the token at this index of the last batch, -1 for its last one.
 const float * logits_at(llama_context * context, int32_t index) {
     const float * logits = llama_get_logits_ith(context, index);
@@ -123,66 +89,34 @@ const llama_vocab * vocab_of(llama_context * context) {
     return llama_model_get_vocab(llama_get_model(context));
 }
 
-llama_token_data choose(moe_sampler & sampler, llama_context * context, int32_t index, bool by_grammar) {
+llama_token choose(moe_sampler & sampler, llama_context * context, int32_t index, const bool * allowed) {
     const float * logits = logits_at(context, index);
+    const llama_token words = llama_vocab_n_tokens(vocab_of(context));
     auto & candidates = sampler.candidates;
-    candidates.resize(size_t(llama_vocab_n_tokens(vocab_of(context))));
-    for (size_t i = 0; i < candidates.size(); i++) {
-        candidates[i] = { llama_token(i), logits[i], 0.0f };
-    }
-    llama_token_data_array array = { candidates.data(), candidates.size(), -1, false };
-    if (by_grammar) {
-        llama_sampler_apply(sampler.grammar.get(), &array);
-        if (std::none_of(candidates.begin(), candidates.end(), [](const auto & c) { return std::isfinite(c.logit); })) {
-            throw std::runtime_error("no token continues the grammar");
+    candidates.resize(size_t(words));
+    size_t count = 0;
+    for (llama_token i = 0; i < words; i++) {
+        if (allowed == nullptr || allowed[i]) {
+            candidates[count++] = { i, logits[i], 0.0f };
         }
     }
-    llama_sampler_apply(sampler.chain.get(), &array);
+    llama_token_data_array array = { candidates.data(), count, -1, false };
+    if (array.size > 0) {
+        llama_sampler_apply(sampler.chain.get(), &array);
+    }
     if (array.selected < 0 || size_t(array.selected) >= array.size) {
         throw std::runtime_error("no token was chosen");
     }
-    return array.data[array.selected];
-}
-
-// Whether the grammar goes on with this token.
-bool allowed(moe_sampler & sampler, llama_token token) {
-    llama_token_data one = { token, 1.0f, 0.0f };
-    llama_token_data_array array = { &one, 1, -1, false };
-    llama_sampler_apply(sampler.grammar.get(), &array);
-    return std::isfinite(one.logit);
+    return array.data[array.selected].id;
 }
 
 } // namespace
 
-moe_status moe_schema_grammar(const char * schema, char ** grammar, moe_message * message) {
-    return guarded(message, [&] {
-        *grammar = nullptr;
-        const std::string text = json_schema_to_grammar(common_json::parse(schema), true);
-        *grammar = strdup(text.c_str());
-        return *grammar == nullptr ? fail(message, "out of memory") : MOE_OK;
-    });
-}
-
-moe_status moe_text_free(char * text, moe_message * message) {
-    return guarded(message, [&] {
-        std::free(text);
-        return MOE_OK;
-    });
-}
-
-moe_status moe_sampler_new(const llama_vocab * vocab, const moe_sampling * sampling, const char * grammar, moe_sampler ** sampler, moe_message * message) {
+moe_status moe_sampler_new(const llama_vocab * vocab, const moe_sampling * sampling, moe_sampler ** sampler, moe_message * message) {
     return guarded(message, [&] {
         *sampler = nullptr;
         auto fresh = std::make_unique<moe_sampler>();
         fresh->chain.reset(made(llama_sampler_chain_init(llama_sampler_chain_default_params())));
-        if (grammar != nullptr) {
-            try {
-                set_grammar(*fresh, vocab, grammar);
-            } catch (const std::runtime_error & e) {
-                set_message(message, e.what());
-                return MOE_INVALID;
-            }
-        }
         add_penalties(*fresh, vocab, *sampling);
         add_choice(*fresh, vocab, *sampling);
         *sampler = fresh.release();
@@ -197,18 +131,16 @@ moe_status moe_sampler_free(moe_sampler * sampler, moe_message * message) {
     });
 }
 
-moe_status moe_sample(moe_sampler * sampler, llama_context * context, int32_t index, llama_token * token, moe_message * message) {
+moe_status moe_sample(moe_sampler * sampler, llama_context * context, int32_t index, const bool * allowed, llama_token * token, moe_message * message) {
     return guarded(message, [&] {
-        // The grammar looks at all tokens only if it must, since that is slow.
-        llama_token chosen = choose(*sampler, context, index, false).id;
-        if (sampler->grammar) {
-            if (!allowed(*sampler, chosen)) {
-                chosen = choose(*sampler, context, index, true).id;
-            }
-            llama_sampler_accept(sampler->grammar.get(), chosen);
-        }
-        llama_sampler_accept(sampler->chain.get(), chosen);
-        *token = chosen;
+        *token = choose(*sampler, context, index, allowed);
+        return MOE_OK;
+    });
+}
+
+moe_status moe_sampler_accept(moe_sampler * sampler, llama_token token, moe_message * message) {
+    return guarded(message, [&] {
+        llama_sampler_accept(sampler->chain.get(), token);
         return MOE_OK;
     });
 }

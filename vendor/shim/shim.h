@@ -20,7 +20,6 @@ typedef enum moe_status {
     MOE_FAILED    = 1, // the engine reported a failure
     MOE_EXCEPTION = 2, // it threw, or an assertion failed; what it worked on is in an unknown state
     MOE_MISSING   = 3, // this build of the engine lacks what was asked for
-    MOE_INVALID   = 4, // what the caller wrote is wrong
 } moe_status;
 
 typedef struct moe_message {
@@ -299,18 +298,18 @@ typedef struct moe_sampling {
     uint32_t seed;
 } moe_sampling;
 
-// The grammar (GBNF) of texts that a JSON schema allows, to be freed with moe_text_free.
-moe_status moe_schema_grammar(const char * schema, char ** grammar, moe_message * message);
-moe_status moe_text_free(char * text, moe_message * message);
-
 typedef struct moe_sampler moe_sampler;
 
-// `sampler` is the caller's. `grammar` may be NULL; MOE_INVALID if it cannot be used.
-moe_status moe_sampler_new(const struct llama_vocab * vocab, const moe_sampling * sampling, const char * grammar, moe_sampler ** sampler, moe_message * message);
+// `sampler` is the caller's.
+moe_status moe_sampler_new(const struct llama_vocab * vocab, const moe_sampling * sampling, moe_sampler ** sampler, moe_message * message);
 moe_status moe_sampler_free(moe_sampler * sampler, moe_message * message);
 
-// Picks a token from the logits at this index of the last batch, -1 for its last, and remembers it.
-moe_status moe_sample(moe_sampler * sampler, struct llama_context * context, int32_t index, llama_token * token, moe_message * message);
+// Picks a token from the logits at this index of the last batch, -1 for its last. `allowed` has a value for each
+// token of the vocabulary, of which one must be true; NULL allows all.
+moe_status moe_sample(moe_sampler * sampler, struct llama_context * context, int32_t index, const bool * allowed, llama_token * token, moe_message * message);
+
+// Remembers the token that was taken.
+moe_status moe_sampler_accept(moe_sampler * sampler, llama_token token, moe_message * message);
 
 typedef struct moe_log_probability {
     llama_token token;

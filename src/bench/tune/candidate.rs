@@ -34,7 +34,7 @@ impl Candidate {
     pub fn defaults() -> Self {
         let context = crate::ContextOptions::default();
         Self {
-            policy: OffloadPolicy::None,
+            policy: OffloadPolicy::default(),
             threads: crate::defaults::default_threads(),
             micro_batch_tokens: context.micro_batch_tokens,
             load_mode: LoadMode::default(),

@@ -9,7 +9,7 @@ use crate::{LoadMode, OffloadPolicy};
 
 mod stored;
 
-const POLICIES: [&str; 3] = ["none", "all-experts", "first-layers:2"];
+const POLICIES: [&str; 3] = ["fit", "all-experts", "first-layers:2"];
 const MODES: [LoadMode; 3] = [LoadMode::Auto, LoadMode::Mapped, LoadMode::Read];
 
 fn policy(i: usize) -> OffloadPolicy {
@@ -173,7 +173,7 @@ proptest! {
         let found = found.unwrap();
         prop_assert!(found.chosen.policy != broken.policy);
         // If the defaults are broken, the next reference is what is to be beaten.
-        let reference = usize::from(broken.policy == OffloadPolicy::None);
+        let reference = usize::from(broken.policy == OffloadPolicy::default());
         prop_assert_eq!(&found.reference, &space().references[reference]);
     }
 }
@@ -197,7 +197,7 @@ fn where_nothing_loads_the_reason_is_told() {
     assert!(matches!(&error, BenchError::NothingLoads { .. }), "{error}");
     // All reasons, and no advice about memory where it was not that.
     let text = error.to_string();
-    assert!(text.contains("none is broken") && text.contains("all-experts is broken"), "{text}");
+    assert!(text.contains("fit is broken") && text.contains("all-experts is broken"), "{text}");
     assert!(!text.contains("Free memory"), "{text}");
     let unfit = search(&space(), &Limits::default(), |_| Ok(short_of(1)));
     assert!(unfit.unwrap_err().to_string().contains("Free memory"));

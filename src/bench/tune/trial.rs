@@ -118,7 +118,8 @@ fn answer(
     give_up_seconds: f64,
 ) -> BenchResult<Option<Round>> {
     model.forget()?;
-    let mut sampler = Sampler::new(&Sampling::greedy(), None, model.context.weights())?;
+    let mut sampler =
+        Sampler::new(&Sampling::greedy(), None, model.context.weights(), &Limits::default())?;
     let batch = model.plan().context().batch_tokens as usize;
     let started = Instant::now();
     for part in prompt.chunks(batch.max(1)) {

@@ -127,7 +127,7 @@ impl Tuner {
         Self { budget_bytes: Some(budget_bytes), ..self }
     }
 
-    /// Adds a policy to try. Without any these are tried: `none`, `fit`, `all-experts`, and all experts
+    /// Adds a policy to try. Without any these are tried: `fit`, `none`, `all-experts`, and all experts
     /// but those of the last half of the layers.
     pub fn policy(mut self, policy: OffloadPolicy) -> Self {
         self.policies.push(policy);
@@ -283,7 +283,7 @@ impl Tuner {
         let mut policies = self.policies.clone();
         if policies.is_empty() {
             let half = (half > 0).then(|| format!("first-layers:{half}"));
-            let known = ["none", "fit", "all-experts"].map(str::to_owned);
+            let known = ["fit", "none", "all-experts"].map(str::to_owned);
             let all = known.into_iter().chain(half);
             policies = all.map(|text| text.parse()).collect::<crate::Result<_>>()?;
         }

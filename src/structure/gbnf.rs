@@ -1,0 +1,341 @@
+//! llama.cpp's notation for grammars.
+
+use std::collections::HashMap;
+
+use super::chars::CharSet;
+use super::grammar::{Builder, Expr, Grammar, MAX_ELEMENTS, RuleId, Unusable};
+use crate::error::{Error, Result};
+
+/// Groups nest at most so deeply, as they are read by recursion.
+const MAX_DEPTH: usize = 200;
+
+/// The token that a grammar names, as `<text>` or `<[number]>`; `None` if there is none.
+pub(crate) type TokenOf<'a> = &'a dyn Fn(&str) -> Option<i32>;
+
+/// Reads a grammar. `token` is asked for tokens named by their text.
+pub(super) fn grammar(text: &str, token: TokenOf<'_>) -> Result<Grammar> {
+    let mut reader = Reader {
+        text,
+        at: 0,
+        depth: 0,
+        builder: Builder::default(),
+        rules: HashMap::new(),
+        order: Vec::new(),
+        token,
+    };
+    reader.space(true);
+    while reader.peek().is_some() {
+        reader.rule()?;
+    }
+    for name in &reader.order {
+        if !reader.rules[name].1 {
+            return Err(unusable(format!("there is no rule `{name}`")));
+        }
+    }
+    let Some(&(root, _)) = reader.rules.get("root") else {
+        return Err(unusable("there is no rule `root`, where it begins".to_owned()));
+    };
+    reader.builder.finish(root).map_err(unusable_grammar)
+}
+
+fn unusable(reason: String) -> Error {
+    Error::InvalidStructure { what: "grammar", reason }
+}
+
+fn unusable_grammar(why: Unusable) -> Error {
+    unusable(match why {
+        Unusable::TooLarge => format!(
+            "its rules, with repetitions written out, have more than {MAX_ELEMENTS} elements; lower the numbers in braces"
+        ),
+        Unusable::Endless => "no text ends it: every alternative of `root` needs, in the end, itself or an empty class (left or right recursion without a way out)".to_owned(),
+    })
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+    depth: usize,
+    builder: Builder,
+    /// By name, and whether it was defined yet.
+    rules: HashMap<&'a str, (RuleId, bool)>,
+    order: Vec<&'a str>,
+    token: TokenOf<'a>,
+}
+
+impl<'a> Reader<'a> {
+    fn rest(&self) -> &'a str {
+        &self.text[self.at..]
+    }
+
+    fn peek(&self) -> Option<char> {
+        self.rest().chars().next()
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let c = self.peek()?;
+        self.at += c.len_utf8();
+        Some(c)
+    }
+
+    fn take(&mut self, text: &str) -> bool {
+        let found = self.rest().starts_with(text);
+        if found {
+            self.at += text.len();
+        }
+        found
+    }
+
+    fn take_while(&mut self, is_part: impl Fn(char) -> bool) -> &'a str {
+        let rest = self.rest();
+        let end = rest.find(|c| !is_part(c)).unwrap_or(rest.len());
+        self.at += end;
+        &rest[..end]
+    }
+
+    fn fail<T>(&self, what: &str) -> Result<T> {
+        let line = self.text[..self.at].matches('\n').count() + 1;
+        let rest: String = self.rest().chars().take_while(|&c| c != '\n').take(30).collect();
+        let place = if rest.is_empty() { "its end".to_owned() } else { format!("`{rest}`") };
+        Err(unusable(format!("line {line}, at {place}: {what}")))
+    }
+
+    /// Spaces and comments, and ends of lines where a rule goes on.
+    fn space(&mut self, over_lines: bool) {
+        loop {
+            self.take_while(|c| c == ' ' || c == '\t' || over_lines && (c == '\r' || c == '\n'));
+            if self.peek() != Some('#') {
+                return;
+            }
+            self.take_while(|c| c != '\r' && c != '\n');
+        }
+    }
+
+    fn name(&mut self) -> Result<&'a str> {
+        let name = self.take_while(is_of_name);
+        if name.is_empty() { self.fail("expecting the name of a rule") } else { Ok(name) }
+    }
+
+    fn id(&mut self, name: &'a str) -> RuleId {
+        let (builder, order) = (&mut self.builder, &mut self.order);
+        let (id, _) = self.rules.entry(name).or_insert_with(|| {
+            order.push(name);
+            (builder.rule(), false)
+        });
+        *id
+    }
+
+    fn rule(&mut self) -> Result<()> {
+        let name = self.name()?;
+        let id = self.id(name);
+        if self.rules.insert(name, (id, true)).is_some_and(|(_, is_defined)| is_defined) {
+            return self.fail(&format!("the rule `{name}` is defined twice"));
+        }
+        self.space(false);
+        if !self.take("::=") {
+            return self.fail("expecting `::=`");
+        }
+        self.space(true);
+        let expr = self.alternatives(false)?;
+        self.builder.define(id, &expr).map_err(unusable_grammar)?;
+        if !matches!(self.peek(), None | Some('\r' | '\n')) {
+            return self.fail("expecting the end of the rule, as its line ends");
+        }
+        self.space(true);
+        Ok(())
+    }
+
+    fn alternatives(&mut self, nested: bool) -> Result<Expr> {
+        let mut all = vec![self.sequence(nested)?];
+        while self.take("|") {
+            self.space(true);
+            all.push(self.sequence(nested)?);
+        }
+        Ok(Expr::Choice(all))
+    }
+
+    fn sequence(&mut self, nested: bool) -> Result<Expr> {
+        let mut parts: Vec<Expr> = Vec::new();
+        loop {
+            let part = match self.peek() {
+                Some('"') => self.literal()?,
+                Some('[') => self.class()?,
+                Some('(') => self.group()?,
+                Some('<' | '!') => self.named_token()?,
+                Some('.') => {
+                    self.next();
+                    Expr::Chars(CharSet::any())
+                }
+                Some('*' | '+' | '?' | '{') => {
+                    let Some(unit) = parts.pop() else {
+                        return self.fail("expecting something to repeat before this");
+                    };
+                    self.repetition(unit, nested)?
+                }
+                Some(c) if is_of_name(c) => {
+                    let name = self.name()?;
+                    Expr::Rule(self.id(name))
+                }
+                _ => return Ok(Expr::Sequence(parts)),
+            };
+            parts.push(part);
+            self.space(nested);
+        }
+    }
+
+    fn group(&mut self) -> Result<Expr> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return self.fail(&format!("more than {MAX_DEPTH} parentheses are open at once"));
+        }
+        self.next();
+        self.space(true);
+        let expr = self.alternatives(true)?;
+        if !self.take(")") {
+            return self.fail("expecting `)`");
+        }
+        self.depth -= 1;
+        Ok(expr)
+    }
+
+    fn literal(&mut self) -> Result<Expr> {
+        self.next();
+        let mut text = String::new();
+        while !self.take("\"") {
+            let c = self.char()?;
+            match char::from_u32(c) {
+                Some(c) => text.push(c),
+                None => return self.fail(&format!("before this, {c:#x} is no character")),
+            }
+        }
+        Ok(Expr::Text(text))
+    }
+
+    fn class(&mut self) -> Result<Expr> {
+        self.next();
+        let is_negated = self.take("^");
+        let mut ranges = Vec::new();
+        while !self.take("]") {
+            let from = self.char()?;
+            let is_range = self.rest().starts_with('-') && !self.rest().starts_with("-]");
+            let to = if is_range {
+                self.next();
+                self.char()?
+            } else {
+                from
+            };
+            if from > to {
+                return self.fail("the range before this ends before it begins");
+            }
+            ranges.push((from, to));
+        }
+        let set = CharSet::of(ranges);
+        let set = if is_negated { set.complement() } else { set };
+        if set.is_empty() {
+            return self.fail("the class before this has no characters");
+        }
+        Ok(Expr::Chars(set))
+    }
+
+    /// A character of a literal or a class, which need not be a scalar value.
+    fn char(&mut self) -> Result<u32> {
+        let start = self.at;
+        let c = match self.next() {
+            Some('\\') => match self.next() {
+                Some('x') => return self.hex(2),
+                Some('u') => return self.hex(4),
+                Some('U') => return self.hex(8),
+                Some('t') => '\t',
+                Some('r') => '\r',
+                Some('n') => '\n',
+                Some(c @ ('\\' | '"' | '[' | ']' | '-')) => c,
+                _ => {
+                    self.at = start;
+                    return self.fail("there is no such escape");
+                }
+            },
+            Some(c) => c,
+            None => return self.fail("it ends too early, in a literal or class"),
+        };
+        Ok(c.into())
+    }
+
+    fn hex(&mut self, digits: usize) -> Result<u32> {
+        let code = self.rest().get(..digits);
+        let code = code.filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        match code.and_then(|code| u32::from_str_radix(code, 16).ok()) {
+            Some(code) => {
+                self.at += digits;
+                Ok(code)
+            }
+            None => self.fail(&format!("expecting {digits} hexadecimal digits")),
+        }
+    }
+
+    fn named_token(&mut self) -> Result<Expr> {
+        let except = self.take("!");
+        let start = self.at;
+        if !self.take("<") {
+            return self.fail("expecting `<`");
+        }
+        self.take_while(|c| c != '>');
+        if !self.take(">") {
+            return self.fail("expecting `>`");
+        }
+        if let Some(id) = (self.token)(&self.text[start..self.at]) {
+            return Ok(Expr::Token { id, except });
+        }
+        self.at = start;
+        self.fail("this is no token of the model's vocabulary")
+    }
+
+    fn repetition(&mut self, unit: Expr, nested: bool) -> Result<Expr> {
+        let (least, most) = match self.next() {
+            Some('*') => (0, None),
+            Some('+') => (1, None),
+            Some('?') => (0, Some(1)),
+            _ => self.braces(nested)?,
+        };
+        Ok(unit.repeat(least, most))
+    }
+
+    fn braces(&mut self, nested: bool) -> Result<(usize, Option<usize>)> {
+        self.space(nested);
+        let least = self.count()?;
+        self.space(nested);
+        let mut most = Some(least);
+        if self.take(",") {
+            self.space(nested);
+            most = if self.peek() == Some('}') { None } else { Some(self.count()?) };
+            self.space(nested);
+        }
+        if !self.take("}") {
+            return self.fail("expecting `,` or `}`");
+        }
+        if most.is_some_and(|most| most < least) {
+            let reason = format!(
+                "at least {least} and at most {} times contradict each other",
+                most.unwrap_or(0)
+            );
+            return self.fail(&reason);
+        }
+        Ok((least, most))
+    }
+
+    fn count(&mut self) -> Result<usize> {
+        let digits = self.take_while(|c| c.is_ascii_digit());
+        match digits.parse() {
+            Ok(count) if count <= MAX_ELEMENTS => Ok(count),
+            Err(_) if digits.is_empty() => self.fail("expecting a number"),
+            _ => self.fail(&format!("{digits} repetitions are too many; at most {MAX_ELEMENTS}")),
+        }
+    }
+}
+
+/// The token of a name that is a number.
+pub(crate) fn numbered(name: &str) -> Option<i32> {
+    name.strip_prefix("<[")?.strip_suffix("]>")?.parse().ok()
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '-'
+}

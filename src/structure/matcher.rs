@@ -1,0 +1,434 @@
+//! Whether a text can go on in the form of a grammar, byte by byte.
+//!
+//! All ways to read the text are followed at once. What is still to come on each of them is a stack
+//! of slots, and stacks share what they have in common: a node is a slot to return to, made at one
+//! place of the text, and its edges lead to all the nodes below. So a text costs time in proportion
+//! to a power of its length, however many ways there are, and rules may begin with themselves.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::chars::{Byte, Partial};
+use super::effort::Effort;
+use super::grammar::{Grammar, RuleId, Slot};
+use crate::error::{Error, Result};
+
+/// The node below all: what follows it is the end of the text.
+const BOTTOM: u32 = 0;
+const NO_EDGE: u32 = u32::MAX;
+/// Fewer nodes are not worth looking for those that nothing leads to.
+const MIN_COLLECTED: usize = 1 << 16;
+/// Nodes and edges of all readings of a text, some 200 MB.
+const MOST_HELD: usize = 16_000_000;
+
+/// A place in the grammar, and what follows when its rule is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Item {
+    slot: u32,
+    node: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    /// Where to go on.
+    slot: u32,
+    first_edge: u32,
+    /// Its rule ended where it began, so that edges made later go on at once.
+    was_left: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Edge {
+    below: u32,
+    next: u32,
+}
+
+/// The state after a byte. The vectors are as long as this when it is the last.
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    first_item: usize,
+    items: usize,
+    nodes: usize,
+    edges: usize,
+    /// The text may end here.
+    is_complete: bool,
+    partial: Option<Partial>,
+}
+
+/// How far a text has come in a grammar.
+#[derive(Debug)]
+pub(crate) struct Matcher {
+    grammar: Arc<Grammar>,
+    nodes: Vec<Node>,
+    edges: Vec<Edge>,
+    items: Vec<Item>,
+    /// The first is that of the text; the others are of bytes that are tried.
+    levels: Vec<Level>,
+    seen: Seen,
+    todo: Vec<Item>,
+    collect_at: usize,
+}
+
+/// What was met at this place of the text. Of almost every slot that is one node at most.
+#[derive(Debug, Default)]
+struct Seen {
+    place: u32,
+    first: Vec<(u32, u32)>,
+    others: HashSet<Item>,
+    /// By slot to return to.
+    made: Vec<(u32, u32)>,
+}
+
+impl Seen {
+    fn begin(&mut self) {
+        self.others.clear();
+        if self.place == u32::MAX {
+            self.first.fill((0, 0));
+            self.made.fill((0, 0));
+            self.place = 0;
+        }
+        self.place += 1;
+    }
+
+    /// Whether it is new.
+    fn insert(&mut self, item: Item) -> bool {
+        let first = &mut self.first[item.slot as usize];
+        if first.0 != self.place {
+            *first = (self.place, item.node);
+            return true;
+        }
+        first.1 != item.node && self.others.insert(item)
+    }
+
+    fn made(&self, slot: u32) -> Option<u32> {
+        let (place, node) = self.made[slot as usize];
+        (place == self.place).then_some(node)
+    }
+}
+
+impl Matcher {
+    pub(crate) fn new(grammar: Arc<Grammar>, effort: &mut Effort<'_>) -> Result<Self> {
+        let slots = grammar.slots.len();
+        let seen =
+            Seen { first: vec![(0, 0); slots], made: vec![(0, 0); slots], ..Seen::default() };
+        let bottom = Node { slot: 0, first_edge: NO_EDGE, was_left: false };
+        let mut matcher = Self {
+            grammar,
+            nodes: vec![bottom],
+            edges: Vec::new(),
+            items: Vec::new(),
+            levels: Vec::new(),
+            seen,
+            todo: Vec::new(),
+            collect_at: MIN_COLLECTED,
+        };
+        let root = matcher.grammar.root;
+        matcher.seen.begin();
+        matcher.call(root, BOTTOM);
+        let is_complete = matcher.advance(effort)?;
+        matcher.level(0, is_complete, None);
+        Ok(matcher)
+    }
+
+    fn last(&self) -> Level {
+        *self.levels.last().expect("the first level stays")
+    }
+
+    /// Whether the text may end here.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.last().is_complete
+    }
+
+    /// How many bytes are tried, plus one.
+    pub(super) fn depth(&self) -> usize {
+        self.levels.len()
+    }
+
+    /// Takes back what was tried beyond this depth.
+    pub(super) fn go_back(&mut self, depth: usize) {
+        self.levels.truncate(depth);
+        let Level { items, nodes, edges, .. } = self.last();
+        self.items.truncate(items);
+        self.nodes.truncate(nodes);
+        self.edges.truncate(edges);
+    }
+
+    fn level(&mut self, first_item: usize, is_complete: bool, partial: Option<Partial>) {
+        self.levels.push(Level {
+            first_item,
+            items: self.items.len(),
+            nodes: self.nodes.len(),
+            edges: self.edges.len(),
+            is_complete,
+            partial,
+        });
+    }
+
+    /// Tries one more byte; `false` if no text of the grammar goes on with it.
+    pub(super) fn try_byte(&mut self, byte: u8, effort: &mut Effort<'_>) -> Result<bool> {
+        let Level { first_item, items, partial, .. } = self.last();
+        effort.spend(1 + items - first_item)?;
+        let c = match Byte::read(partial, byte) {
+            Byte::Invalid => return Ok(false),
+            Byte::Part(partial) => {
+                let fits = self.items[first_item..items].iter().any(|item| {
+                    self.set(item.slot).is_some_and(|set| set.overlaps(partial.from, partial.to))
+                });
+                if fits {
+                    self.level(first_item, false, Some(partial));
+                }
+                return Ok(fits);
+            }
+            Byte::Whole(c) => c,
+        };
+        self.seen.begin();
+        for index in first_item..items {
+            let Item { slot, node } = self.items[index];
+            if self.set(slot).is_some_and(|set| set.contains(c)) {
+                self.todo.push(Item { slot: slot + 1, node });
+            }
+        }
+        if self.todo.is_empty() {
+            return Ok(false);
+        }
+        let is_complete = self.advance(effort)?;
+        self.level(items, is_complete, None);
+        Ok(true)
+    }
+
+    fn set(&self, slot: u32) -> Option<&super::chars::CharSet> {
+        match self.grammar.slots[slot as usize] {
+            Slot::Chars(set) => Some(&self.grammar.sets[set as usize]),
+            _ => None,
+        }
+    }
+
+    /// Follows rules from what is to do up to the next characters. Whether the text may end here.
+    fn advance(&mut self, effort: &mut Effort<'_>) -> Result<bool> {
+        let made_before = self.nodes.len();
+        let mut is_complete = false;
+        while let Some(item) = self.todo.pop() {
+            if !self.seen.insert(item) {
+                continue;
+            }
+            let affordable = match self.held() {
+                MOST_HELD.. => Err(Error::AmbiguousStructure { what: "places", most: MOST_HELD }),
+                _ => effort.spend(1),
+            };
+            if let Err(error) = affordable {
+                self.todo.clear();
+                return Err(error);
+            }
+            let Item { slot, node } = item;
+            match self.grammar.slots[slot as usize] {
+                Slot::Chars(_) | Slot::Token { .. } => self.items.push(item),
+                Slot::End if node == BOTTOM => is_complete = true,
+                Slot::End => self.leave(node, made_before),
+                Slot::Call(rule) => {
+                    let is_last = self.grammar.slots[slot as usize + 1] == Slot::End;
+                    let above = if is_last { node } else { self.enter(slot + 1, node) };
+                    self.call(rule, above);
+                }
+            }
+        }
+        Ok(is_complete)
+    }
+
+    fn call(&mut self, rule: RuleId, node: u32) {
+        let starts = self.grammar.alternatives(rule);
+        self.todo.extend(starts.iter().map(|&slot| Item { slot, node }));
+    }
+
+    /// A node that returns to `slot`, and then to what follows `below`.
+    fn enter(&mut self, slot: u32, below: u32) -> u32 {
+        let node = self.seen.made(slot).unwrap_or_else(|| {
+            let node = index(self.nodes.len());
+            self.nodes.push(Node { slot, first_edge: NO_EDGE, was_left: false });
+            self.seen.made[slot as usize] = (self.seen.place, node);
+            node
+        });
+        let edge = index(self.edges.len());
+        let made = &mut self.nodes[node as usize];
+        self.edges.push(Edge { below, next: made.first_edge });
+        made.first_edge = edge;
+        if made.was_left {
+            self.todo.push(Item { slot, node: below });
+        }
+        node
+    }
+
+    /// The rule that was called from here is over.
+    fn leave(&mut self, node: u32, made_before: usize) {
+        let is_new = node as usize >= made_before;
+        let left = &mut self.nodes[node as usize];
+        left.was_left |= is_new;
+        let Node { slot, first_edge: mut edge, .. } = *left;
+        while let Some(&Edge { below, next }) = self.edges.get(edge as usize) {
+            self.todo.push(Item { slot, node: below });
+            edge = next;
+        }
+    }
+
+    /// Tries all of these bytes; `false` at the first that does not go on.
+    pub(super) fn try_bytes(&mut self, bytes: &[u8], effort: &mut Effort<'_>) -> Result<bool> {
+        for &byte in bytes {
+            if !self.try_byte(byte, effort)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether a grammar names this token here.
+    pub(super) fn names(&self, token: i32) -> bool {
+        let Level { first_item, items, partial, .. } = self.last();
+        partial.is_none()
+            && self.items[first_item..items].iter().any(|item| self.is_named(item.slot, token))
+    }
+
+    /// Whether the grammar names tokens here at all.
+    pub(super) fn names_tokens(&self) -> bool {
+        let Level { first_item, items, .. } = self.last();
+        let is_token =
+            |item: &Item| matches!(self.grammar.slots[item.slot as usize], Slot::Token { .. });
+        self.items[first_item..items].iter().any(is_token)
+    }
+
+    fn is_named(&self, slot: u32, token: i32) -> bool {
+        matches!(self.grammar.slots[slot as usize],
+            Slot::Token { id, except } if (id == token) != except)
+    }
+
+    /// Whether this token may come next.
+    pub(crate) fn allows(
+        &mut self,
+        token: i32,
+        bytes: &[u8],
+        effort: &mut Effort<'_>,
+    ) -> Result<bool> {
+        let depth = self.depth();
+        let fits = self.try_bytes(bytes, effort);
+        self.go_back(depth);
+        Ok(fits? && !bytes.is_empty() || self.names(token))
+    }
+
+    /// Takes a token that [`Self::allows`].
+    pub(crate) fn accept(
+        &mut self,
+        token: i32,
+        bytes: &[u8],
+        effort: &mut Effort<'_>,
+    ) -> Result<()> {
+        let Level { first_item, items, .. } = self.last();
+        let named: Vec<Item> = if self.names(token) {
+            let items = self.items[first_item..items].iter().copied();
+            items.filter(|item| self.is_named(item.slot, token)).collect()
+        } else {
+            Vec::new()
+        };
+        let depth = self.depth();
+        if bytes.is_empty() || !self.try_bytes(bytes, effort)? {
+            self.go_back(depth);
+            self.level(self.items.len(), false, None);
+        }
+        if !named.is_empty() {
+            self.seen.begin();
+            let after = named.iter().map(|&Item { slot, node }| Item { slot: slot + 1, node });
+            self.todo.extend(after);
+            let Level { first_item, is_complete, partial, .. } = self.last();
+            let is_complete = self.advance(effort)? || is_complete;
+            self.level(first_item, is_complete, partial);
+        }
+        self.keep_last();
+        Ok(())
+    }
+
+    /// Takes text that fits; `false` if it does not.
+    pub(super) fn accept_text(&mut self, text: &str, effort: &mut Effort<'_>) -> Result<bool> {
+        let fits = self.try_bytes(text.as_bytes(), effort)?;
+        self.keep_last();
+        Ok(fits)
+    }
+
+    /// What was tried is now the text.
+    fn keep_last(&mut self) {
+        let mut level = self.last();
+        self.items.truncate(level.items);
+        self.items.drain(..level.first_item);
+        (level.first_item, level.items) = (0, self.items.len());
+        self.levels.clear();
+        self.levels.push(level);
+        if self.held() >= self.collect_at {
+            self.collect();
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.nodes.len() + self.edges.len()
+    }
+
+    /// Forgets the nodes that nothing leads to.
+    fn collect(&mut self) {
+        let mut is_kept = vec![false; self.nodes.len()];
+        is_kept[BOTTOM as usize] = true;
+        let mut todo: Vec<u32> = self.items.iter().map(|item| item.node).collect();
+        while let Some(node) = todo.pop() {
+            if !std::mem::replace(&mut is_kept[node as usize], true) {
+                todo.extend(below(&self.edges, self.nodes[node as usize].first_edge));
+            }
+        }
+        let mut new = vec![0; self.nodes.len()];
+        let kept = new.iter_mut().zip(&is_kept).filter(|(_, is_kept)| **is_kept);
+        for (number, (new, _)) in (0..).zip(kept) {
+            *new = number;
+        }
+        let (nodes, edges) = (std::mem::take(&mut self.nodes), std::mem::take(&mut self.edges));
+        for (mut node, _) in nodes.into_iter().zip(is_kept).filter(|(_, is_kept)| *is_kept) {
+            let mut first_edge = NO_EDGE;
+            for old in below(&edges, node.first_edge) {
+                self.edges.push(Edge { below: new[old as usize], next: first_edge });
+                first_edge = index(self.edges.len() - 1);
+            }
+            node.first_edge = first_edge;
+            self.nodes.push(node);
+        }
+        for item in &mut self.items {
+            item.node = new[item.node as usize];
+        }
+        self.collect_at = MIN_COLLECTED.max(2 * self.held());
+        let (nodes, edges) = (self.nodes.len(), self.edges.len());
+        for level in &mut self.levels {
+            (level.nodes, level.edges) = (nodes, edges);
+        }
+    }
+
+    /// Characters that may come next, one of each kind.
+    pub(crate) fn expected(&self) -> Vec<char> {
+        let Level { first_item, items, .. } = self.last();
+        let sets = self.items[first_item..items].iter().filter_map(|item| self.set(item.slot));
+        let mut chars: Vec<char> =
+            sets.filter_map(|set| char::from_u32(set.ranges().first()?.0)).collect();
+        chars.sort_unstable();
+        chars.dedup();
+        chars
+    }
+
+    #[cfg(test)]
+    pub(super) fn expected_sets(&self) -> Vec<super::chars::CharSet> {
+        let Level { first_item, items, .. } = self.last();
+        self.items[first_item..items]
+            .iter()
+            .filter_map(|item| self.set(item.slot).cloned())
+            .collect()
+    }
+}
+
+fn below(edges: &[Edge], first: u32) -> impl Iterator<Item = u32> {
+    let edge = |index: u32| edges.get(index as usize);
+    std::iter::successors(edge(first), move |last| edge(last.next)).map(|edge| edge.below)
+}
+
+/// There are few more than [`MOST_HELD`].
+fn index(length: usize) -> u32 {
+    u32::try_from(length).expect("what is held is bounded")
+}

@@ -1,0 +1,385 @@
+//! The keywords of one schema.
+
+use serde_json::{Map, Value};
+
+use super::alternative::{All, Alternative, Array, Object, Text};
+use super::number::{Bound, Numbers};
+use super::{Compiler, Place, format, pattern};
+use crate::error::Result;
+
+type Fields = Map<String, Value>;
+
+/// What is enforced.
+const ENFORCED: [&str; 26] = [
+    "type",
+    "enum",
+    "const",
+    "minimum",
+    "maximum",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "minLength",
+    "maxLength",
+    "pattern",
+    "format",
+    "prefixItems",
+    "items",
+    "additionalItems",
+    "minItems",
+    "maxItems",
+    "properties",
+    "required",
+    "additionalProperties",
+    "anyOf",
+    "oneOf",
+    "allOf",
+    "$ref",
+    "$defs",
+    "definitions",
+    "uniqueItems",
+];
+
+/// What says nothing about values. Names that begin with `x-` do not either.
+const ANNOTATIONS: [&str; 18] = [
+    "title",
+    "description",
+    "default",
+    "example",
+    "examples",
+    "deprecated",
+    "readOnly",
+    "writeOnly",
+    "$schema",
+    "$id",
+    "id",
+    "$comment",
+    "$anchor",
+    "$vocabulary",
+    "contentEncoding",
+    "contentMediaType",
+    "nullable",
+    "discriminator",
+];
+
+/// What is known and not enforced, with what to do instead.
+const REFUSED: [(&str, &str); 18] = [
+    ("not", "say what is allowed instead"),
+    ("if", "write the cases as `anyOf`"),
+    ("then", "write the cases as `anyOf`"),
+    ("else", "write the cases as `anyOf`"),
+    ("contains", "put what must be there first, by `prefixItems`"),
+    ("minContains", "put what must be there first, by `prefixItems`"),
+    ("maxContains", "describe each item by `prefixItems`"),
+    ("multipleOf", "list the values by `enum`, or round the answer"),
+    ("minProperties", "name the properties by `required`"),
+    ("maxProperties", "declare fewer `properties`"),
+    (
+        "patternProperties",
+        "declare the names by `properties`, or all others by `additionalProperties`",
+    ),
+    ("propertyNames", "declare the names by `properties`"),
+    ("dependentRequired", "write the cases as `anyOf`"),
+    ("dependentSchemas", "write the cases as `anyOf`"),
+    ("dependencies", "write the cases as `anyOf`"),
+    ("unevaluatedItems", "use `items` beside `prefixItems`"),
+    ("unevaluatedProperties", "use `additionalProperties`"),
+    ("$dynamicRef", "use `$ref`"),
+];
+
+const TYPES: [&str; 7] = ["null", "boolean", "integer", "number", "string", "array", "object"];
+
+impl<'a> Compiler<'a> {
+    /// What an object of keywords allows.
+    pub(super) fn constrained(
+        &mut self,
+        place: &Place<'a>,
+        fields: &'a Fields,
+    ) -> Result<Vec<Alternative>> {
+        fields.keys().try_for_each(|keyword| check_known(place, keyword))?;
+        let mut allowed = self.of_types(place, fields)?;
+        if let Some(values) = fields.get("enum") {
+            let Value::Array(values) = values else {
+                return place.refuse("enum", "must be a list of values");
+            };
+            allowed = self.among(&allowed, values)?;
+        }
+        if let Some(value) = fields.get("const") {
+            allowed = self.among(&allowed, std::slice::from_ref(value))?;
+        }
+        self.combined(place, fields, allowed)
+    }
+
+    fn among(&mut self, allowed: &[Alternative], values: &[Value]) -> Result<Vec<Alternative>> {
+        let values: Vec<_> = values.iter().cloned().map(Alternative::Value).collect();
+        self.both(&values, allowed)
+    }
+
+    fn of_types(&mut self, place: &Place<'a>, fields: &'a Fields) -> Result<Vec<Alternative>> {
+        let types = types(place, fields)?;
+        let numbers = numbers(place, fields)?;
+        let text = text(place, fields)?;
+        let array = self.array(place, fields)?;
+        let object = self.object(place, fields)?;
+        let has = |name| types.contains(&name);
+        let mut allowed = Vec::new();
+        if has("null") {
+            allowed.push(Alternative::Null);
+        }
+        if has("boolean") {
+            allowed.push(Alternative::Boolean);
+        }
+        if has("number") || has("integer") {
+            let is_whole = !has("number");
+            let numbers = Numbers { is_whole, ..numbers };
+            if !numbers.is_empty() {
+                allowed.push(Alternative::Number(numbers));
+            }
+        }
+        if has("string") {
+            allowed.push(Alternative::Text(text));
+        }
+        if has("array") {
+            allowed.push(Alternative::Array(array));
+        }
+        if has("object") {
+            allowed.push(Alternative::Object(object));
+        }
+        Ok(allowed)
+    }
+
+    /// A schema below this one.
+    fn below(&mut self, place: &Place<'a>, path: &str, value: &'a Value) -> usize {
+        self.place(format!("{}/{path}", place.pointer), value)
+    }
+
+    fn array(&mut self, place: &Place<'a>, fields: &'a Fields) -> Result<Array> {
+        let mut array = Array::default();
+        let mut first = fields.get("prefixItems").map(|items| ("prefixItems", items));
+        let mut rest = fields.get("items").map(|items| ("items", items));
+        if let Some(("items", Value::Array(_))) = rest {
+            if first.is_some() {
+                return place.refuse("items", "is a list beside `prefixItems`; make it one schema");
+            }
+            first = rest;
+            rest = fields.get("additionalItems").map(|items| ("additionalItems", items));
+        } else if first.is_some() && rest.is_some() && self.is_old() {
+            return place.refuse(
+                "prefixItems",
+                "means nothing in the draft that `$schema` names; name draft 2020-12",
+            );
+        }
+        if let Some((keyword, items)) = first {
+            let Value::Array(items) = items else {
+                return place.refuse(keyword, "must be a list of schemas");
+            };
+            for (index, item) in items.iter().enumerate() {
+                let item = self.below(place, &format!("{keyword}/{index}"), item);
+                array.first.push(All::from([item]));
+            }
+        }
+        if let Some((keyword, items)) = rest {
+            array.rest.insert(self.below(place, keyword, items));
+            array.names_rest = true;
+        }
+        if fields.get("uniqueItems").is_some_and(|unique| *unique != Value::Bool(false)) {
+            return place.refuse("uniqueItems", "cannot be enforced; remove double items later");
+        }
+        array.least = count(place, fields, "minItems")?.unwrap_or(0);
+        array.most = count(place, fields, "maxItems")?;
+        in_order(place, "minItems", array.least, array.most)?;
+        Ok(array)
+    }
+
+    fn is_old(&self) -> bool {
+        let draft = self.root.get("$schema").and_then(Value::as_str).unwrap_or_default();
+        draft.contains("draft-0") || draft.contains("2019-09")
+    }
+
+    fn object(&mut self, place: &Place<'a>, fields: &'a Fields) -> Result<Object> {
+        let mut object = Object::default();
+        match fields.get("properties") {
+            None => {}
+            Some(Value::Object(properties)) => {
+                for (name, schema) in properties {
+                    let path = format!("properties/{}", escaped(name));
+                    let schema = self.below(place, &path, schema);
+                    object.declared.push((name.clone(), All::from([schema])));
+                }
+            }
+            Some(_) => return place.refuse("properties", "must be an object of schemas"),
+        }
+        match fields.get("required") {
+            None => {}
+            Some(Value::Array(names)) if names.iter().all(Value::is_string) => {
+                object.required =
+                    names.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            }
+            Some(_) => return place.refuse("required", "must be a list of names"),
+        }
+        if let Some(others) = fields.get("additionalProperties") {
+            object.others.insert(self.below(place, "additionalProperties", others));
+            object.names_others = *others != Value::Bool(false);
+        }
+        Ok(object)
+    }
+
+    /// What is left of values that are allowed so far.
+    fn combined(
+        &mut self,
+        place: &Place<'a>,
+        fields: &'a Fields,
+        mut allowed: Vec<Alternative>,
+    ) -> Result<Vec<Alternative>> {
+        if let Some(reference) = fields.get("$ref") {
+            let target = self.referred(place, reference)?;
+            let target = self.allowed(target)?;
+            allowed = self.both(&allowed, &target)?;
+        }
+        for keyword in ["anyOf", "oneOf", "allOf"] {
+            let Some(members) = fields.get(keyword) else { continue };
+            let Value::Array(members) = members else {
+                return place.refuse(keyword, "must be a list of schemas");
+            };
+            let mut lists = Vec::new();
+            for (index, member) in members.iter().enumerate() {
+                let member = self.below(place, &format!("{keyword}/{index}"), member);
+                lists.push(self.allowed(member)?);
+            }
+            if keyword == "allOf" {
+                for list in &lists {
+                    allowed = self.both(&allowed, list)?;
+                }
+                continue;
+            }
+            if keyword == "oneOf" {
+                self.check_apart(place, &lists)?;
+            }
+            let any: Vec<Alternative> = lists.into_iter().flatten().collect();
+            allowed = self.both(&allowed, &any)?;
+        }
+        Ok(allowed)
+    }
+}
+
+/// A name as a part of a JSON pointer.
+fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+fn check_known(place: &Place<'_>, keyword: &str) -> Result<()> {
+    if let Some((_, remedy)) = REFUSED.iter().find(|(known, _)| *known == keyword) {
+        return place.refuse(keyword, format!("cannot be enforced; {remedy}"));
+    }
+    let is_known = ENFORCED.contains(&keyword) || ANNOTATIONS.contains(&keyword);
+    if is_known || keyword.starts_with("x-") {
+        return Ok(());
+    }
+    let likeness = |known: &&str| strsim::normalized_damerau_levenshtein(known, keyword);
+    let near = ENFORCED.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let near = near.filter(|near| likeness(near) > 0.6);
+    let meant = near.map_or_else(String::new, |near| format!(": did you mean `{near}`?"));
+    place.refuse(
+        keyword,
+        format!("is no keyword that is known{meant}; notes of your own begin with `x-`"),
+    )
+}
+
+fn types<'a>(place: &Place<'_>, fields: &'a Fields) -> Result<Vec<&'a str>> {
+    let types = match fields.get("type") {
+        None => return Ok(TYPES.to_vec()),
+        Some(Value::Array(types)) => types.iter().collect(),
+        Some(one) => vec![one],
+    };
+    let known = |value: &&'a Value| value.as_str().filter(|name| TYPES.contains(name));
+    match types.iter().find(|value| known(value).is_none()) {
+        Some(unknown) => {
+            place.refuse("type", format!("is {unknown}; the types are {}", TYPES.join(", ")))
+        }
+        None => Ok(types.iter().filter_map(known).collect()),
+    }
+}
+
+/// A number of characters or items.
+fn count(place: &Place<'_>, fields: &Fields, keyword: &str) -> Result<Option<usize>> {
+    let Some(value) = fields.get(keyword) else { return Ok(None) };
+    let float = value.as_f64().filter(|float| float.fract() == 0.0 && (0.0..1e15).contains(float));
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    match float {
+        Some(count) => Ok(Some(count as usize)),
+        None => place.refuse(keyword, format!("is {value}, not a number from 0 to 10^15")),
+    }
+}
+
+fn in_order(place: &Place<'_>, keyword: &str, least: usize, most: Option<usize>) -> Result<()> {
+    match most.filter(|&most| most < least) {
+        Some(most) => place.refuse(
+            keyword,
+            format!("is {least}, but its counterpart allows at most {most}; no value has both"),
+        ),
+        None => Ok(()),
+    }
+}
+
+fn numbers(place: &Place<'_>, fields: &Fields) -> Result<Numbers> {
+    let bound = |keyword: &str, is_exclusive| match fields.get(keyword) {
+        None => Ok(None),
+        Some(Value::Number(number)) => match Bound::of(number, is_exclusive) {
+            Some(bound) => Ok(Some(bound)),
+            None => place.refuse(
+                keyword,
+                format!("is {number}; bounds have at most 12 decimals and are below 10^24"),
+            ),
+        },
+        Some(other) => place.refuse(keyword, format!("is {other}, not a number")),
+    };
+    let pair = |inclusive, exclusive, is_least| {
+        let (a, b) = (bound(inclusive, false)?, bound(exclusive, true)?);
+        Ok(super::number::tighter(a, b, is_least))
+    };
+    let numbers = Numbers {
+        is_whole: false,
+        least: pair("minimum", "exclusiveMinimum", true)?,
+        most: pair("maximum", "exclusiveMaximum", false)?,
+    };
+    if numbers.is_empty() {
+        let keyword = if fields.contains_key("minimum") { "minimum" } else { "exclusiveMinimum" };
+        return place
+            .refuse(keyword, "and the upper bound contradict each other; no number has both");
+    }
+    Ok(numbers)
+}
+
+fn text(place: &Place<'_>, fields: &Fields) -> Result<Text> {
+    let mut text = Text {
+        least: count(place, fields, "minLength")?.unwrap_or(0),
+        most: count(place, fields, "maxLength")?,
+        ..Text::default()
+    };
+    in_order(place, "minLength", text.least, text.most)?;
+    match fields.get("pattern") {
+        None => {}
+        Some(Value::String(found)) => {
+            if let Err(reason) = pattern::pattern(found) {
+                return place.refuse("pattern", reason);
+            }
+            text.patterns.insert(found.clone());
+        }
+        Some(other) => return place.refuse("pattern", format!("is {other}, not a text")),
+    }
+    match fields.get("format") {
+        None => {}
+        Some(Value::String(name)) => match format::pattern(name) {
+            Some(pattern) => {
+                text.patterns.insert(pattern);
+            }
+            None => {
+                return place.refuse(
+                    "format",
+                    format!("`{name}` cannot be enforced; write it as a `pattern`"),
+                );
+            }
+        },
+        Some(other) => return place.refuse("format", format!("is {other}, not a text")),
+    }
+    Ok(text)
+}

@@ -1,0 +1,292 @@
+//! Regular expressions of JSON Schema (ECMA 262), as far as they say what a whole text looks like.
+
+use regex_syntax::ast::{
+    AssertionKind, Ast, ClassPerlKind, ClassSet, ClassSetItem, GroupKind, HexLiteralKind, Literal,
+    LiteralKind, RepetitionKind, RepetitionRange, SpecialLiteralKind, parse::ParserBuilder,
+};
+use regex_syntax::hir::{Class, HirKind};
+
+use crate::structure::chars::CharSet;
+use crate::structure::grammar::Expr;
+
+/// Groups nest at most so deeply.
+const MAX_DEPTH: u32 = 50;
+
+type Read<T> = Result<T, String>;
+
+/// The texts that a pattern finds itself in, as an expression for the whole text.
+pub(super) fn pattern(text: &str) -> Read<Expr> {
+    let parsed = ParserBuilder::new().nest_limit(MAX_DEPTH).build().parse(text);
+    let ast = parsed.map_err(|error| format!("cannot be read: {}", error.kind()))?;
+    Ok(Expr::Choice(Pattern(text).branches(&ast)?))
+}
+
+/// A pattern that is an alternative by itself: between `^` and `$`, or with anything around it.
+fn anywhere(parts: Vec<Expr>, begins: bool, ends: bool) -> Expr {
+    let any = || Expr::Chars(CharSet::any()).repeat(0, None);
+    let before = (!begins).then(any);
+    let after = (!ends).then(any);
+    Expr::Sequence(before.into_iter().chain(parts).chain(after).collect())
+}
+
+struct Pattern<'a>(&'a str);
+
+impl Pattern<'_> {
+    /// Each alternative with its own anchors.
+    fn branches(&self, ast: &Ast) -> Read<Vec<Expr>> {
+        let one;
+        let mut parts = match ast {
+            Ast::Alternation(alternation) => {
+                let branches = alternation.asts.iter().map(|ast| self.branches(ast));
+                return Ok(branches.collect::<Read<Vec<_>>>()?.into_iter().flatten().collect());
+            }
+            Ast::Group(group) if is_plain(&group.kind) => return self.branches(&group.ast),
+            Ast::Concat(concat) => &concat.asts[..],
+            other => {
+                one = std::slice::from_ref(other);
+                one
+            }
+        };
+        let is_anchor = |ast: Option<&Ast>, kind: AssertionKind| matches!(ast, Some(Ast::Assertion(found)) if found.kind == kind);
+        let begins = is_anchor(parts.first(), AssertionKind::StartLine);
+        parts = &parts[usize::from(begins)..];
+        let ends = is_anchor(parts.last(), AssertionKind::EndLine);
+        parts = &parts[..parts.len() - usize::from(ends)];
+        let exprs = parts.iter().map(|ast| self.expr(ast)).collect::<Read<_>>()?;
+        Ok(vec![anywhere(exprs, begins, ends)])
+    }
+
+    fn expr(&self, ast: &Ast) -> Read<Expr> {
+        Ok(match ast {
+            Ast::Empty(_) => Expr::empty(),
+            Ast::Literal(literal) => Expr::Chars(CharSet::one(self.literal(literal)?)),
+            Ast::Dot(_) => Expr::Chars(CharSet::of_chars("\n\r\u{2028}\u{2029}").complement()),
+            Ast::ClassPerl(class) => Expr::Chars(perl(&class.kind, class.negated)),
+            Ast::ClassUnicode(class) => Expr::Chars(self.unicode(class.span)?),
+            Ast::ClassBracketed(class) => {
+                let text = self.text(class.span);
+                if text.starts_with("[]") || text.starts_with("[^]") {
+                    return Err("holds a class that begins with `]`; write `\\]`".to_owned());
+                }
+                let set = self.set(&class.kind)?;
+                Expr::Chars(if class.negated { set.complement() } else { set })
+            }
+            Ast::Repetition(repetition) => {
+                let (least, most) = self.bounds(&repetition.op.kind, repetition.op.span)?;
+                self.expr(&repetition.ast)?.repeat(least, most)
+            }
+            Ast::Group(group) if is_plain(&group.kind) => self.expr(&group.ast)?,
+            Ast::Alternation(alternation) => Expr::Choice(
+                alternation.asts.iter().map(|ast| self.expr(ast)).collect::<Read<_>>()?,
+            ),
+            Ast::Concat(concat) => {
+                Expr::Sequence(concat.asts.iter().map(|ast| self.expr(ast)).collect::<Read<_>>()?)
+            }
+            Ast::Assertion(found) => {
+                let anchor = self.text(found.span);
+                return Err(format!(
+                    "holds `{anchor}`, which can be enforced only as `^` and `$` at the ends"
+                ));
+            }
+            other => return Err(cannot(self.text(*other.span()))),
+        })
+    }
+
+    fn text(&self, span: regex_syntax::ast::Span) -> &str {
+        &self.0[span.start.offset..span.end.offset]
+    }
+
+    fn bounds(
+        &self,
+        kind: &RepetitionKind,
+        span: regex_syntax::ast::Span,
+    ) -> Read<(usize, Option<usize>)> {
+        if self.text(span).contains(char::is_whitespace) {
+            return Err(cannot(self.text(span)));
+        }
+        Ok(match kind {
+            RepetitionKind::ZeroOrOne => (0, Some(1)),
+            RepetitionKind::ZeroOrMore => (0, None),
+            RepetitionKind::OneOrMore => (1, None),
+            RepetitionKind::Range(RepetitionRange::Exactly(n)) => (*n as usize, Some(*n as usize)),
+            RepetitionKind::Range(RepetitionRange::AtLeast(n)) => (*n as usize, None),
+            RepetitionKind::Range(RepetitionRange::Bounded(n, m)) => {
+                (*n as usize, Some(*m as usize))
+            }
+        })
+    }
+
+    fn literal(&self, literal: &Literal) -> Read<char> {
+        match &literal.kind {
+            LiteralKind::Verbatim
+            | LiteralKind::Meta
+            | LiteralKind::Superfluous
+            | LiteralKind::HexFixed(HexLiteralKind::X | HexLiteralKind::UnicodeShort)
+            | LiteralKind::Special(
+                SpecialLiteralKind::FormFeed
+                | SpecialLiteralKind::Tab
+                | SpecialLiteralKind::LineFeed
+                | SpecialLiteralKind::CarriageReturn
+                | SpecialLiteralKind::VerticalTab,
+            ) => Ok(literal.c),
+            _ => Err(cannot(self.text(literal.span))),
+        }
+    }
+
+    fn set(&self, set: &ClassSet) -> Read<CharSet> {
+        match set {
+            ClassSet::Item(item) => self.item(item),
+            ClassSet::BinaryOp(op) => Err(cannot(self.text(op.span))),
+        }
+    }
+
+    fn item(&self, item: &ClassSetItem) -> Read<CharSet> {
+        Ok(match item {
+            ClassSetItem::Empty(_) => CharSet::default(),
+            ClassSetItem::Literal(literal) => CharSet::one(self.literal(literal)?),
+            ClassSetItem::Range(range) => {
+                let (from, to) = (self.literal(&range.start)?, self.literal(&range.end)?);
+                CharSet::of([(from.into(), to.into())])
+            }
+            ClassSetItem::Perl(class) => perl(&class.kind, class.negated),
+            ClassSetItem::Unicode(class) => self.unicode(class.span)?,
+            ClassSetItem::Union(union) => {
+                let mut all = CharSet::default();
+                for item in &union.items {
+                    all = all.union(&self.item(item)?);
+                }
+                all
+            }
+            ClassSetItem::Ascii(class) => return Err(cannot(self.text(class.span))),
+            ClassSetItem::Bracketed(class) => return Err(cannot(self.text(class.span))),
+        })
+    }
+
+    /// `\p{…}`, by the tables of Unicode.
+    fn unicode(&self, span: regex_syntax::ast::Span) -> Read<CharSet> {
+        let text = self.text(span);
+        let class = regex_syntax::parse(text).ok().filter(|_| text.contains('{'));
+        match class.map(regex_syntax::hir::Hir::into_kind) {
+            Some(HirKind::Class(Class::Unicode(class))) => {
+                let ranges = class.ranges().iter();
+                Ok(CharSet::of(ranges.map(|range| (range.start().into(), range.end().into()))))
+            }
+            _ => Err(cannot(text)),
+        }
+    }
+}
+
+fn cannot(part: &str) -> String {
+    format!("holds `{part}`, which cannot be enforced; write what the text looks like without it")
+}
+
+fn is_plain(kind: &GroupKind) -> bool {
+    match kind {
+        GroupKind::CaptureIndex(_) => true,
+        GroupKind::CaptureName { starts_with_p, .. } => !starts_with_p,
+        GroupKind::NonCapturing(flags) => flags.items.is_empty(),
+    }
+}
+
+/// `\d`, `\s` and `\w` as ECMA 262 has them; of white space what all dialects agree on.
+fn perl(kind: &ClassPerlKind, negated: bool) -> CharSet {
+    let set = match kind {
+        ClassPerlKind::Digit => CharSet::of([(0x30, 0x39)]),
+        ClassPerlKind::Word => {
+            CharSet::of([(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)])
+        }
+        ClassPerlKind::Space if negated => CharSet::of([
+            (0x09, 0x0D),
+            (0x20, 0x20),
+            (0x85, 0x85),
+            (0xA0, 0xA0),
+            (0x1680, 0x1680),
+            (0x2000, 0x200A),
+            (0x2028, 0x2029),
+            (0x202F, 0x202F),
+            (0x205F, 0x205F),
+            (0x3000, 0x3000),
+            (0xFEFF, 0xFEFF),
+        ]),
+        ClassPerlKind::Space => CharSet::of_chars("\t\n\u{b}\u{c}\r \u{a0}\u{2003}\u{3000}"),
+    };
+    if negated { set.complement() } else { set }
+}
+
+/// How many characters texts of an expression have, at least and at most.
+pub(super) fn lengths(expr: &Expr) -> (usize, Option<usize>) {
+    let add = |a: Option<usize>, b: Option<usize>| Some(a?.saturating_add(b?));
+    match expr {
+        Expr::Chars(_) | Expr::Token { .. } => (1, Some(1)),
+        Expr::Text(text) => (text.chars().count(), Some(text.chars().count())),
+        Expr::Rule(_) => (0, None),
+        Expr::Sequence(parts) => parts
+            .iter()
+            .map(lengths)
+            .fold((0, Some(0)), |sum, part| (sum.0.saturating_add(part.0), add(sum.1, part.1))),
+        Expr::Choice(parts) => {
+            let all: Vec<_> = parts.iter().map(lengths).collect();
+            let least = all.iter().map(|part| part.0).min().unwrap_or(0);
+            let most = all.iter().try_fold(0, |most, part| part.1.map(|part| part.max(most)));
+            (least, most)
+        }
+        Expr::Repeat(unit, least, most) => {
+            let (shortest, longest) = lengths(unit);
+            let most = match (longest, most) {
+                (Some(0), _) => Some(0),
+                (longest, most) => longest.zip(*most).map(|(a, b)| a.saturating_mul(b)),
+            };
+            (shortest.saturating_mul(*least), most)
+        }
+    }
+}
+
+/// An expression for those texts that have these lengths too, if it is plain how.
+pub(super) fn with_lengths(expr: Expr, least: usize, most: Option<usize>) -> Option<Expr> {
+    let (shortest, longest) = lengths(&expr);
+    let is_short = most.is_none_or(|most| longest.is_some_and(|longest| longest <= most));
+    if shortest >= least && is_short {
+        return Some(expr);
+    }
+    match expr {
+        Expr::Sequence(mut parts) | Expr::Choice(mut parts) if parts.len() == 1 => {
+            with_lengths(parts.pop()?, least, most)
+        }
+        Expr::Choice(parts) => {
+            let parts = parts.into_iter().map(|part| with_lengths(part, least, most));
+            Some(Expr::Choice(parts.collect::<Option<_>>()?))
+        }
+        // One part gives way: what is before and after it has a length that does not change.
+        Expr::Sequence(mut parts) => {
+            let is_open = |part: &Expr| {
+                let (shortest, longest) = lengths(part);
+                longest != Some(shortest)
+            };
+            let mut open = (0..parts.len()).filter(|&index| is_open(&parts[index]));
+            let index = open.next()?;
+            if open.next().is_some() {
+                return None;
+            }
+            let fixed: usize = parts
+                .iter()
+                .enumerate()
+                .filter(|(i, _)| *i != index)
+                .map(|(_, p)| lengths(p).0)
+                .sum();
+            let most = match most {
+                Some(most) => Some(most.checked_sub(fixed)?),
+                None => None,
+            };
+            let part = std::mem::replace(&mut parts[index], Expr::empty());
+            parts[index] = with_lengths(part, least.saturating_sub(fixed), most)?;
+            Some(Expr::Sequence(parts))
+        }
+        Expr::Repeat(unit, fewest, highest) if matches!(*unit, Expr::Chars(_)) => {
+            let fewest = fewest.max(least);
+            let highest = [highest, most].into_iter().flatten().min();
+            let is_possible = highest.is_none_or(|highest| highest >= fewest);
+            is_possible.then_some(Expr::Repeat(unit, fewest, highest))
+        }
+        _ => None,
+    }
+}

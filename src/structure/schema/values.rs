@@ -1,0 +1,187 @@
+//! Single values against schemas, and schemas that share none.
+
+use std::sync::Arc;
+
+use serde_json::{Number, Value};
+
+use super::alternative::{All, Alternative, Array, Object, Text};
+use super::{Compiler, Place, pattern, unusable_grammar};
+use crate::error::Result;
+use crate::structure::effort::Effort;
+use crate::structure::grammar::{Builder, Expr, Unusable};
+use crate::structure::matcher::Matcher;
+
+/// How deep is looked for a difference between members of `oneOf`.
+const MAX_LOOK: usize = 4;
+/// How deep the values inside of values are compared with schemas, by recursion.
+const MAX_INSIDE: usize = 12;
+
+impl<'a> Compiler<'a> {
+    /// Whether an alternative allows this value.
+    pub(super) fn admits(&mut self, alternative: &Alternative, value: &Value) -> Result<bool> {
+        self.spend(1)?;
+        Ok(match (alternative, value) {
+            (Alternative::Value(one), value) => equal(one, value),
+            (Alternative::Null, Value::Null) | (Alternative::Boolean, Value::Bool(_)) => true,
+            (Alternative::Number(numbers), Value::Number(number)) => numbers.admits(number),
+            (Alternative::Text(text), Value::String(value)) => self.admits_text(text, value)?,
+            (Alternative::Array(array), Value::Array(items)) => self.admits_items(array, items)?,
+            (Alternative::Object(object), Value::Object(fields)) => {
+                let has_all = object.required.iter().all(|name| fields.contains_key(name));
+                let mut fits = has_all;
+                for (name, value) in fields {
+                    fits = fits && self.all_admit(object.property(name), value)?;
+                }
+                fits
+            }
+            _ => false,
+        })
+    }
+
+    fn all_admit(&mut self, schemas: &All, value: &Value) -> Result<bool> {
+        for alternative in self.alternatives_apart(schemas)? {
+            if self.admits(&alternative, value)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Of another value than the one that is being looked at.
+    fn alternatives_apart(&mut self, schemas: &All) -> Result<Vec<Alternative>> {
+        // A value of `enum` may lead back to the same `enum`.
+        if self.inside == MAX_INSIDE {
+            let reason = format!(
+                "values of `enum`, `const` or `oneOf` are compared over more than {MAX_INSIDE} levels; write them where they are wanted, without `$ref`"
+            );
+            return Err(super::unusable(reason));
+        }
+        self.inside += 1;
+        let trail = std::mem::take(&mut self.trail);
+        let alternatives = self.alternatives(schemas);
+        self.trail = trail;
+        self.inside -= 1;
+        alternatives
+    }
+
+    fn admits_items(&mut self, array: &Array, items: &[Value]) -> Result<bool> {
+        let is_short = array.most.is_none_or(|most| items.len() <= most);
+        let mut fits = is_short && items.len() >= array.least;
+        for (index, item) in items.iter().enumerate() {
+            fits = fits && self.all_admit(array.item(index), item)?;
+        }
+        Ok(fits)
+    }
+
+    fn admits_text(&mut self, text: &Text, value: &str) -> Result<bool> {
+        let length = value.chars().count();
+        let mut fits = length >= text.least && text.most.is_none_or(|most| length <= most);
+        for found in &text.patterns {
+            fits = fits && self.matches(found, value)?;
+        }
+        Ok(fits)
+    }
+
+    /// Whether a text is one of a pattern.
+    fn matches(&mut self, found: &str, text: &str) -> Result<bool> {
+        if !self.patterns.contains_key(found) {
+            let mut builder = Builder::default();
+            let expr = pattern::pattern(found).unwrap_or_else(|_| Expr::Choice(Vec::new()));
+            let grammar = builder.rule_of(&expr).and_then(|root| builder.finish(root));
+            let grammar = match grammar {
+                Ok(grammar) => Some(Arc::new(grammar)),
+                Err(Unusable::Endless) => None,
+                Err(why) => return Err(unusable_grammar(why)),
+            };
+            self.patterns.insert(found.to_owned(), grammar);
+        }
+        let Some(Some(grammar)) = self.patterns.get(found).cloned() else { return Ok(false) };
+        self.spend(text.len() + grammar.elements() / 64)?;
+        let mut effort = Effort::new(&|| Ok(()));
+        let mut matcher = Matcher::new(grammar, &mut effort)?;
+        Ok(matcher.accept_text(text, &mut effort)? && matcher.is_complete())
+    }
+
+    /// Refuses members of `oneOf` of which two could hold for one value.
+    pub(super) fn check_apart(
+        &mut self,
+        place: &Place<'a>,
+        lists: &[Vec<Alternative>],
+    ) -> Result<()> {
+        for (i, list) in lists.iter().enumerate() {
+            for (j, other) in lists.iter().enumerate().filter(|(j, _)| *j != i) {
+                if !self.are_apart(list, other, 0)? {
+                    let reason = format!(
+                        "cannot be enforced, since a value of member {i} may be one of member {j} too; let a required property with a `const` of its own tell them apart, or use `anyOf`"
+                    );
+                    return place.refuse("oneOf", reason);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether nothing that is written for one of `a` is allowed by one of `b`.
+    fn are_apart(&mut self, a: &[Alternative], b: &[Alternative], depth: usize) -> Result<bool> {
+        for a in a {
+            for b in b {
+                if !self.is_apart(a, b, depth)? {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_apart(&mut self, a: &Alternative, b: &Alternative, depth: usize) -> Result<bool> {
+        self.spend(1)?;
+        Ok(match (a, b) {
+            (Alternative::Value(value), other) | (other, Alternative::Value(value)) => {
+                !self.admits(other, value)?
+            }
+            (Alternative::Object(a), Alternative::Object(b)) => self.objects_apart(a, b, depth)?,
+            _ => a.both(b).is_none(),
+        })
+    }
+
+    fn objects_apart(&mut self, a: &Object, b: &Object, depth: usize) -> Result<bool> {
+        let is_declared = |name: &String| a.declared.iter().any(|(declared, _)| declared == name);
+        let lacks = |name: &String| !a.required.contains(name) && !is_declared(name);
+        if !a.is_open() && b.required.iter().any(lacks) {
+            return Ok(true);
+        }
+        if depth == MAX_LOOK {
+            return Ok(false);
+        }
+        for name in &a.required {
+            let ours = self.alternatives_apart(a.property(name))?;
+            let theirs = self.alternatives_apart(b.property(name))?;
+            if self.are_apart(&ours, &theirs, depth + 1)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// As JSON Schema compares values: numbers by what they are, objects in any order.
+fn equal(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => same_number(a, b),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && std::iter::zip(a, b).all(|(a, b)| equal(a, b))
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            let in_b = |(name, value)| b.get(name).is_some_and(|other| equal(value, other));
+            a.len() == b.len() && a.iter().all(in_b)
+        }
+        _ => a == b,
+    }
+}
+
+fn same_number(a: &Number, b: &Number) -> bool {
+    match (a.as_i128(), b.as_i128()) {
+        (Some(a), Some(b)) => a == b,
+        _ => a.as_f64() == b.as_f64(),
+    }
+}

@@ -1,0 +1,605 @@
+//! Forms by themselves, without a model: texts are drawn from the grammar at random.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+use proptest::strategy::{Union, ValueTree};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use serde_json::{Map, Value, json};
+
+use super::Structure;
+use super::effort::Effort;
+use super::gbnf::numbered;
+use super::matcher::Matcher;
+use super::vocabulary::Vocabulary;
+use crate::error::{Error, Result};
+
+fn no_token(name: &str) -> Option<i32> {
+    numbered(name)
+}
+
+fn matcher(structure: &Structure) -> Result<Matcher> {
+    let grammar = structure.compile(&no_token)?;
+    Matcher::new(Arc::new(grammar), &mut Effort::new(&|| Ok(())))
+}
+
+fn gbnf(text: &str) -> Matcher {
+    matcher(&Structure::Grammar(text.to_owned())).unwrap()
+}
+
+fn schema(schema: Value) -> Matcher {
+    let shown: String = schema.to_string().chars().take(300).collect();
+    matcher(&Structure::JsonSchema(schema)).unwrap_or_else(|error| panic!("{shown}: {error}"))
+}
+
+fn reason(structure: Structure) -> String {
+    match matcher(&structure) {
+        Ok(_) => panic!("it is accepted: {:.300}", format!("{structure:?}")),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn takes(mut matcher: Matcher, text: &str) -> bool {
+    let mut effort = Effort::new(&|| Ok(()));
+    matcher.accept_text(text, &mut effort).unwrap() && matcher.is_complete()
+}
+
+/// Numbers that look random, the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % n
+    }
+}
+
+/// A text of the grammar, drawn character by character; `None` if it has no end within `most`.
+fn draw(matcher: &mut Matcher, dice: &mut Dice, most: usize) -> Option<String> {
+    let mut effort = Effort::new(&|| Ok(()));
+    let mut text = String::new();
+    for _ in 0..most {
+        let sets = matcher.expected_sets();
+        if matcher.is_complete() && (sets.is_empty() || dice.below(3) == 0) {
+            return Some(text);
+        }
+        assert!(!sets.is_empty(), "a dead end after {text}");
+        let ranges = sets[dice.below(sets.len())].ranges().to_vec();
+        let (from, to) = ranges[dice.below(ranges.len())];
+        let span = usize::try_from(to - from + 1).unwrap();
+        let c = char::from_u32(from + u32::try_from(dice.below(span.min(200))).unwrap()).unwrap();
+        assert!(matcher.accept_text(c.encode_utf8(&mut [0; 4]), &mut effort).unwrap());
+        text.push(c);
+    }
+    None
+}
+
+#[test]
+fn grammars_are_read_as_llama_cpp_reads_them() {
+    let cases: [(&str, &[&str], &[&str]); 16] = [
+        (r#"root ::= "yes" | "no""#, &["yes", "no"], &["", "ye", "yesno", "maybe"]),
+        (r#"root ::= "a"{2,3} [0-9]+"#, &["aa1", "aaa12"], &["a1", "aaaa1", "aa"]),
+        (r#"root ::= "ab"*"#, &["", "ab", "abab"], &["a", "aba", "abb"]),
+        (r#"root ::= "a"? "b"{2} "c"{1,}"#, &["abbc", "bbccc"], &["abc", "bb"]),
+        ("root ::= [^a-c\\n] .", &["dx", "é\n"], &["ax", "\nx", "d"]),
+        ("root ::= [a-]  [\\]\\-\\\\] \"\\\"\" ", &["a]\"", "--\"", "a\\\""], &["b]\""]),
+        ("root ::= \"\\x41\\u00e9\\U0001F600\"", &["Aé😀"], &["A"]),
+        (
+            "# first\nroot ::= # second\n  item (\",\" # third\n  item)*\nitem ::= [a-z]\n",
+            &["a", "a,b,c"],
+            &["a,", ","],
+        ),
+        ("root ::=\n \"a\" |\n \"b\"\n\n\nother ::= \"c\"", &["a", "b"], &["c"]),
+        ("root ::= ( \"a\"\n | \"b\" )\r\n", &["a", "b"], &["ab"]),
+        (r#"root ::= "(" root ")" | """#, &["", "(())"], &["(", "())"]),
+        // Rules that begin with themselves.
+        (r#"root ::= root "+" [0-9] | [0-9]"#, &["1", "1+2+3"], &["", "1+", "+1"]),
+        (r#"root ::= "a" root "b" | "a" root "c" | "d""#, &["d", "aadbc", "adc"], &["ad", "adbc"]),
+        ("root ::= a a a a\na ::= \"x\"* \"y\"?", &["", "xyxxyy", "yyyy"], &["yyyyy", "z"]),
+        ("root ::= ((((\"x\"*)*)*)*)* \"!\"", &["!", "xxx!"], &["xxx", "y!"]),
+        ("root ::= \"a\" gone | \"b\"\ngone ::= \"c\" gone", &["b"], &["a", "ac"]),
+    ];
+    for (grammar, accepted, refused) in cases {
+        for text in accepted {
+            assert!(takes(gbnf(grammar), text), "{grammar}: {text:?}");
+        }
+        for text in refused {
+            assert!(!takes(gbnf(grammar), text), "{grammar}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn grammars_that_cannot_be_used_are_refused_by_name_and_number() {
+    let deep = format!("root ::= {}\"a\"{}", "(".repeat(100_000), ")".repeat(100_000));
+    let nested = "root ::= (((\"a\" \"b\"){600000}) \"c\"){600000}".to_owned();
+    let cases = [
+        ("root ::= (", "expecting `)`"),
+        ("root ::= missing", "`missing`"),
+        ("start ::= \"x\"", "`root`"),
+        ("root ::= root \"x\"", "itself"),
+        ("root ::= a\na ::= b\nb ::= \"x\" a", "itself"),
+        (" # nothing\n", "`root`"),
+        (&deep, "200 parentheses"),
+        ("root ::= \"x\"{5,2}", "at least 5 and at most 2"),
+        ("root ::= [a]{1000000}", "1000000 elements"),
+        ("root ::= [a]{0,300000}", "1000000 elements"),
+        ("root ::= [a]{99999999999999999999}", "too many"),
+        (&nested, "1000000 elements"),
+        ("root ::= \"a", "too early"),
+        ("root ::= [a", "too early"),
+        ("root ::= []", "no characters"),
+        ("root ::= [z-a]", "ends before it begins"),
+        ("root ::= \"\\d\"", "no such escape"),
+        ("root ::= \"\\x4\"", "2 hexadecimal digits"),
+        ("root ::= \"\\uD800\"", "no character"),
+        ("root ::= *", "to repeat"),
+        ("root ::= \"a\"\nroot ::= \"b\"", "twice"),
+        ("root ::= <none>", "no token"),
+        ("root = \"a\"", "`::=`"),
+        ("root ::= \"a\" )", "line 1, at `)`"),
+        ("root ::= \"a\"{", "expecting a number"),
+        ("root ::= \"a\"{2,1x", "expecting"),
+    ];
+    for (grammar, part) in cases {
+        let reason = reason(Structure::Grammar(grammar.to_owned()));
+        let shown: String = grammar.chars().take(80).collect();
+        assert!(reason.contains(part), "{shown}: {reason}");
+    }
+}
+
+#[test]
+fn ambiguous_grammars_take_no_time_beyond_use() {
+    let many: String = (0..60)
+        .map(|i| format!("r{i} ::= r{} \"a\" | r{} \"b\" | \"a\"\n", i + 1, i + 1))
+        .collect();
+    let grammars = [
+        "root ::= \"a\" root \"b\" | \"a\" root \"c\" | \"\"".to_owned(),
+        "root ::= root root | \"a\"".to_owned(),
+        "root ::= (\"a\"? \"a\"?)* (\"a\" | \"a\" \"a\")*".to_owned(),
+        format!("root ::= r0\n{many}r60 ::= \"a\""),
+    ];
+    for grammar in grammars {
+        let mut matcher = gbnf(&grammar);
+        let mut effort = Effort::new(&|| Ok(()));
+        for _ in 0..60 {
+            assert!(matcher.accept_text("a", &mut effort).unwrap(), "{grammar}");
+        }
+    }
+}
+
+#[test]
+fn work_for_a_token_ends_where_it_is_told_to() {
+    let grammar = "root ::= root root root | \"a\" | \"\"";
+    let mut effort =
+        Effort::new(&|| Err(Error::InvalidStructure { what: "test", reason: String::new() }));
+    let mut matcher = gbnf(grammar);
+    let text = "a".repeat(20_000);
+    let stopped = matcher.accept_text(&text, &mut effort);
+    assert!(matches!(stopped, Err(Error::InvalidStructure { what: "test", .. })), "{stopped:?}");
+}
+
+/// Where a token ends inside a character, only those go on that can become an allowed one.
+#[test]
+fn tokens_are_allowed_by_their_bytes() {
+    let texts: Vec<&[u8]> = vec![
+        b"a",
+        b"ab",
+        b"abc",
+        b"b",
+        b"",
+        b"\xC3",
+        b"\xA9",
+        b"\xE2\x82",
+        b"\xE2\x82\xAC",
+        b"\xED\xA0",
+        b"\xE0\x82",
+        b"\xF0",
+        b"\xF5",
+        b"\xC3a",
+        b"abd",
+        b"c",
+    ];
+    let vocabulary = Vocabulary::new(texts.iter().map(|text| Ok(text.to_vec()))).unwrap();
+    let allowed = |grammar: &str, before: &[i32]| -> Vec<String> {
+        let mut matcher = gbnf(grammar);
+        let mut effort = Effort::new(&|| Ok(()));
+        for &token in before {
+            assert!(matcher.allows(token, vocabulary.bytes(token), &mut effort).unwrap());
+            matcher.accept(token, vocabulary.bytes(token), &mut effort).unwrap();
+        }
+        let mask = vocabulary.allowed(&mut matcher, &mut effort).unwrap();
+        for (token, &is_allowed) in (0..).zip(&mask) {
+            let one = matcher.allows(token, vocabulary.bytes(token), &mut effort).unwrap();
+            assert_eq!(one, is_allowed, "{grammar}: {token}");
+        }
+        let names = texts.iter().zip(mask).filter(|(_, is_allowed)| *is_allowed);
+        names.map(|(text, _)| text.escape_ascii().to_string()).collect()
+    };
+    assert_eq!(allowed("root ::= \"ab\" [cx]", &[]), ["a", "ab", "abc"]);
+    assert_eq!(allowed("root ::= \"ab\" [cx]", &[1]), ["c"]);
+    assert_eq!(allowed("root ::= [é€]", &[]), ["\\xc3", "\\xe2\\x82", "\\xe2\\x82\\xac"]);
+    assert_eq!(allowed("root ::= [é€]", &[5]), ["\\xa9"]);
+    // No surrogates, no overlong forms, nothing beyond the last character.
+    let any =
+        ["a", "ab", "abc", "b", "\\xc3", "\\xe2\\x82", "\\xe2\\x82\\xac", "\\xf0", "abd", "c"];
+    assert_eq!(allowed("root ::= .*", &[]), any);
+    assert_eq!(
+        allowed("root ::= <[4]> \"a\" | !<[3]> \"b\"", &[4]),
+        ["a", "ab", "b"].into_iter().filter(|&text| text != "ab").collect::<Vec<_>>()
+    );
+    assert_eq!(allowed("root ::= <[4]> \"b\"", &[]), [""]);
+}
+
+/// Shapes that structured outputs use, each with an answer that it must let through.
+#[test]
+fn common_schemas_are_enforced() {
+    let tree = json!({"$ref": "#/$defs/node", "$defs": {"node": {"type": "object",
+        "properties": {"value": {"type": "integer"}, "children": {"type": "array", "items": {"$ref": "#/$defs/node"}}},
+        "required": ["value", "children"], "additionalProperties": false}}});
+    let pets = json!({"oneOf": [
+        {"type": "object", "properties": {"kind": {"const": "cat"}, "lives": {"type": "integer"}}, "required": ["kind", "lives"]},
+        {"type": "object", "properties": {"kind": {"const": "dog"}, "barks": {"type": "boolean"}}, "required": ["kind", "barks"]}]});
+    let cases = [
+        (
+            json!({"type": "object", "properties": {"name": {"type": "string"}, "age": {"type": "integer"}}, "required": ["name", "age"], "additionalProperties": false}),
+            r#"{"name": "Ann", "age": 7}"#,
+        ),
+        (
+            json!({"type": "object", "properties": {"a": {"type": ["string", "null"]}}, "required": ["a"]}),
+            r#"{"a": null}"#,
+        ),
+        (
+            json!({"properties": {"a": {"anyOf": [{"type": "string"}, {"type": "null"}], "default": null, "title": "A"}}, "type": "object"}),
+            "{}",
+        ),
+        (
+            json!({"type": "array", "items": {"enum": ["red", "green"]}, "minItems": 1}),
+            r#"["red", "green"]"#,
+        ),
+        (json!({"type": "string", "pattern": "\\d{3}-\\d{4}"}), r#""call 555-1234 now""#),
+        (json!({"type": "string", "pattern": "^\\w+@\\w+\\.\\w{2,3}$"}), r#""ann@example.com""#),
+        (
+            json!({"type": "string", "pattern": "^[A-Z]+$", "minLength": 2, "maxLength": 4}),
+            r#""ABC""#,
+        ),
+        (json!({"type": "string", "format": "date-time"}), r#""2024-02-29T23:59:59Z""#),
+        (json!({"type": "string", "format": "email"}), r#""ann.lee@mail.example.org""#),
+        (json!({"type": "string", "format": "uuid"}), r#""123e4567-e89b-12d3-a456-426614174000""#),
+        (json!({"type": "number", "minimum": 0, "maximum": 1}), "0.85"),
+        (json!({"type": "number", "exclusiveMinimum": 0}), "12.5"),
+        (json!({"type": "number", "minimum": -90, "maximum": 90}), "-33.868800"),
+        (json!({"type": "integer", "minimum": 1, "maximum": 10}), "10"),
+        (
+            json!({"type": "integer", "exclusiveMinimum": -3, "maximum": 9_223_372_036_854_775_807_i64}),
+            "-2",
+        ),
+        (tree, r#"{"value": 1, "children": [{"value": 2, "children": []}]}"#),
+        (pets, r#"{"kind": "dog", "barks": true}"#),
+        (
+            json!({"type": "object", "additionalProperties": {"type": "number"}}),
+            r#"{"x": 1, "y": 2.5}"#,
+        ),
+        (json!({"type": "object"}), r#"{"any": [1, "two", {"three": null}]}"#),
+        (json!(true), r#"[1, {"a": "b"}]"#),
+        (json!({}), "null"),
+        (
+            json!({"type": "array", "prefixItems": [{"type": "number"}, {"type": "string"}], "items": false, "minItems": 2}),
+            r#"[1, "a"]"#,
+        ),
+        (
+            json!({"allOf": [{"$ref": "#/$defs/a"}, {"properties": {"y": {"type": "null"}}, "required": ["y"]}], "$defs": {"a": {"type": "object", "properties": {"x": {"const": 1}}, "required": ["x"]}}}),
+            r#"{"x": 1, "y": null}"#,
+        ),
+        (json!({"type": "object", "required": ["free"]}), r#"{"free": 3}"#),
+        (json!({"enum": [1, "a", null], "type": ["integer", "null"]}), "1"),
+        (
+            json!({"type": "object", "properties": {"a/b~c": {"$ref": "#/$defs/per%20cent"}}, "$defs": {"per cent": {"const": "x"}}}),
+            r#"{"a/b~c": "x"}"#,
+        ),
+        (
+            json!({"$schema": "http://json-schema.org/draft-07/schema#", "$id": "x", "x-note": 1, "type": "string", "description": "d", "examples": ["e"], "deprecated": false}),
+            r#""free \"text\"""#,
+        ),
+    ];
+    for (form, answer) in cases {
+        let value: Value = serde_json::from_str(answer).unwrap();
+        jsonschema::validate(&form, &value).unwrap();
+        assert!(takes(schema(form.clone()), answer), "{form}: {answer}");
+    }
+}
+
+#[test]
+fn schemas_that_cannot_be_enforced_are_refused_by_place() {
+    let cases = [
+        (json!({"properties": {"a/b": {"not": {}}}}), "`not` at `#/properties/a~1b`"),
+        (json!({"items": {"uniqueItems": true}}), "`uniqueItems` at `#/items`"),
+        (json!({"type": "string", "pattern": "^(?=a)b$"}), "`pattern` at `#`"),
+        (json!({"type": "string", "pattern": "(?i)abc"}), "`(?i)`"),
+        (json!({"type": "string", "pattern": "\\bword\\b"}), "`\\b`"),
+        (json!({"type": "string", "pattern": "[[:digit:]]"}), "`[:digit:]`"),
+        (json!({"type": "string", "pattern": "(a)\\1"}), "`pattern`"),
+        (json!({"type": "string", "pattern": "[]a]"}), "begins with `]`"),
+        (json!({"type": "string", "pattern": "a$b"}), "`$`"),
+        (json!({"type": "string", "pattern": "a+b+", "maxLength": 5}), "`maxLength`"),
+        (json!({"type": "string", "minLength": 5, "maxLength": 2}), "at most 2"),
+        (json!({"type": "array", "minItems": 3, "maxItems": 1}), "at most 1"),
+        (json!({"type": "integer", "minimum": 3, "maximum": 1}), "contradict"),
+        (
+            json!({"allOf": [{"minimum": 3, "type": "integer"}, {"maximum": 1}]}),
+            "no value satisfies",
+        ),
+        (json!(false), "no value satisfies"),
+        (json!({"$ref": "#"}), "leads back"),
+        (json!({"$ref": "#/$defs/none"}), "nothing"),
+        (json!({"$ref": "https://example.com/a"}), "within the schema"),
+        (json!({"type": "nonsense"}), "nonsense"),
+        (json!({"minlength": 3}), "did you mean `minLength`"),
+        (json!({"maxLenght": 3}), "did you mean `maxLength`"),
+        (json!({"type": "object", "required": "a"}), "list of names"),
+        (json!({"oneOf": [{"type": "integer"}, {"type": "number"}]}), "`oneOf` at `#`"),
+        (json!({"oneOf": [{"required": ["a"]}, {"required": ["b"]}]}), "`oneOf` at `#`"),
+        (json!({"type": "string", "format": "regex"}), "`regex`"),
+        (json!({"type": "string", "maxLength": 900_000}), "1000000 elements"),
+        (json!({"type": "array", "minItems": 5_000_000}), "1000000 elements"),
+        (json!({"minimum": "a"}), "not a number"),
+        (json!({"minimum": 1e300}), "below 10^24"),
+        (json!({"multipleOf": 0.1}), "`multipleOf`"),
+        (json!({"type": "number", "minimum": 1e20}), "15 digits"),
+        (json!([1]), "not an object"),
+        (
+            json!({"$schema": "http://json-schema.org/draft-07/schema#", "prefixItems": [{}], "items": {"type": "null"}}),
+            "draft",
+        ),
+    ];
+    for (form, part) in cases {
+        let reason = reason(Structure::JsonSchema(form.clone()));
+        assert!(reason.contains(part), "{form}: {reason}");
+    }
+    let mut deep = json!({});
+    for _ in 0..1000 {
+        deep = json!({"items": deep});
+    }
+    assert!(reason(Structure::JsonSchema(deep)).contains("64 levels"));
+}
+
+#[test]
+fn thousands_of_optional_properties_are_quick() {
+    let properties: Map<String, Value> =
+        (0..5000).map(|i| (format!("property {i}"), json!({"type": "integer"}))).collect();
+    let form = json!({"type": "object", "properties": properties, "additionalProperties": true});
+    assert!(takes(schema(form.clone()), r#"{"property 7": 1, "property 4999": 2, "x": []}"#));
+    assert!(!takes(schema(form), r#"{"property 7": 1, "property 6": 2}"#));
+}
+
+/// Any schema: every keyword, with values that fit and values that do not, and siblings.
+fn any_schema() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        1 => Just(json!({})),
+        1 => Just(json!(true)),
+        1 => Just(json!(false)),
+        20 => keywords(Just(json!({"type": "integer"})).boxed()),
+    ];
+    leaf.prop_recursive(4, 40, 4, |inner| keywords(inner.boxed()))
+}
+
+fn keywords(inner: BoxedStrategy<Value>) -> BoxedStrategy<Value> {
+    let one = keyword(inner);
+    let defs = json!({"a": {"type": "string", "maxLength": 4}, "b": {"type": "object",
+        "properties": {"a": {"$ref": "#/$defs/b"}, "b": {"enum": [1, "x"]}}, "required": ["b"]}});
+    prop::collection::vec(one, 1..5)
+        .prop_map(move |pairs| {
+            let mut fields: Map<String, Value> = pairs.into_iter().collect();
+            fields.insert("$defs".to_owned(), defs.clone());
+            Value::Object(fields)
+        })
+        .boxed()
+}
+
+fn keyword(inner: BoxedStrategy<Value>) -> impl Strategy<Value = (String, Value)> {
+    let named = |name: &'static str, values: BoxedStrategy<Value>| {
+        values.prop_map(move |value| (name.to_owned(), value)).boxed()
+    };
+    let of = |values: Vec<Value>| prop::sample::select(values).boxed();
+    let numbers = || {
+        of(vec![
+            json!(0),
+            json!(1),
+            json!(3),
+            json!(-2),
+            json!(2.5),
+            json!(17),
+            json!(1.0),
+            json!(100_000),
+            json!(-0.125),
+        ])
+    };
+    let counts = || of(vec![json!(0), json!(1), json!(2), json!(3), json!(5)]);
+    let list = prop::collection::vec(inner.clone(), 1..4).prop_map(Value::Array).boxed();
+    let names = prop::collection::vec(
+        prop::sample::select(vec!["a", "b", "größe", "a b", "q\"", "undeclared"]),
+        0..3,
+    );
+    let names = names.prop_map(|mut names| {
+        names.sort_unstable();
+        names.dedup();
+        json!(names)
+    });
+    let properties = prop::collection::vec(
+        (prop::sample::select(vec!["a", "b", "größe", "a b", "q\""]), inner.clone()),
+        0..4,
+    );
+    let properties = properties.prop_map(|pairs| {
+        Value::Object(pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    });
+    let values = vec![
+        json!(1),
+        json!(1.0),
+        json!("a"),
+        json!("abcd"),
+        json!(null),
+        json!(true),
+        json!([1, "a"]),
+        json!({"a": 1, "b": "x"}),
+        json!({"b": 1}),
+        json!(2.5),
+        json!("2024-01-31"),
+    ];
+    let types = vec![
+        json!("null"),
+        json!("boolean"),
+        json!("integer"),
+        json!("number"),
+        json!("string"),
+        json!("array"),
+        json!("object"),
+        json!(["string", "null"]),
+        json!(["integer", "string"]),
+        json!(["object", "array"]),
+        json!("string"),
+        json!("object"),
+        json!("object"),
+        json!("array"),
+    ];
+    let patterns = [
+        "^a+$",
+        "a",
+        "^[a-c]{1,3}-[0-9]{1,4}$",
+        "\\d\\d",
+        "^\\w+$",
+        "\\s",
+        "\\bx",
+        "(?=a)",
+        "(?i)a",
+        "[[:digit:]]",
+        "a+?b",
+        "^a|b$",
+        "^(ab|c)*$",
+        "[^a-z]",
+        "^\\W\\D\\S$",
+        "\\p{Lu}",
+        "^.{2,4}$",
+        "^\"\\\\$",
+        "\\n",
+        "(a|b){2}",
+        "^$",
+        "",
+        "[\\d_-]+",
+        "x{2,1}",
+        "^\\u00e9\\x41$",
+        "^(?<n>a)$",
+        "\\.",
+        "^[a",
+        "a**",
+    ];
+    let formats = [
+        "date",
+        "time",
+        "date-time",
+        "uuid",
+        "email",
+        "ipv4",
+        "ipv6",
+        "hostname",
+        "uri",
+        "duration",
+        "regex",
+    ];
+    let any_of = |name| named(name, list.clone());
+    let one = |name| named(name, inner.clone());
+    let choices = vec![
+        (9, named("type", of(types))),
+        (
+            2,
+            named(
+                "enum",
+                prop::collection::vec(prop::sample::select(values.clone()), 1..5)
+                    .prop_map(|values| Value::Array(values))
+                    .boxed(),
+            ),
+        ),
+        (1, named("const", of(values))),
+        (1, named("minimum", numbers())),
+        (1, named("maximum", numbers())),
+        (1, named("exclusiveMinimum", numbers())),
+        (1, named("exclusiveMaximum", numbers())),
+        (1, named("minLength", counts())),
+        (1, named("maxLength", counts())),
+        (2, named("pattern", of(patterns.iter().map(|text| json!(text)).collect()))),
+        (1, named("format", of(formats.iter().map(|text| json!(text)).collect()))),
+        (1, named("minItems", counts())),
+        (1, named("maxItems", counts())),
+        (2, one("items")),
+        (1, any_of("prefixItems")),
+        (1, any_of("items")),
+        (1, one("additionalItems")),
+        (3, named("properties", properties.boxed())),
+        (2, named("required", names.boxed())),
+        (1, one("additionalProperties")),
+        (1, named("additionalProperties", of(vec![json!(true), json!(false)]))),
+        (2, any_of("anyOf")),
+        (2, any_of("oneOf")),
+        (1, any_of("allOf")),
+        (
+            1,
+            named(
+                "$ref",
+                of(vec![json!("#/$defs/a"), json!("#/$defs/b"), json!("#"), json!("#/$defs/none")]),
+            ),
+        ),
+        (1, named("title", of(vec![json!("t")]))),
+    ];
+    let rare = vec![
+        (1, one("not")),
+        (1, named("uniqueItems", of(vec![json!(true), json!(false)]))),
+        (1, named("multipleOf", numbers())),
+        (1, one("contains")),
+        (1, named("minProperties", counts())),
+        (1, one("propertyNames")),
+        (1, one("unevaluatedProperties")),
+        (1, named("minlength", counts())),
+    ];
+    prop_oneof![25 => Union::new_weighted(choices), 1 => Union::new_weighted(rare)]
+}
+
+/// A schema is enforced or refused: whatever is drawn from its grammar satisfies it.
+#[test]
+fn every_text_of_a_schema_satisfies_it() {
+    let count = std::env::var("SCHEMAS").map_or(300, |count| count.parse().unwrap());
+    let config = Config { failure_persistence: None, ..Config::default() };
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let strategy = any_schema();
+    let (mut refused, mut invalid, mut texts, mut cut, mut enforced) = (0, 0, 0, 0, 0);
+    let mut dice = Dice(11);
+    for _ in 0..count {
+        let form = strategy.new_tree(&mut runner).unwrap().current();
+        if matcher(&Structure::JsonSchema(form.clone())).is_err() {
+            refused += 1;
+            continue;
+        }
+        let Ok(validator) = jsonschema::options().should_validate_formats(true).build(&form) else {
+            invalid += 1;
+            continue;
+        };
+        enforced += 1;
+        for _ in 0..5 {
+            let mut matcher = matcher(&Structure::JsonSchema(form.clone())).unwrap();
+            let Some(text) = draw(&mut matcher, &mut dice, 400) else {
+                cut += 1;
+                continue;
+            };
+            texts += 1;
+            let value: Value = serde_json::from_str(&text)
+                .unwrap_or_else(|error| panic!("{error}: {text}\n{form}"));
+            let found = validator.validate(&value);
+            assert!(found.is_ok(), "{}\n{text}\n{form}", found.unwrap_err());
+        }
+    }
+    println!(
+        "{count} schemas: {refused} refused, {enforced} enforced, {invalid} no schemas; {texts} texts, {cut} cut off"
+    );
+    assert!(enforced * 10 > count * 3, "{enforced} of {count} were enforced");
+    assert!(texts > 2 * enforced, "{texts} texts of {enforced} schemas");
+}

@@ -125,12 +125,15 @@ async fn collect(model: &AsyncModel, mut stream: PieceStream) -> Result<Answer> 
     Ok(Answer { text, stop_reason, log_probabilities, stats })
 }
 
+/// Whether an option shows, by the answer without it and what came with it.
+type Check<'a> = Box<dyn Fn(&Answer, &Result<Answer>) -> bool + 'a>;
+
 /// An option with a value that must show, and how it shows.
 struct Row<'a> {
     options: GenerateOptions,
     /// Turns of the conversation before the question.
     turns: usize,
-    is_honoured: Box<dyn Fn(&Answer, &Result<Answer>) -> bool + 'a>,
+    is_honoured: Check<'a>,
     /// Ways without messages refuse it.
     needs_messages: bool,
 }

@@ -35,7 +35,7 @@ fn prompt(model: &MoeModel, tokens: usize) -> String {
         if model.count_tokens(&prompt).unwrap() >= tokens {
             break;
         }
-        prompt += &format!(" the fox {number}");
+        prompt = format!("{prompt} the fox {number}");
     }
     prompt
 }

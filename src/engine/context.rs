@@ -48,6 +48,9 @@ pub(crate) enum Decoded {
     Cancelled,
 }
 
+/// A token and its log-probability.
+pub(crate) type Likelihood = (Token, f32);
+
 /// A token to compute, of one of several sequences.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Step {
@@ -356,7 +359,7 @@ impl Context {
         index: i32,
         token: Token,
         likeliest: usize,
-    ) -> Result<((Token, f32), Vec<(Token, f32)>)> {
+    ) -> Result<(Likelihood, Vec<Likelihood>)> {
         let empty = || ffi::moe_log_probability { token: 0, log_probability: 0.0 };
         let (mut chosen, mut rows) = (empty(), Vec::new());
         rows.resize_with(likeliest, empty);

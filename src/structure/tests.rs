@@ -380,13 +380,13 @@ fn any_schema() -> impl Strategy<Value = Value> {
         1 => Just(json!({})),
         1 => Just(json!(true)),
         1 => Just(json!(false)),
-        20 => keywords(Just(json!({"type": "integer"})).boxed()),
+        20 => keywords(&Just(json!({"type": "integer"})).boxed()),
     ];
-    leaf.prop_recursive(4, 40, 4, |inner| keywords(inner.boxed()))
+    leaf.prop_recursive(4, 40, 4, |inner| keywords(&inner.boxed()))
 }
 
-fn keywords(inner: BoxedStrategy<Value>) -> BoxedStrategy<Value> {
-    let one = keyword(&inner);
+fn keywords(inner: &BoxedStrategy<Value>) -> BoxedStrategy<Value> {
+    let one = keyword(inner);
     let defs = json!({"a": {"type": "string", "maxLength": 4}, "b": {"type": "object",
         "properties": {"a": {"$ref": "#/$defs/b"}, "b": {"enum": [1, "x"]}}, "required": ["b"]}});
     prop::collection::vec(one, 1..5)

@@ -65,6 +65,8 @@ mod session;
 mod stats;
 #[cfg(feature = "async")]
 mod stream;
+// Without the engine forms are only checked.
+#[cfg_attr(not(feature = "llama"), allow(dead_code))]
 mod structure;
 pub mod synth;
 #[cfg(all(test, feature = "llama"))]

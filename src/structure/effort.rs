@@ -2,9 +2,9 @@
 
 use crate::error::{Error, Result};
 
-/// Steps of the matcher for one token: seconds of work, ten times what free text takes with a
+/// Steps of the matcher for one token: seconds of work, several times what free text takes with a
 /// vocabulary of 250,000 tokens. What needs more is ambiguous beyond any use.
-const MOST_STEPS: usize = 100_000_000;
+const MOST_STEPS: usize = 50_000_000;
 /// Between looks at the limits: less than a millisecond.
 const STEPS_BETWEEN_LOOKS: usize = 10_000;
 

@@ -32,8 +32,8 @@ fn schema(schema: Value) -> Matcher {
     matcher(&Structure::JsonSchema(schema)).unwrap_or_else(|error| panic!("{shown}: {error}"))
 }
 
-fn reason(structure: Structure) -> String {
-    match matcher(&structure) {
+fn reason(structure: &Structure) -> String {
+    match matcher(structure) {
         Ok(_) => panic!("it is accepted: {:.300}", format!("{structure:?}")),
         Err(error) => error.to_string(),
     }
@@ -143,7 +143,7 @@ fn grammars_that_cannot_be_used_are_refused_by_name_and_number() {
         ("root ::= \"a\"{2,1x", "expecting"),
     ];
     for (grammar, part) in cases {
-        let reason = reason(Structure::Grammar(grammar.to_owned()));
+        let reason = reason(&Structure::Grammar(grammar.to_owned()));
         let shown: String = grammar.chars().take(80).collect();
         assert!(reason.contains(part), "{shown}: {reason}");
     }
@@ -151,9 +151,10 @@ fn grammars_that_cannot_be_used_are_refused_by_name_and_number() {
 
 #[test]
 fn ambiguous_grammars_take_no_time_beyond_use() {
-    let many: String = (0..60)
+    let many: Vec<String> = (0..60)
         .map(|i| format!("r{i} ::= r{} \"a\" | r{} \"b\" | \"a\"\n", i + 1, i + 1))
         .collect();
+    let many = many.concat();
     let grammars = [
         "root ::= \"a\" root \"b\" | \"a\" root \"c\" | \"\"".to_owned(),
         "root ::= root root | \"a\"".to_owned(),
@@ -354,14 +355,14 @@ fn schemas_that_cannot_be_enforced_are_refused_by_place() {
         ),
     ];
     for (form, part) in cases {
-        let reason = reason(Structure::JsonSchema(form.clone()));
+        let reason = reason(&Structure::JsonSchema(form.clone()));
         assert!(reason.contains(part), "{form}: {reason}");
     }
     let mut deep = json!({});
     for _ in 0..1000 {
         deep = json!({"items": deep});
     }
-    assert!(reason(Structure::JsonSchema(deep)).contains("64 levels"));
+    assert!(reason(&Structure::JsonSchema(deep)).contains("64 levels"));
 }
 
 #[test]
@@ -379,12 +380,12 @@ fn any_schema() -> impl Strategy<Value = Value> {
         1 => Just(json!({})),
         1 => Just(json!(true)),
         1 => Just(json!(false)),
-        20 => keywords(Just(json!({"type": "integer"})).boxed()),
+        20 => keywords(&Just(json!({"type": "integer"})).boxed()),
     ];
-    leaf.prop_recursive(4, 40, 4, |inner| keywords(inner.boxed()))
+    leaf.prop_recursive(4, 40, 4, |inner| keywords(&inner.boxed()))
 }
 
-fn keywords(inner: BoxedStrategy<Value>) -> BoxedStrategy<Value> {
+fn keywords(inner: &BoxedStrategy<Value>) -> BoxedStrategy<Value> {
     let one = keyword(inner);
     let defs = json!({"a": {"type": "string", "maxLength": 4}, "b": {"type": "object",
         "properties": {"a": {"$ref": "#/$defs/b"}, "b": {"enum": [1, "x"]}}, "required": ["b"]}});
@@ -397,170 +398,65 @@ fn keywords(inner: BoxedStrategy<Value>) -> BoxedStrategy<Value> {
         .boxed()
 }
 
-fn keyword(inner: BoxedStrategy<Value>) -> impl Strategy<Value = (String, Value)> {
+/// A keyword with one of the values of a JSON list.
+fn of(name: &'static str, values: &str) -> BoxedStrategy<(String, Value)> {
+    let values: Vec<Value> = serde_json::from_str(values).unwrap();
+    prop::sample::select(values).prop_map(move |value| (name.to_owned(), value)).boxed()
+}
+
+const NUMBERS: &str = "[0, 1, 3, -2, 2.5, 17, 1.0, 100000, -0.125]";
+const COUNTS: &str = "[0, 1, 2, 3, 5]";
+const VALUES: &str = r#"[1, 1.0, "a", "abcd", null, true, [1, "a"], {"a": 1, "b": "x"}, {"b": 1}, 2.5, "2024-01-31"]"#;
+const TYPES: &str = r#"["null", "boolean", "integer", "number", "string", "array", "object", ["string", "null"],
+    ["integer", "string"], ["object", "array"], "string", "object", "object", "array"]"#;
+const PATTERNS: &str = r#"["^a+$", "a", "^[a-c]{1,3}-[0-9]{1,4}$", "\\d\\d", "^\\w+$", "\\s", "\\bx", "(?=a)", "(?i)a",
+    "[[:digit:]]", "a+?b", "^a|b$", "^(ab|c)*$", "[^a-z]", "^\\W\\D\\S$", "\\p{Lu}", "^.{2,4}$", "^\"\\\\$", "\\n",
+    "(a|b){2}", "^$", "", "[\\d_-]+", "x{2,1}", "^\\u00e9\\x41$", "^(?<n>a)$", "\\.", "^[a", "a**"]"#;
+const FORMATS: &str = r#"["date", "time", "date-time", "uuid", "email", "ipv4", "ipv6", "hostname", "uri", "duration", "regex"]"#;
+const REFERENCES: &str = r##"["#/$defs/a", "#/$defs/b", "#", "#/$defs/none"]"##;
+
+fn keyword(inner: &BoxedStrategy<Value>) -> impl Strategy<Value = (String, Value)> + use<> {
     let named = |name: &'static str, values: BoxedStrategy<Value>| {
         values.prop_map(move |value| (name.to_owned(), value)).boxed()
     };
-    let of = |values: Vec<Value>| prop::sample::select(values).boxed();
-    let numbers = || {
-        of(vec![
-            json!(0),
-            json!(1),
-            json!(3),
-            json!(-2),
-            json!(2.5),
-            json!(17),
-            json!(1.0),
-            json!(100_000),
-            json!(-0.125),
-        ])
-    };
-    let counts = || of(vec![json!(0), json!(1), json!(2), json!(3), json!(5)]);
     let list = prop::collection::vec(inner.clone(), 1..4).prop_map(Value::Array).boxed();
-    let names = prop::collection::vec(
-        prop::sample::select(vec!["a", "b", "größe", "a b", "q\"", "undeclared"]),
-        0..3,
-    );
-    let names = names.prop_map(|mut names| {
-        names.sort_unstable();
-        names.dedup();
-        json!(names)
-    });
-    let properties = prop::collection::vec(
-        (prop::sample::select(vec!["a", "b", "größe", "a b", "q\""]), inner.clone()),
-        0..4,
-    );
+    let names = vec!["a", "b", "größe", "a b", "q\"", "undeclared"];
+    let required = prop::collection::btree_set(prop::sample::select(names.clone()), 0..3);
+    let properties = prop::collection::vec((prop::sample::select(names), inner.clone()), 0..4);
     let properties = properties.prop_map(|pairs| {
         Value::Object(pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     });
-    let values = vec![
-        json!(1),
-        json!(1.0),
-        json!("a"),
-        json!("abcd"),
-        json!(null),
-        json!(true),
-        json!([1, "a"]),
-        json!({"a": 1, "b": "x"}),
-        json!({"b": 1}),
-        json!(2.5),
-        json!("2024-01-31"),
-    ];
-    let types = vec![
-        json!("null"),
-        json!("boolean"),
-        json!("integer"),
-        json!("number"),
-        json!("string"),
-        json!("array"),
-        json!("object"),
-        json!(["string", "null"]),
-        json!(["integer", "string"]),
-        json!(["object", "array"]),
-        json!("string"),
-        json!("object"),
-        json!("object"),
-        json!("array"),
-    ];
-    let patterns = [
-        "^a+$",
-        "a",
-        "^[a-c]{1,3}-[0-9]{1,4}$",
-        "\\d\\d",
-        "^\\w+$",
-        "\\s",
-        "\\bx",
-        "(?=a)",
-        "(?i)a",
-        "[[:digit:]]",
-        "a+?b",
-        "^a|b$",
-        "^(ab|c)*$",
-        "[^a-z]",
-        "^\\W\\D\\S$",
-        "\\p{Lu}",
-        "^.{2,4}$",
-        "^\"\\\\$",
-        "\\n",
-        "(a|b){2}",
-        "^$",
-        "",
-        "[\\d_-]+",
-        "x{2,1}",
-        "^\\u00e9\\x41$",
-        "^(?<n>a)$",
-        "\\.",
-        "^[a",
-        "a**",
-    ];
-    let formats = [
-        "date",
-        "time",
-        "date-time",
-        "uuid",
-        "email",
-        "ipv4",
-        "ipv6",
-        "hostname",
-        "uri",
-        "duration",
-        "regex",
-    ];
-    let any_of = |name| named(name, list.clone());
+    let values: Vec<Value> = serde_json::from_str(VALUES).unwrap();
+    let values = prop::collection::vec(prop::sample::select(values), 1..5);
+    let lists = |name| named(name, list.clone());
     let one = |name| named(name, inner.clone());
-    let choices = vec![
-        (9, named("type", of(types))),
-        (
-            2,
-            named(
-                "enum",
-                prop::collection::vec(prop::sample::select(values.clone()), 1..5)
-                    .prop_map(|values| Value::Array(values))
-                    .boxed(),
-            ),
-        ),
-        (1, named("const", of(values))),
-        (1, named("minimum", numbers())),
-        (1, named("maximum", numbers())),
-        (1, named("exclusiveMinimum", numbers())),
-        (1, named("exclusiveMaximum", numbers())),
-        (1, named("minLength", counts())),
-        (1, named("maxLength", counts())),
-        (2, named("pattern", of(patterns.iter().map(|text| json!(text)).collect()))),
-        (1, named("format", of(formats.iter().map(|text| json!(text)).collect()))),
-        (1, named("minItems", counts())),
-        (1, named("maxItems", counts())),
-        (2, one("items")),
-        (1, any_of("prefixItems")),
-        (1, any_of("items")),
-        (1, one("additionalItems")),
-        (3, named("properties", properties.boxed())),
-        (2, named("required", names.boxed())),
-        (1, one("additionalProperties")),
-        (1, named("additionalProperties", of(vec![json!(true), json!(false)]))),
-        (2, any_of("anyOf")),
-        (2, any_of("oneOf")),
-        (1, any_of("allOf")),
-        (
-            1,
-            named(
-                "$ref",
-                of(vec![json!("#/$defs/a"), json!("#/$defs/b"), json!("#"), json!("#/$defs/none")]),
-            ),
-        ),
-        (1, named("title", of(vec![json!("t")]))),
+    let mut choices = vec![
+        (225, of("type", TYPES)),
+        (50, named("enum", values.prop_map(Value::Array).boxed())),
+        (25, of("const", VALUES)),
+        (50, of("pattern", PATTERNS)),
+        (25, of("format", FORMATS)),
+        (50, one("items")),
+        (75, named("properties", properties.boxed())),
+        (50, named("required", required.prop_map(|names| json!(names)).boxed())),
+        (50, lists("anyOf")),
+        (50, lists("oneOf")),
+        (25, of("$ref", REFERENCES)),
+        (25, of("additionalProperties", "[true, false]")),
+        (25, of("title", r#"["t"]"#)),
+        (5, of("uniqueItems", "[true, false]")),
+        (5, of("minlength", COUNTS)),
     ];
-    let rare = vec![
-        (1, one("not")),
-        (1, named("uniqueItems", of(vec![json!(true), json!(false)]))),
-        (1, named("multipleOf", numbers())),
-        (1, one("contains")),
-        (1, named("minProperties", counts())),
-        (1, one("propertyNames")),
-        (1, one("unevaluatedProperties")),
-        (1, named("minlength", counts())),
-    ];
-    prop_oneof![25 => Union::new_weighted(choices), 1 => Union::new_weighted(rare)]
+    let bounds = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
+    choices.extend(bounds.map(|name| (25, of(name, NUMBERS))));
+    let lengths = ["minLength", "maxLength", "minItems", "maxItems"];
+    choices.extend(lengths.map(|name| (25, of(name, COUNTS))));
+    choices.extend(["prefixItems", "items", "allOf"].map(|name| (25, lists(name))));
+    choices.extend(["additionalItems", "additionalProperties"].map(|name| (25, one(name))));
+    let refused = ["not", "contains", "propertyNames", "unevaluatedProperties"];
+    choices.extend(refused.map(|name| (5, one(name))));
+    choices.extend(["multipleOf", "minProperties"].map(|name| (5, of(name, COUNTS))));
+    Union::new_weighted(choices)
 }
 
 /// A schema is enforced or refused: whatever is drawn from its grammar satisfies it.

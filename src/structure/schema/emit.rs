@@ -1,6 +1,6 @@
 //! Alternatives as rules for JSON texts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::alternative::{All, Alternative, Array, Object, Text};
 use super::number::Numbers;
@@ -194,8 +194,8 @@ impl Compiler<'_> {
     /// one was written before, so that commas are where they belong.
     fn object_form(&mut self, json: &Json, object: &Object) -> Result<Expr, Unusable> {
         let declared = object.declared.iter().map(|(name, schemas)| (&**name, schemas));
-        let is_declared = |name: &str| object.declared.iter().any(|(known, _)| known == name);
-        let undeclared = object.required.iter().filter(|name| !is_declared(name));
+        let known: HashSet<&str> = object.declared.iter().map(|(name, _)| &**name).collect();
+        let undeclared = object.required.iter().filter(|name| !known.contains(&***name));
         let all: Vec<(&str, &All)> =
             declared.chain(undeclared.map(|name| (&**name, &object.others))).collect();
         let ends = Expr::text("}");

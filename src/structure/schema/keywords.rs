@@ -95,6 +95,7 @@ impl<'a> Compiler<'a> {
         place: &Place<'a>,
         fields: &'a Fields,
     ) -> Result<Vec<Alternative>> {
+        self.spend(fields.values().map(weight).sum())?;
         fields.keys().try_for_each(|keyword| check_known(place, keyword))?;
         let mut allowed = self.of_types(place, fields)?;
         if let Some(values) = fields.get("enum") {
@@ -258,6 +259,16 @@ impl<'a> Compiler<'a> {
             allowed = self.both(&allowed, &any)?;
         }
         Ok(allowed)
+    }
+}
+
+/// What it costs to read the value of a keyword.
+fn weight(value: &Value) -> usize {
+    match value {
+        Value::Array(values) => values.len(),
+        Value::Object(fields) => fields.len(),
+        Value::String(text) => 4 * text.len(), // it may be a pattern
+        _ => 1,
     }
 }
 

@@ -207,6 +207,7 @@ impl<'a> Compiler<'a> {
         for a in a {
             self.spend(b.len())?;
             for b in b {
+                self.spend(a.parts() + b.parts())?;
                 match (a, b) {
                     (Alternative::Value(value), other) | (other, Alternative::Value(value)) => {
                         if self.admits(other, value)? {

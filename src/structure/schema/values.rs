@@ -1,5 +1,6 @@
 //! Single values against schemas, and schemas that share none.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::{Number, Value};
@@ -30,6 +31,7 @@ impl<'a> Compiler<'a> {
                 let has_all = object.required.iter().all(|name| fields.contains_key(name));
                 let mut fits = has_all;
                 for (name, value) in fields {
+                    self.spend(object.declared.len())?;
                     fits = fits && self.all_admit(object.property(name), value)?;
                 }
                 fits
@@ -145,8 +147,9 @@ impl<'a> Compiler<'a> {
     }
 
     fn objects_apart(&mut self, a: &Object, b: &Object, depth: usize) -> Result<bool> {
-        let is_declared = |name: &String| a.declared.iter().any(|(declared, _)| declared == name);
-        let lacks = |name: &String| !a.required.contains(name) && !is_declared(name);
+        let declared: HashSet<&str> = a.declared.iter().map(|(name, _)| &**name).collect();
+        let lacks = |name: &String| !a.required.contains(name) && !declared.contains(&**name);
+        self.spend(declared.len() + b.required.len())?;
         if !a.is_open() && b.required.iter().any(lacks) {
             return Ok(true);
         }
@@ -154,6 +157,7 @@ impl<'a> Compiler<'a> {
             return Ok(false);
         }
         for name in &a.required {
+            self.spend(a.declared.len() + b.declared.len())?;
             let ours = self.alternatives_apart(a.property(name))?;
             let theirs = self.alternatives_apart(b.property(name))?;
             if self.are_apart(&ours, &theirs, depth + 1)? {

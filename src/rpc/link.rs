@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::RpcTraffic;
+use super::protocol::GREETING_BYTES;
 use crate::error::{Error, Result};
 
 /// The state of the connection to one server, shared between its relay and those who use it.
@@ -14,6 +15,8 @@ pub(crate) struct Link {
     relay: String,
     /// Why the connection broke, or could not be made; `None` while all is well.
     trouble: Mutex<Option<String>>,
+    /// How the server last greeted.
+    greeting: Mutex<Option<[u8; GREETING_BYTES]>>,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
     round_trips: AtomicU64,
@@ -26,6 +29,7 @@ impl Link {
             endpoint: endpoint.to_owned(),
             relay,
             trouble: Mutex::new(None),
+            greeting: Mutex::new(None),
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
             round_trips: AtomicU64::new(0),
@@ -58,8 +62,14 @@ impl Link {
         self.trouble().clone()
     }
 
-    pub(super) fn connected(&self) {
+    pub(super) fn connected(&self, greeting: [u8; GREETING_BYTES]) {
         *self.trouble() = None;
+        *self.last_greeting() = Some(greeting);
+    }
+
+    /// How the server last greeted, if it ever did.
+    pub(super) fn greeting(&self) -> Option<[u8; GREETING_BYTES]> {
+        *self.last_greeting()
     }
 
     pub(super) fn lost(&self, reason: String) {
@@ -86,6 +96,10 @@ impl Link {
             round_trips: self.round_trips.load(Ordering::Relaxed),
             one_way_requests: self.one_way_requests.load(Ordering::Relaxed),
         }
+    }
+
+    fn last_greeting(&self) -> MutexGuard<'_, Option<[u8; GREETING_BYTES]>> {
+        self.greeting.lock().unwrap_or_else(PoisonError::into_inner) // likewise
     }
 
     fn trouble(&self) -> MutexGuard<'_, Option<String>> {

@@ -24,7 +24,8 @@ static ENDED: Condvar = Condvar::new();
 #[derive(Debug)]
 pub(crate) struct Operation {
     limits: Limits,
-    grace: Duration,
+    /// How long servers are waited for beyond the limits; `None` if memory is given back, which needs no server.
+    grace: Option<Duration>,
     /// When a relay first saw that it should have ended.
     noticed: OnceLock<Instant>,
     /// Whether a relay made answers up since, so that the result is worth nothing.
@@ -39,7 +40,7 @@ impl Operation {
 
     fn waited_enough(&self) -> bool {
         let is_over = self.limits.interruption().is_some()
-            && self.noticed.get_or_init(Instant::now).elapsed() >= self.grace;
+            && self.noticed.get_or_init(Instant::now).elapsed() >= self.grace.unwrap_or_default();
         if is_over {
             self.given_up.store(true, Ordering::Release);
         }
@@ -57,7 +58,7 @@ impl Turn {
     /// # Errors
     /// That of the limits, if they end the wait.
     pub(crate) fn wait(limits: &Limits) -> Result<Self> {
-        Self::take(|| limits.check(), || limits.clone(), GRACE)
+        Self::take(|| limits.check(), || limits.clone(), Some(GRACE))
     }
 
     /// The same for a question that takes no server longer than this.
@@ -66,12 +67,12 @@ impl Turn {
     /// That of the limits, if they end the wait.
     pub(crate) fn to_ask(limits: &Limits, patience: Duration) -> Result<Self> {
         let limited = || limits.at_most_until(Instant::now() + patience);
-        Self::take(|| limits.check(), limited, GRACE)
+        Self::take(|| limits.check(), limited, Some(GRACE))
     }
 
     /// For giving memory back, which needs no answer: waits for others, but for no server.
     pub(crate) fn to_free() -> Self {
-        let turn = Self::take(|| Ok(()), || Limits::until(Instant::now()), Duration::ZERO);
+        let turn = Self::take(|| Ok(()), || Limits::until(Instant::now()), None);
         turn.unwrap_or_else(|_| unreachable!("nothing ends this wait"))
     }
 
@@ -83,7 +84,7 @@ impl Turn {
     fn take(
         check: impl Fn() -> Result<()>,
         limits: impl FnOnce() -> Limits,
-        grace: Duration,
+        grace: Option<Duration>,
     ) -> Result<Self> {
         let mut current = lock();
         while current.is_some() {
@@ -116,6 +117,11 @@ pub(super) fn waited_enough() -> bool {
 /// Whether answers are made up for the operation under way.
 pub(super) fn is_given_up() -> bool {
     lock().as_ref().is_some_and(|operation| operation.given_up.load(Ordering::Acquire))
+}
+
+/// Whether the operation under way only gives memory back.
+pub(super) fn only_frees() -> bool {
+    lock().as_ref().is_some_and(|operation| operation.grace.is_none())
 }
 
 fn lock() -> MutexGuard<'static, Option<Arc<Operation>>> {

@@ -9,6 +9,9 @@ pub(super) const HEADER_BYTES: usize = 9;
 /// Capabilities of a connection that both sides may use, such as RDMA. The relay has none.
 pub(super) const CAPABILITY_BYTES: usize = 24;
 
+/// Bytes of the server's greeting: a length, a version and capabilities.
+pub(super) const GREETING_BYTES: usize = 8 + 4 + CAPABILITY_BYTES;
+
 /// A request's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Command(pub(super) u8);

@@ -9,7 +9,7 @@ use super::client::Client;
 use super::graphs::{Graphs, Sent};
 use super::link::Link;
 use super::operation;
-use super::protocol::{CAPABILITY_BYTES, Command, HEADER_BYTES};
+use super::protocol::{CAPABILITY_BYTES, Command, GREETING_BYTES, HEADER_BYTES};
 use super::server::{Server, Trouble};
 
 /// Bytes passed on at once.
@@ -60,7 +60,8 @@ struct Relay {
 
 impl Relay {
     /// Connects to the server and lets both sides greet. If that fails, the engine's connection is
-    /// closed, which it survives at this moment.
+    /// closed, which it survives when it connects to use a server. It also connects to free the events of
+    /// a context, in a destructor, where a failure would end the process: then it is greeted all the same.
     fn greet(link: &Arc<Link>, mut client: Client) -> io::Result<Self> {
         let mut request = [0; HEADER_BYTES + CAPABILITY_BYTES];
         client.read_exact(&mut request)?;
@@ -69,17 +70,28 @@ impl Relay {
         }
         // The relay speaks plain TCP only.
         request[HEADER_BYTES..].fill(0);
-        let mut answer = [0; 8 + 4 + CAPABILITY_BYTES];
-        let server = Server::greet(link.endpoint(), &request, &mut answer).map_err(|trouble| {
-            link.lost(trouble.to_string());
-            io::Error::other(trouble.to_string())
-        })?;
-        answer[12..].fill(0);
-        link.connected();
+        let mut answer = [0; GREETING_BYTES];
+        let server = match Server::greet(link.endpoint(), &request, &mut answer) {
+            Ok(server) => {
+                answer[GREETING_BYTES - CAPABILITY_BYTES..].fill(0);
+                link.connected(answer);
+                Some(server)
+            }
+            Err(trouble) => {
+                let greeting = link.greeting().filter(|_| operation::only_frees());
+                let Some(greeting) = greeting else {
+                    link.lost(trouble.to_string());
+                    return Err(io::Error::other(trouble.to_string()));
+                };
+                // The engine has no other connection to this server, and lets go of this one at once.
+                answer = greeting;
+                None
+            }
+        };
         client.write_all(&answer)?;
         let link = Arc::clone(link);
         let (graphs, chunk) = (Graphs::default(), vec![0; CHUNK_BYTES]);
-        Ok(Self { link, client, server: Some(server), graphs, chunk })
+        Ok(Self { link, client, server, graphs, chunk })
     }
 
     /// Until the engine hangs up.
@@ -253,5 +265,50 @@ impl Relay {
     fn lose(&mut self, trouble: &Trouble) {
         self.link.lost(trouble.to_string());
         self.server = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::super::operation::Turn;
+    use super::*;
+
+    const VERSION: [u8; 4] = [4, 0, 1, 0];
+
+    /// What the engine is answered when it connects and greets; nothing if the connection is closed.
+    fn greeted(link: &Link) -> Vec<u8> {
+        let mut engine = TcpStream::connect(link.relay()).unwrap();
+        let mut request = vec![Command::HELLO.0];
+        request.extend((CAPABILITY_BYTES as u64).to_le_bytes());
+        request.extend([0_u8; CAPABILITY_BYTES]);
+        engine.write_all(&request).unwrap();
+        let mut answer = vec![0; GREETING_BYTES];
+        if engine.read_exact(&mut answer).is_ok() { answer } else { Vec::new() }
+    }
+
+    #[test]
+    fn an_engine_that_only_frees_is_greeted_for_a_server_that_is_gone() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let link = start(&listener.local_addr().unwrap().to_string(), |_| true).unwrap();
+        let server = thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut request = [0; HEADER_BYTES + CAPABILITY_BYTES];
+            socket.read_exact(&mut request).unwrap();
+            let mut answer = ((4 + CAPABILITY_BYTES) as u64).to_le_bytes().to_vec();
+            answer.extend(VERSION);
+            answer.extend([0_u8; CAPABILITY_BYTES]);
+            socket.write_all(&answer).unwrap();
+        });
+        let first = greeted(&link);
+        assert_eq!(first[8..12], VERSION);
+        server.join().unwrap();
+        // The server is gone, with its port.
+        let freeing = Turn::to_free();
+        assert_eq!(greeted(&link), first);
+        drop(freeing);
+        assert!(greeted(&link).is_empty());
+        assert!(link.check().is_err());
     }
 }

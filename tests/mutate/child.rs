@@ -40,15 +40,22 @@ fn tell(line: &str) {
     out.flush().unwrap();
 }
 
-/// Loads and generates; errors by their names, and what the engine could not allocate.
+/// An error's text without what differs from file to file: names in backticks, numbers, and all after the first words.
+fn shape(text: &str) -> String {
+    let parts = text.split('`').enumerate().map(|(i, part)| if i % 2 == 0 { part } else { "…" });
+    let words: String = parts.collect();
+    let words =
+        words.split_whitespace().filter(|word| !word.contains(|c: char| c.is_ascii_digit()));
+    words.take(8).collect::<Vec<_>>().join(" ").replace('|', "/")
+}
+
+/// Loads and generates; errors by their shapes, and what the engine could not allocate.
 fn generate(path: &Path, number: u64, threads: u32) -> Result<String, String> {
     let named = |error: moe_offload::Error| {
-        let debug = format!("{error:?}");
-        let name = debug.split([' ', '(', '{']).next().unwrap_or_default().to_owned();
         let text = error.to_string();
         let memory =
             ["bad_alloc", "insufficient memory", "out of memory"].iter().any(|t| text.contains(t));
-        if memory { format!("MEMORY {text}") } else { format!("{name} | {text}") }
+        if memory { format!("MEMORY {text}") } else { format!("{} | {text}", shape(&text)) }
     };
     let mut model = MoeModel::builder(path).threads(threads).load().map_err(named)?;
     let sampling = if number.is_multiple_of(3) { Sampling::greedy() } else { Sampling::default() };

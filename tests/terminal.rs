@@ -96,7 +96,7 @@ fn ctrl_c_stops_the_reading_of_a_prompt() {
     type_line(&mut session, "Hello");
     session.exp_string("reading the prompt").unwrap();
     press_control(&mut session, 'c');
-    session.exp_string("(stopped before there was an answer").unwrap();
+    session.exp_string("(stopped before the answer began").unwrap();
     session.exp_string("> ").unwrap();
     // At an empty prompt it only says how to leave.
     press_control(&mut session, 'c');

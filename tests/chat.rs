@@ -240,6 +240,10 @@ fn two_programs_with_one_session_lose_nothing() {
     writeln!(input, "What is an expert?").unwrap();
     let mut output = BufReader::new(first.stdout.take().unwrap()).lines();
     assert!(output.any(|line| line.unwrap().starts_with('{')));
+    // The last that is written of an answer.
+    while !path.with_file_name("talk.json.state").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
     let second = chat(&[&arguments[..], &["--prompt", "What is 3 plus 4?"]].concat(), "");
     assert!(second.status.success(), "{second:?}");
     writeln!(input, "Hello\n/clear\nWho are you?").unwrap();
@@ -311,7 +315,7 @@ fn an_answer_that_is_cut_off_says_by_what() {
     let form = "(cut off at --max-tokens; the answer may not have the whole form";
     for (arguments, expected) in [
         (&["--max-tokens", "1"][..], "(stopped at --max-tokens 1)"),
-        (&["--max-tokens", "1"], "(1 token "),
+        (&["--max-tokens", "1"], "(1 token,"),
         (&["--max-tokens", "1", "--json-schema", schema], form),
         (&["--max-seconds", "0"], "(stopped at --max-seconds 0 before the answer began;"),
     ] {

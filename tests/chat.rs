@@ -7,9 +7,13 @@ mod support;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::process::example;
+
+/// A bound against hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Greedy, one thread, a small context: quick, and the same each time.
 fn command(arguments: &[&str]) -> Command {
@@ -241,8 +245,10 @@ fn two_programs_with_one_session_lose_nothing() {
     let mut output = BufReader::new(first.stdout.take().unwrap()).lines();
     assert!(output.any(|line| line.unwrap().starts_with('{')));
     // The last that is written of an answer.
+    let started = Instant::now();
     while !path.with_file_name("talk.json.state").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        assert!(started.elapsed() < PATIENCE, "no state was written");
+        std::thread::sleep(Duration::from_millis(10));
     }
     let second = chat(&[&arguments[..], &["--prompt", "What is 3 plus 4?"]].concat(), "");
     assert!(second.status.success(), "{second:?}");
@@ -400,7 +406,9 @@ fn a_server_that_is_silent_at_the_end_holds_nobody_up() {
     assert!(errors.any(|line| line.unwrap().contains("/nonsense")));
     server.signal("STOP");
     drop(input);
-    let said: Vec<String> = errors.map(|line| line.unwrap()).collect();
+    let (sender, said) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(errors.map_while(Result::ok).collect::<Vec<_>>()));
+    let said = said.recv_timeout(PATIENCE).expect("it ends");
     let status = process.wait().unwrap();
     server.signal("CONT");
     assert!(status.success(), "{said:?}");

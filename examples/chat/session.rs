@@ -145,7 +145,7 @@ impl Session {
         }
         self.save(messages)?;
         let rename = || -> io::Result<PathBuf> {
-            let (old, _) = reserve(&with_ending(&self.messages, ".old"))?;
+            let old = reserve(&with_ending(&self.messages, ".old"))?;
             fs::rename(&self.messages, &old).inspect_err(|_| {
                 // Best effort: it is empty, and the error says what matters.
                 let _ = fs::remove_file(&old);
@@ -224,12 +224,12 @@ fn temporary(path: &Path) -> io::Result<NamedTempFile> {
 }
 
 /// Makes an empty file with this name, or with the first number behind it that is free.
-fn reserve(path: &Path) -> io::Result<(PathBuf, File)> {
+fn reserve(path: &Path) -> io::Result<PathBuf> {
     let mut name = path.to_owned();
     let mut number = 1;
     loop {
         match OpenOptions::new().write(true).create_new(true).open(&name) {
-            Ok(file) => return Ok((name, file)),
+            Ok(_) => return Ok(name),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 number += 1;
                 name = with_ending(path, &format!(".{number}"));

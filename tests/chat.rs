@@ -374,6 +374,10 @@ fn llama_cpp_s_flags_are_a_policy_also_without_an_equals_sign() {
     let arguments = ["--policy", "--n-cpu-moe 2", "--prompt", "x", "--max-tokens", "1"];
     let output = chat(&arguments, "");
     assert!(output.status.success(), "{output:?}");
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
+    let plan = ["--model", demo, "--policy", "--n-cpu-moe 2"];
+    let output = support::process::run("plan", &plan);
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]

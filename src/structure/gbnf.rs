@@ -295,6 +295,11 @@ impl<'a> Reader<'a> {
             Some('?') => (0, Some(1)),
             _ => self.braces(nested)?,
         };
+        // A repetition of a repetition calls a rule, so that a stack of them does not nest.
+        let unit = match unit {
+            Expr::Repeat(..) => Expr::Rule(self.builder.rule_of(&unit).map_err(unusable_grammar)?),
+            one => one,
+        };
         Ok(unit.repeat(least, most))
     }
 

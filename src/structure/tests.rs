@@ -149,6 +149,21 @@ fn grammars_that_cannot_be_used_are_refused_by_name_and_number() {
     }
 }
 
+/// On the stack of any thread. They once ended the process.
+#[test]
+fn stacked_repetitions_do_not_nest() {
+    let read = || {
+        for repetition in ["?", "*", "+", "{1}", "{0,2}"] {
+            let grammar = format!("root ::= \"a\"{}", repetition.repeat(50_000));
+            assert!(takes(gbnf(&grammar), "a"), "{repetition}");
+            assert!(!takes(gbnf(&grammar), "b"), "{repetition}");
+        }
+        let deep = format!("{}\"a\"{}", "(".repeat(200), "?)?*".repeat(200));
+        assert!(takes(gbnf(&format!("root ::= {deep}")), "aa"));
+    };
+    std::thread::Builder::new().stack_size(1 << 20).spawn(read).unwrap().join().unwrap();
+}
+
 #[test]
 fn ambiguous_grammars_take_no_time_beyond_use() {
     let many: Vec<String> = (0..60)
@@ -363,6 +378,28 @@ fn schemas_that_cannot_be_enforced_are_refused_by_place() {
         deep = json!({"items": deep});
     }
     assert!(reason(&Structure::JsonSchema(deep)).contains("64 levels"));
+}
+
+/// On the stack of any thread. They once ended the process.
+#[test]
+fn chains_of_references_are_followed_so_far() {
+    let chain = |links: usize, link: fn(Value) -> Value| {
+        let names = (0..links).map(|i| (i.to_string(), json!({"$ref": format!("#/$defs/{}", i + 1)})));
+        let mut defs: Map<String, Value> =
+            names.map(|(name, reference)| (name, link(reference))).collect();
+        defs.insert(links.to_string(), json!({"const": 1}));
+        json!({"$ref": "#/$defs/0", "$defs": defs})
+    };
+    let read = move || {
+        let links: [fn(Value) -> Value; 3] =
+            [|link| link, |link| json!({"allOf": [link]}), |link| json!({"anyOf": [{"type": "null"}, link]})];
+        for link in links {
+            assert!(takes(schema(chain(40, link)), "1"));
+            let reason = reason(&Structure::JsonSchema(chain(10_000, link)));
+            assert!(reason.contains("`$ref` at `#/$defs/") && reason.contains("100"), "{reason}");
+        }
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(read).unwrap().join().unwrap();
 }
 
 #[test]

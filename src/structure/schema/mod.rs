@@ -30,6 +30,8 @@ use crate::error::{Error, Result};
 
 /// Schemas, and values in them, nest at most so deeply.
 const MAX_DEPTH: usize = 64;
+/// Schemas that are looked at for one value lead to each other at most so often, by recursion.
+const MAX_FOLLOWED: usize = 100;
 /// Alternatives that are made or compared, a second of work.
 const MAX_WORK: usize = 2_000_000;
 
@@ -46,6 +48,7 @@ pub(super) fn grammar(schema: &Value) -> Result<Grammar> {
         patterns: HashMap::new(),
         waiting: Vec::new(),
         trail: Vec::new(),
+        followed: 0,
         inside: 0,
         builder: Builder::default(),
         work: 0,
@@ -117,6 +120,8 @@ struct Compiler<'a> {
     waiting: Vec<(All, RuleId)>,
     /// Schemas that are being looked at for the same value.
     trail: Vec<usize>,
+    /// How many schemas are being looked at, for this value and those that it is inside of.
+    followed: usize,
     /// How many values inside of each other are being compared with schemas.
     inside: usize,
     builder: Builder,
@@ -188,7 +193,14 @@ impl<'a> Compiler<'a> {
         if self.trail.contains(&number) {
             return place.refuse("$ref", "leads back to itself with no value in between");
         }
+        if self.followed == MAX_FOLLOWED {
+            let reason = format!(
+                "is reached over more than {MAX_FOLLOWED} of `$ref`, `anyOf`, `oneOf` and `allOf`, one in another; write what it says nearer to where it is wanted"
+            );
+            return place.refuse("$ref", reason);
+        }
         self.trail.push(number);
+        self.followed += 1;
         let allowed = match place.value {
             Value::Bool(true) => Ok(Alternative::any()),
             Value::Bool(false) => Ok(Vec::new()),
@@ -198,6 +210,7 @@ impl<'a> Compiler<'a> {
             }
         };
         self.trail.pop();
+        self.followed -= 1;
         allowed
     }
 

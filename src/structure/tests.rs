@@ -154,12 +154,13 @@ fn grammars_that_cannot_be_used_are_refused_by_name_and_number() {
 fn stacked_repetitions_do_not_nest() {
     let read = || {
         for repetition in ["?", "*", "+", "{1}", "{0,2}"] {
-            let grammar = format!("root ::= \"a\"{}", repetition.repeat(50_000));
-            assert!(takes(gbnf(&grammar), "a"), "{repetition}");
-            assert!(!takes(gbnf(&grammar), "b"), "{repetition}");
+            let stacked = |count| format!("root ::= \"a\"{}", repetition.repeat(count));
+            assert!(takes(gbnf(&stacked(50)), "a"), "{repetition}");
+            let reason = reason(&Structure::Grammar(stacked(50_000)));
+            assert!(reason.contains("more than 50 repetitions"), "{reason}");
         }
-        let deep = format!("{}\"a\"{}", "(".repeat(200), "?)?*".repeat(200));
-        assert!(takes(gbnf(&format!("root ::= {deep}")), "aa"));
+        let close = format!("){}", "?".repeat(50)).repeat(200);
+        assert!(takes(gbnf(&format!("root ::= {}\"a\"{close}", "(".repeat(200))), "a"));
     };
     std::thread::Builder::new().stack_size(1 << 20).spawn(read).unwrap().join().unwrap();
 }
@@ -400,6 +401,27 @@ fn chains_of_references_are_followed_so_far() {
         }
     };
     std::thread::Builder::new().stack_size(2 << 20).spawn(read).unwrap().join().unwrap();
+}
+
+/// Each of them took seconds, or gigabytes.
+#[test]
+fn what_is_copied_is_paid_for_by_its_size() {
+    let long = "k".repeat(200_000);
+    let any = vec![json!(true); 20_000];
+    let mut property = Map::new();
+    property.insert(long.clone(), json!({"anyOf": any}));
+    let distinct: String = ('\u{4e00}'..).take(20_000).collect();
+    assert!(takes(schema(json!({"pattern": format!("^[{distinct}]$"), "type": "string"})), "\"一\""));
+    let costly = [
+        json!({"properties": property, "anyOf": any}),
+        json!({"enum": [long.repeat(5)], "allOf": vec![json!({}); 100_000]}),
+        json!({"pattern": format!("^{}$", "\\p{L}".repeat(60_000))}),
+        json!({"pattern": format!("^[{}]$", "\\P{L}".repeat(60_000))}),
+    ];
+    for form in costly {
+        let reason = reason(&Structure::JsonSchema(form));
+        assert!(reason.contains("2000000"), "{reason}");
+    }
 }
 
 #[test]

@@ -197,6 +197,40 @@ fn work_for_a_token_ends_where_it_is_told_to() {
     assert!(matches!(stopped, Err(Error::InvalidStructure { what: "test", .. })), "{stopped:?}");
 }
 
+/// Also for what was met before, which in such a grammar is nearly all.
+#[test]
+fn every_step_of_a_token_is_paid_for() {
+    let mut matcher = gbnf("root ::= s \"Z\"\ns ::= s s | [a-z]");
+    let told = || Err(Error::InvalidStructure { what: "test", reason: String::new() });
+    let is_stopped = (0..600).any(|_| {
+        let taken = matcher.accept_text("a", &mut Effort::new(&told));
+        matches!(taken, Err(Error::InvalidStructure { what: "test", .. }))
+    });
+    assert!(is_stopped);
+}
+
+/// A token that is a name and the beginning of a character goes on as either of them.
+#[test]
+fn a_named_token_is_no_part_of_a_character() {
+    let goes_on = |text: &[u8]| {
+        let mut matcher = gbnf("root ::= \"é\" | <[7]> \"é€\"");
+        let mut effort = Effort::new(&|| Ok(()));
+        matcher.accept(7, b"\xC3", &mut effort).unwrap();
+        for &byte in text {
+            if !matcher.allows(1, &[byte], &mut effort).unwrap() {
+                return None;
+            }
+            matcher.accept(1, &[byte], &mut effort).unwrap();
+        }
+        Some(matcher.is_complete())
+    };
+    assert_eq!(goes_on(b"\xA9"), Some(true));
+    assert_eq!(goes_on(b"\xA9\xE2"), None);
+    assert_eq!(goes_on("é€".as_bytes()), Some(true));
+    assert_eq!(goes_on("é".as_bytes()), Some(false));
+    assert_eq!(goes_on("€".as_bytes()), None);
+}
+
 /// Where a token ends inside a character, only those go on that can become an allowed one.
 #[test]
 fn tokens_are_allowed_by_their_bytes() {

@@ -87,9 +87,12 @@ impl Sampler {
         // All tokens are looked at only if they must be, since that is slow.
         if self.form.is_none() || !self.draws_once {
             let token = self.draw(context, index, None)?;
-            match &mut self.form {
-                Some(form) if !form.allows(token, context.weights())? => {}
-                _ => return Ok(token),
+            let is_allowed = match &mut self.form {
+                Some(form) => form.allows(token, context.weights())?,
+                None => true,
+            };
+            if is_allowed {
+                return Ok(token);
             }
         }
         let allowed = match &mut self.form {

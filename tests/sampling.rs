@@ -43,6 +43,15 @@ fn mirostat(version: u8, tau: f32) -> Mirostat {
     mirostat
 }
 
+/// The engine takes this number for a wish to be surprised.
+#[test]
+fn the_largest_seed_repeats_too() {
+    let mut model = model();
+    let options = GenerateOptions::default().max_tokens(40).sampling(varied().seed(u32::MAX));
+    let mut text = || model.generate("The model keeps", &options).unwrap().text().unwrap();
+    assert_eq!(text(), text());
+}
+
 /// Each sampler by itself changes what is drawn with the same seeds, and draws it again.
 #[test]
 fn every_sampler_has_an_effect_and_repeats() {

@@ -270,6 +270,19 @@ fn limits_hold_while_a_form_is_read_and_followed() {
     assert_eq!(text, "a");
 }
 
+/// The switch and the deadline hold while a form is read, not only while it is followed.
+#[test]
+fn limits_hold_while_a_large_form_is_read() {
+    let mut model = model();
+    // Its fault is at its end, which is not reached.
+    let form = Structure::Grammar(format!("root ::= [{}] (", "a-z".repeat(10_000_000)));
+    let options = GenerateOptions::default().structure(form).max_tokens(1);
+    let brief = options.max_time(std::time::Duration::from_millis(60));
+    let mut answer = model.generate("x", &brief).unwrap();
+    answer.by_ref().for_each(|piece| drop(piece.unwrap()));
+    assert_eq!(answer.stop_reason(), Some(StopReason::TimeLimit));
+}
+
 /// Only a computation can lose a context: where no token is left, the model stays usable.
 #[test]
 fn a_dead_end_is_an_error_and_the_model_goes_on() {

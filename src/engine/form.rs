@@ -9,6 +9,10 @@ use crate::limits::Limits;
 use crate::sampling::Sampling;
 use crate::structure::{Effort, Matcher, Structure, Vocabulary, numbered};
 
+/// For reading a form, which recurses as deep as it is allowed to nest.
+const STACK_BYTES: usize = 16 << 20;
+/// Longer names are no tokens; the engine recurses once for each of their characters.
+const MAX_NAME_BYTES: usize = 1024;
 /// What is told of an answer that cannot go on.
 const TOLD_BYTES: usize = 60;
 const TOLD_CHARACTERS: usize = 5;
@@ -28,11 +32,12 @@ impl Form {
     pub(super) fn new(
         structure: &Structure,
         sampling: &Sampling,
-        weights: &Weights,
+        weights: &Arc<Weights>,
         limits: &Limits,
     ) -> Result<Self> {
-        limits.check()?;
-        let grammar = structure.compile(&|name| named(weights, name))?;
+        let (form, words) = (structure.clone(), Arc::clone(weights));
+        let read = move || form.compile(&|name| named(&words, name));
+        let grammar = limits.wait_for("form", STACK_BYTES, read)??;
         let vocabulary = weights.vocabulary(limits)?;
         let bans = sampling.logit_bias.iter().filter(|(_, bias)| **bias == f32::NEG_INFINITY);
         let banned = bans.map(|(&token, _)| token).collect();
@@ -104,6 +109,9 @@ fn named(weights: &Weights, name: &str) -> Option<Token> {
     if let Some(token) = numbered(name) {
         let count = i32::try_from(weights.vocabulary_tokens()).unwrap_or(i32::MAX);
         return (0..count).contains(&token).then_some(token);
+    }
+    if name.len() > MAX_NAME_BYTES {
+        return None;
     }
     match weights.tokenize(name, false).ok()?[..] {
         [token] => Some(token),

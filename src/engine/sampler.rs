@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, c_char};
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
 use super::call::{c_string, guarded};
 use super::context::Context;
@@ -18,6 +19,8 @@ use crate::structure::Structure;
 pub(crate) struct Sampler {
     sampler: NonNull<ffi::moe_sampler>,
     form: Option<Form>,
+    /// A draw changes what the next one is like, so that none may be refused.
+    draws_once: bool,
 }
 
 // SAFETY: a sampler is plain memory, owned and used through `&mut self` alone.
@@ -28,7 +31,7 @@ impl Sampler {
     pub(crate) fn new(
         sampling: &Sampling,
         structure: Option<&Structure>,
-        weights: &Weights,
+        weights: &Arc<Weights>,
         limits: &Limits,
     ) -> Result<Self> {
         let vocab = weights.vocab();
@@ -57,7 +60,7 @@ impl Sampler {
             operation: "create a sampler",
             reason: String::new(),
         })?;
-        Ok(Self { sampler, form })
+        Ok(Self { sampler, form, draws_once: sampling.mirostat.is_some() })
     }
 
     /// Picks a token from what the context computed last.
@@ -67,14 +70,7 @@ impl Sampler {
 
     /// Picks a token from the result of the token at this index of the last batch.
     pub(crate) fn sample_at(&mut self, context: &mut Context, index: i32) -> Result<Token> {
-        let mut token = self.draw(context, index, None)?;
-        if let Some(form) = &mut self.form {
-            // All tokens are looked at only if they must be, since that is slow.
-            if !form.allows(token, context.weights())? {
-                let allowed = form.allowed(context.weights())?;
-                token = self.draw(context, index, Some(&allowed))?;
-            }
-        }
+        let token = self.choose(context, index)?;
         if let Some(form) = &mut self.form {
             form.accept(token, context.weights())?;
         }
@@ -84,6 +80,26 @@ impl Sampler {
         })
         .map_err(|failure| failure.into_error("sample"))?;
         Ok(token)
+    }
+
+    /// Picks a token that the form allows.
+    fn choose(&mut self, context: &mut Context, index: i32) -> Result<Token> {
+        // All tokens are looked at only if they must be, since that is slow.
+        if self.form.is_none() || !self.draws_once {
+            let token = self.draw(context, index, None)?;
+            let is_allowed = match &mut self.form {
+                Some(form) => form.allows(token, context.weights())?,
+                None => true,
+            };
+            if is_allowed {
+                return Ok(token);
+            }
+        }
+        let allowed = match &mut self.form {
+            Some(form) => Some(form.allowed(context.weights())?),
+            None => None,
+        };
+        self.draw(context, index, allowed.as_deref())
     }
 
     /// Picks one of the tokens that are allowed, which has a value for each of the vocabulary.
@@ -162,7 +178,8 @@ impl Settings {
             mirostat_eta: mirostat.eta,
             bias: self.bias.as_ptr(),
             bias_count: self.bias.len(),
-            seed: sampling.seed,
+            // The last number would ask the engine for a seed by chance.
+            seed: sampling.seed.min(u32::MAX - 1),
         }
     }
 }

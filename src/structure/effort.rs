@@ -20,6 +20,11 @@ impl<'a> Effort<'a> {
         Self { left: MOST_STEPS, until_look: STEPS_BETWEEN_LOOKS, check }
     }
 
+    /// How many steps were taken.
+    pub(super) fn spent(&self) -> usize {
+        MOST_STEPS - self.left
+    }
+
     pub(super) fn spend(&mut self, steps: usize) -> Result<()> {
         self.left = self.left.saturating_sub(steps);
         if self.left == 0 {

@@ -8,6 +8,8 @@ use crate::error::{Error, Result};
 
 /// Groups nest at most so deeply, as they are read by recursion.
 const MAX_DEPTH: usize = 200;
+/// Repetitions of one thing, one after another.
+const MAX_STACKED: usize = 50;
 
 /// The token that a grammar names, as `<text>` or `<[number]>`; `None` if there is none.
 pub(crate) type TokenOf<'a> = &'a dyn Fn(&str) -> Option<i32>;
@@ -155,7 +157,13 @@ impl<'a> Reader<'a> {
 
     fn sequence(&mut self, nested: bool) -> Result<Expr> {
         let mut parts: Vec<Expr> = Vec::new();
+        let mut stacked = 0;
         loop {
+            let is_repetition = matches!(self.peek(), Some('*' | '+' | '?' | '{'));
+            stacked = if is_repetition { stacked + 1 } else { 0 };
+            if stacked > MAX_STACKED {
+                return self.fail(&format!("more than {MAX_STACKED} repetitions follow each other"));
+            }
             let part = match self.peek() {
                 Some('"') => self.literal()?,
                 Some('[') => self.class()?,
@@ -294,6 +302,11 @@ impl<'a> Reader<'a> {
             Some('+') => (1, None),
             Some('?') => (0, Some(1)),
             _ => self.braces(nested)?,
+        };
+        // A repetition of a repetition calls a rule, so that a stack of them does not nest.
+        let unit = match unit {
+            Expr::Repeat(..) => Expr::Rule(self.builder.rule_of(&unit).map_err(unusable_grammar)?),
+            one => one,
         };
         Ok(unit.repeat(least, most))
     }

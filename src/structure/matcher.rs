@@ -18,6 +18,8 @@ const BOTTOM: u32 = 0;
 const NO_EDGE: u32 = u32::MAX;
 /// Fewer nodes are not worth looking for those that nothing leads to.
 const MIN_COLLECTED: usize = 1 << 16;
+/// So many items are not met at most places.
+const LARGE_SET: usize = 1 << 12;
 /// Nodes and edges of all readings of a text, some 200 MB.
 const MOST_HELD: usize = 16_000_000;
 
@@ -52,7 +54,9 @@ struct Level {
     edges: usize,
     /// The text may end here.
     is_complete: bool,
+    /// The character that items before `first_whole` are in the middle of.
     partial: Option<Partial>,
+    first_whole: usize,
 }
 
 /// How far a text has come in a grammar.
@@ -81,6 +85,9 @@ struct Seen {
 
 impl Seen {
     fn begin(&mut self) {
+        if self.others.capacity() > LARGE_SET {
+            self.others = HashSet::new(); // to clear it takes as long as it is large
+        }
         self.others.clear();
         if self.place == u32::MAX {
             self.first.fill((0, 0));
@@ -161,28 +168,42 @@ impl Matcher {
             edges: self.edges.len(),
             is_complete,
             partial,
+            first_whole: if partial.is_some() { self.items.len() } else { first_item },
         });
+    }
+
+    /// The items that a byte is for. One that goes on with a character cannot begin one.
+    fn readers(&self, byte: u8) -> (std::ops::Range<usize>, Option<Partial>) {
+        let Level { first_item, first_whole, items, partial, .. } = self.last();
+        match partial {
+            Some(_) if byte & 0xC0 == 0x80 => (first_item..first_whole, partial),
+            _ => (first_whole..items, None),
+        }
     }
 
     /// Tries one more byte; `false` if no text of the grammar goes on with it.
     pub(super) fn try_byte(&mut self, byte: u8, effort: &mut Effort<'_>) -> Result<bool> {
-        let Level { first_item, items, partial, .. } = self.last();
-        effort.spend(1 + items - first_item)?;
+        let (readers, partial) = self.readers(byte);
+        effort.spend(1 + readers.len())?;
+        let items = self.items.len();
         let c = match Byte::read(partial, byte) {
             Byte::Invalid => return Ok(false),
             Byte::Part(partial) => {
-                let fits = self.items[first_item..items].iter().any(|item| {
+                let fits = self.items[readers.clone()].iter().any(|item| {
                     self.set(item.slot).is_some_and(|set| set.overlaps(partial.from, partial.to))
                 });
-                if fits {
-                    self.level(first_item, false, Some(partial));
+                if fits && readers.end == items {
+                    self.level(readers.start, false, Some(partial));
+                } else if fits {
+                    self.items.extend_from_within(readers);
+                    self.level(items, false, Some(partial));
                 }
                 return Ok(fits);
             }
             Byte::Whole(c) => c,
         };
         self.seen.begin();
-        for index in first_item..items {
+        for index in readers {
             let Item { slot, node } = self.items[index];
             if self.set(slot).is_some_and(|set| set.contains(c)) {
                 self.todo.push(Item { slot: slot + 1, node });
@@ -208,22 +229,19 @@ impl Matcher {
         let made_before = self.nodes.len();
         let mut is_complete = false;
         while let Some(item) = self.todo.pop() {
-            if !self.seen.insert(item) {
-                continue;
-            }
-            let affordable = match self.held() {
-                MOST_HELD.. => Err(Error::AmbiguousStructure { what: "places", most: MOST_HELD }),
-                _ => effort.spend(1),
-            };
-            if let Err(error) = affordable {
+            // What was met before costs time too.
+            if let Err(error) = self.afford(effort) {
                 self.todo.clear();
                 return Err(error);
+            }
+            if !self.seen.insert(item) {
+                continue;
             }
             let Item { slot, node } = item;
             match self.grammar.slots[slot as usize] {
                 Slot::Chars(_) | Slot::Token { .. } => self.items.push(item),
                 Slot::End if node == BOTTOM => is_complete = true,
-                Slot::End => self.leave(node, made_before),
+                Slot::End => self.leave(node, made_before, effort)?,
                 Slot::Call(rule) => {
                     let is_last = self.grammar.slots[slot as usize + 1] == Slot::End;
                     let above = if is_last { node } else { self.enter(slot + 1, node) };
@@ -232,6 +250,14 @@ impl Matcher {
             }
         }
         Ok(is_complete)
+    }
+
+    /// One more step, of readings that are not too many.
+    fn afford(&self, effort: &mut Effort<'_>) -> Result<()> {
+        if self.held() + self.todo.len() >= MOST_HELD {
+            return Err(Error::AmbiguousStructure { what: "places", most: MOST_HELD });
+        }
+        effort.spend(1)
     }
 
     fn call(&mut self, rule: RuleId, node: u32) {
@@ -258,7 +284,12 @@ impl Matcher {
     }
 
     /// The rule that was called from here is over.
-    fn leave(&mut self, node: u32, made_before: usize) {
+    fn leave(
+        &mut self,
+        node: u32,
+        made_before: usize,
+        effort: &mut Effort<'_>,
+    ) -> Result<()> {
         let is_new = node as usize >= made_before;
         let left = &mut self.nodes[node as usize];
         left.was_left |= is_new;
@@ -266,7 +297,12 @@ impl Matcher {
         while let Some(&Edge { below, next }) = self.edges.get(edge as usize) {
             self.todo.push(Item { slot, node: below });
             edge = next;
+            if let Err(error) = self.afford(effort) {
+                self.todo.clear();
+                return Err(error);
+            }
         }
+        Ok(())
     }
 
     /// Tries all of these bytes; `false` at the first that does not go on.
@@ -281,17 +317,21 @@ impl Matcher {
 
     /// Whether a grammar names this token here.
     pub(super) fn names(&self, token: i32) -> bool {
-        let Level { first_item, items, partial, .. } = self.last();
-        partial.is_none()
-            && self.items[first_item..items].iter().any(|item| self.is_named(item.slot, token))
+        self.whole_items().iter().any(|item| self.is_named(item.slot, token))
     }
 
-    /// Whether the grammar names tokens here at all.
-    pub(super) fn names_tokens(&self) -> bool {
-        let Level { first_item, items, .. } = self.last();
-        let is_token =
-            |item: &Item| matches!(self.grammar.slots[item.slot as usize], Slot::Token { .. });
-        self.items[first_item..items].iter().any(is_token)
+    /// The items that are in no character.
+    fn whole_items(&self) -> &[Item] {
+        let Level { first_whole, items, .. } = self.last();
+        &self.items[first_whole..items]
+    }
+
+    /// The tokens that the grammar names here, or of which it takes any other.
+    pub(super) fn named_tokens(&self) -> impl Iterator<Item = (i32, bool)> {
+        self.whole_items().iter().filter_map(|item| match self.grammar.slots[item.slot as usize] {
+            Slot::Token { id, except } => Some((id, except)),
+            _ => None,
+        })
     }
 
     fn is_named(&self, slot: u32, token: i32) -> bool {
@@ -319,13 +359,8 @@ impl Matcher {
         bytes: &[u8],
         effort: &mut Effort<'_>,
     ) -> Result<()> {
-        let Level { first_item, items, .. } = self.last();
-        let named: Vec<Item> = if self.names(token) {
-            let items = self.items[first_item..items].iter().copied();
-            items.filter(|item| self.is_named(item.slot, token)).collect()
-        } else {
-            Vec::new()
-        };
+        let items = self.whole_items().iter().copied();
+        let named: Vec<Item> = items.filter(|item| self.is_named(item.slot, token)).collect();
         let depth = self.depth();
         if bytes.is_empty() || !self.try_bytes(bytes, effort)? {
             self.go_back(depth);
@@ -335,9 +370,12 @@ impl Matcher {
             self.seen.begin();
             let after = named.iter().map(|&Item { slot, node }| Item { slot: slot + 1, node });
             self.todo.extend(after);
-            let Level { first_item, is_complete, partial, .. } = self.last();
+            let Level { first_item, is_complete, partial, first_whole, .. } = self.last();
             let is_complete = self.advance(effort)? || is_complete;
             self.level(first_item, is_complete, partial);
+            if let Some(level) = self.levels.last_mut() {
+                level.first_whole = first_whole;
+            }
         }
         self.keep_last();
         Ok(())
@@ -353,6 +391,7 @@ impl Matcher {
     /// What was tried is now the text.
     fn keep_last(&mut self) {
         let mut level = self.last();
+        level.first_whole -= level.first_item;
         self.items.truncate(level.items);
         self.items.drain(..level.first_item);
         (level.first_item, level.items) = (0, self.items.len());

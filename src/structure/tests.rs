@@ -149,6 +149,22 @@ fn grammars_that_cannot_be_used_are_refused_by_name_and_number() {
     }
 }
 
+/// On the stack of any thread. They once ended the process.
+#[test]
+fn stacked_repetitions_do_not_nest() {
+    let read = || {
+        for repetition in ["?", "*", "+", "{1}", "{0,2}"] {
+            let stacked = |count| format!("root ::= \"a\"{}", repetition.repeat(count));
+            assert!(takes(gbnf(&stacked(50)), "a"), "{repetition}");
+            let reason = reason(&Structure::Grammar(stacked(50_000)));
+            assert!(reason.contains("more than 50 repetitions"), "{reason}");
+        }
+        let close = format!("){}", "?".repeat(50)).repeat(200);
+        assert!(takes(gbnf(&format!("root ::= {}\"a\"{close}", "(".repeat(200))), "a"));
+    };
+    std::thread::Builder::new().stack_size(1 << 20).spawn(read).unwrap().join().unwrap();
+}
+
 #[test]
 fn ambiguous_grammars_take_no_time_beyond_use() {
     let many: Vec<String> = (0..60)
@@ -179,6 +195,40 @@ fn work_for_a_token_ends_where_it_is_told_to() {
     let text = "a".repeat(20_000);
     let stopped = matcher.accept_text(&text, &mut effort);
     assert!(matches!(stopped, Err(Error::InvalidStructure { what: "test", .. })), "{stopped:?}");
+}
+
+/// Also for what was met before, which in such a grammar is nearly all.
+#[test]
+fn every_step_of_a_token_is_paid_for() {
+    let mut matcher = gbnf("root ::= s \"Z\"\ns ::= s s | [a-z]");
+    let told = || Err(Error::InvalidStructure { what: "test", reason: String::new() });
+    let is_stopped = (0..600).any(|_| {
+        let taken = matcher.accept_text("a", &mut Effort::new(&told));
+        matches!(taken, Err(Error::InvalidStructure { what: "test", .. }))
+    });
+    assert!(is_stopped);
+}
+
+/// A token that is a name and the beginning of a character goes on as either of them.
+#[test]
+fn a_named_token_is_no_part_of_a_character() {
+    let goes_on = |text: &[u8]| {
+        let mut matcher = gbnf("root ::= \"é\" | <[7]> \"é€\"");
+        let mut effort = Effort::new(&|| Ok(()));
+        matcher.accept(7, b"\xC3", &mut effort).unwrap();
+        for &byte in text {
+            if !matcher.allows(1, &[byte], &mut effort).unwrap() {
+                return None;
+            }
+            matcher.accept(1, &[byte], &mut effort).unwrap();
+        }
+        Some(matcher.is_complete())
+    };
+    assert_eq!(goes_on(b"\xA9"), Some(true));
+    assert_eq!(goes_on(b"\xA9\xE2"), None);
+    assert_eq!(goes_on("é€".as_bytes()), Some(true));
+    assert_eq!(goes_on("é".as_bytes()), Some(false));
+    assert_eq!(goes_on("€".as_bytes()), None);
 }
 
 /// Where a token ends inside a character, only those go on that can become an allowed one.
@@ -365,6 +415,49 @@ fn schemas_that_cannot_be_enforced_are_refused_by_place() {
     assert!(reason(&Structure::JsonSchema(deep)).contains("64 levels"));
 }
 
+/// On the stack of any thread. They once ended the process.
+#[test]
+fn chains_of_references_are_followed_so_far() {
+    let chain = |links: usize, link: fn(Value) -> Value| {
+        let names = (0..links).map(|i| (i.to_string(), json!({"$ref": format!("#/$defs/{}", i + 1)})));
+        let mut defs: Map<String, Value> =
+            names.map(|(name, reference)| (name, link(reference))).collect();
+        defs.insert(links.to_string(), json!({"const": 1}));
+        json!({"$ref": "#/$defs/0", "$defs": defs})
+    };
+    let read = move || {
+        let links: [fn(Value) -> Value; 3] =
+            [|link| link, |link| json!({"allOf": [link]}), |link| json!({"anyOf": [{"type": "null"}, link]})];
+        for link in links {
+            assert!(takes(schema(chain(40, link)), "1"));
+            let reason = reason(&Structure::JsonSchema(chain(10_000, link)));
+            assert!(reason.contains("`$ref` at `#/$defs/") && reason.contains("100"), "{reason}");
+        }
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(read).unwrap().join().unwrap();
+}
+
+/// Each of them took seconds, or gigabytes.
+#[test]
+fn what_is_copied_is_paid_for_by_its_size() {
+    let long = "k".repeat(200_000);
+    let any = vec![json!(true); 20_000];
+    let mut property = Map::new();
+    property.insert(long.clone(), json!({"anyOf": any}));
+    let distinct: String = ('\u{4e00}'..).take(20_000).collect();
+    assert!(takes(schema(json!({"pattern": format!("^[{distinct}]$"), "type": "string"})), "\"一\""));
+    let costly = [
+        json!({"properties": property, "anyOf": any}),
+        json!({"enum": [long.repeat(5)], "allOf": vec![json!({}); 100_000]}),
+        json!({"pattern": format!("^{}$", "\\p{L}".repeat(60_000))}),
+        json!({"pattern": format!("^[{}]$", "\\P{L}".repeat(60_000))}),
+    ];
+    for form in costly {
+        let reason = reason(&Structure::JsonSchema(form));
+        assert!(reason.contains("2000000"), "{reason}");
+    }
+}
+
 #[test]
 fn thousands_of_optional_properties_are_quick() {
     let properties: Map<String, Value> =
@@ -498,4 +591,21 @@ fn every_text_of_a_schema_satisfies_it() {
     );
     assert!(enforced * 10 > count * 3, "{enforced} of {count} were enforced");
     assert!(texts > 2 * enforced, "{texts} texts of {enforced} schemas");
+}
+
+#[test]
+fn measure_tmp() {
+    for g in ["root ::= s \"Z\"\ns ::= s s | [a-z]", "root ::= (((\"a\"{0,300}){0,300}){0,30}) \"!\""] {
+        let t = std::time::Instant::now();
+        let mut matcher = gbnf(g);
+        println!("read {:?}", t.elapsed());
+        for i in 0..20000 {
+            let t = std::time::Instant::now();
+            let mut effort = Effort::new(&|| Ok(()));
+            let r = matcher.accept_text("a", &mut effort);
+            if i % 500 == 0 { println!("{i} {:?} {} held {}", t.elapsed(), effort.spent(), 0); }
+            if let Err(e) = r { println!("{i} {:?} {e}", t.elapsed()); break; }
+            if t.elapsed().as_secs() > 20 { break; }
+        }
+    }
 }

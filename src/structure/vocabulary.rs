@@ -38,7 +38,7 @@ impl Vocabulary {
 
     /// The bytes of a token.
     pub(crate) fn bytes(&self, token: i32) -> &[u8] {
-        let place = usize::try_from(token).ok().and_then(|token| self.places.get(token));
+        let place = index(token).and_then(|token| self.places.get(token));
         place.map_or(&[], |place| &self.bytes[place.clone()])
     }
 
@@ -52,9 +52,19 @@ impl Vocabulary {
         let allowed = self.allowed_texts(matcher, effort);
         matcher.go_back(base);
         let mut allowed = allowed?;
-        if matcher.names_tokens() {
+        let mut all_but = None;
+        for (token, except) in matcher.named_tokens() {
+            if except {
+                // Two of them together take all.
+                let is_other = all_but.is_some_and(|other| other != Some(token));
+                all_but = Some((!is_other).then_some(token));
+            } else if let Some(is_allowed) = index(token).and_then(|i| allowed.get_mut(i)) {
+                *is_allowed = true;
+            }
+        }
+        if let Some(one) = all_but {
             for (token, is_allowed) in (0..).zip(&mut allowed) {
-                *is_allowed |= matcher.names(token);
+                *is_allowed |= one != Some(token);
             }
         }
         Ok(allowed)
@@ -77,4 +87,8 @@ impl Vocabulary {
         }
         Ok(allowed)
     }
+}
+
+fn index(token: i32) -> Option<usize> {
+    usize::try_from(token).ok()
 }

@@ -80,15 +80,6 @@ impl Alternative {
         (!both.is_empty()).then_some(both)
     }
 
-    /// How many values inside of it are described.
-    pub(super) fn parts(&self) -> usize {
-        match self {
-            Self::Array(array) => array.first.len(),
-            Self::Object(object) => object.declared.len() + object.required.len(),
-            _ => 0,
-        }
-    }
-
     fn is_empty(&self) -> bool {
         let contradict = |least: usize, most: Option<usize>| most.is_some_and(|most| most < least);
         match self {

@@ -150,7 +150,7 @@ impl<'a> Compiler<'a> {
 
     /// A schema below this one.
     fn below(&mut self, place: &Place<'a>, path: &str, value: &'a Value) -> usize {
-        self.place(format!("{}/{path}", place.pointer), value)
+        self.place(place.pointer.below(path.to_owned()), value)
     }
 
     fn array(&mut self, place: &Place<'a>, fields: &'a Fields) -> Result<Array> {

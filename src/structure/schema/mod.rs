@@ -18,6 +18,7 @@ mod refer;
 mod values;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -30,6 +31,8 @@ use crate::error::{Error, Result};
 
 /// Schemas, and values in them, nest at most so deeply.
 const MAX_DEPTH: usize = 64;
+/// Schemas that are looked at for one value lead to each other at most so often, by recursion.
+const MAX_FOLLOWED: usize = 100;
 /// Alternatives that are made or compared, a second of work.
 const MAX_WORK: usize = 2_000_000;
 
@@ -46,6 +49,7 @@ pub(super) fn grammar(schema: &Value) -> Result<Grammar> {
         patterns: HashMap::new(),
         waiting: Vec::new(),
         trail: Vec::new(),
+        followed: 0,
         inside: 0,
         builder: Builder::default(),
         work: 0,
@@ -84,11 +88,31 @@ fn unusable_grammar(why: Unusable) -> Error {
     })
 }
 
+/// Where a schema is. Those within one share the way to it, as names may be long.
+#[derive(Clone, Debug, Default)]
+struct Pointer(Option<Arc<(Pointer, String)>>);
+
+impl Pointer {
+    /// Of what is below, by one or more names between slashes.
+    fn below(&self, path: String) -> Self {
+        Self(Some(Arc::new((self.clone(), path))))
+    }
+}
+
+/// As a JSON pointer, for people.
+impl fmt::Display for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(last) => write!(f, "{}/{}", last.0, last.1),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A schema within the schema.
 #[derive(Clone, Debug)]
 struct Place<'a> {
-    /// As a JSON pointer, for people.
-    pointer: String,
+    pointer: Pointer,
     value: &'a Value,
 }
 
@@ -99,6 +123,60 @@ impl Place<'_> {
             keyword: keyword.to_owned(),
             reason: reason.into(),
         })
+    }
+}
+
+/// Bytes of text that are copied for one unit of work.
+const BYTES_PER_WORK: usize = 16;
+/// The work of a class of Unicode, which has hundreds of ranges.
+const CLASS_WORK: usize = 500;
+
+/// The work of reading the names, values and pattern that a schema itself holds.
+fn reading(schema: &Value) -> usize {
+    let Value::Object(fields) = schema else { return 0 };
+    let of = |(keyword, value): (&String, &Value)| match (&**keyword, value) {
+        ("enum" | "const" | "required", value) => value_size(value),
+        ("properties", Value::Object(all)) => {
+            all.keys().map(|name| 1 + name.len() / BYTES_PER_WORK).sum()
+        }
+        ("pattern", Value::String(pattern)) => {
+            CLASS_WORK * pattern.to_ascii_lowercase().matches("\\p").count()
+        }
+        _ => 0,
+    };
+    fields.iter().map(of).sum()
+}
+
+/// The work of copying a value.
+fn value_size(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(value_size).sum::<usize>(),
+        Value::Object(fields) => {
+            let field = |(name, value): (&String, &Value)| {
+                name.len() / BYTES_PER_WORK + value_size(value)
+            };
+            1 + fields.iter().map(field).sum::<usize>()
+        }
+        Value::String(text) => 1 + text.len() / BYTES_PER_WORK,
+        _ => 1,
+    }
+}
+
+/// The work of copying an alternative.
+fn size(alternative: &Alternative) -> usize {
+    let name = |name: &String| 1 + name.len() / BYTES_PER_WORK;
+    match alternative {
+        Alternative::Value(value) => value_size(value),
+        Alternative::Text(text) => text.patterns.iter().map(name).sum(),
+        Alternative::Array(array) => {
+            array.rest.len() + array.first.iter().map(|all| 1 + all.len()).sum::<usize>()
+        }
+        Alternative::Object(object) => {
+            let declared = object.declared.iter();
+            let declared: usize = declared.map(|(text, all)| name(text) + all.len()).sum();
+            declared + object.others.len() + object.required.iter().map(name).sum::<usize>()
+        }
+        _ => 0,
     }
 }
 
@@ -117,6 +195,8 @@ struct Compiler<'a> {
     waiting: Vec<(All, RuleId)>,
     /// Schemas that are being looked at for the same value.
     trail: Vec<usize>,
+    /// How many schemas are being looked at, for this value and those that it is inside of.
+    followed: usize,
     /// How many values inside of each other are being compared with schemas.
     inside: usize,
     builder: Builder,
@@ -125,7 +205,7 @@ struct Compiler<'a> {
 
 impl<'a> Compiler<'a> {
     fn compile(mut self) -> Result<Grammar> {
-        let root = self.place(String::new(), self.root);
+        let root = self.place(Pointer::default(), self.root);
         let root = self.rule(&All::from([root]));
         let json = Json::new(&mut self.builder).map_err(unusable_grammar)?;
         while let Some((schemas, rule)) = self.waiting.pop() {
@@ -141,7 +221,7 @@ impl<'a> Compiler<'a> {
     }
 
     /// The number of a schema.
-    fn place(&mut self, pointer: String, value: &'a Value) -> usize {
+    fn place(&mut self, pointer: Pointer, value: &'a Value) -> usize {
         let places = &mut self.places;
         *self.numbers.entry(std::ptr::from_ref(value)).or_insert_with(|| {
             places.push(Place { pointer, value });
@@ -188,7 +268,15 @@ impl<'a> Compiler<'a> {
         if self.trail.contains(&number) {
             return place.refuse("$ref", "leads back to itself with no value in between");
         }
+        if self.followed == MAX_FOLLOWED {
+            let reason = format!(
+                "is reached over more than {MAX_FOLLOWED} of `$ref`, `anyOf`, `oneOf` and `allOf`, one in another; write what it says nearer to where it is wanted"
+            );
+            return place.refuse("$ref", reason);
+        }
         self.trail.push(number);
+        self.followed += 1;
+        self.spend(reading(place.value))?;
         let allowed = match place.value {
             Value::Bool(true) => Ok(Alternative::any()),
             Value::Bool(false) => Ok(Vec::new()),
@@ -198,16 +286,19 @@ impl<'a> Compiler<'a> {
             }
         };
         self.trail.pop();
+        self.followed -= 1;
         allowed
     }
 
-    /// Values that are of both lists.
+    /// Values that are of both lists. What is copied is paid for by its size.
     fn both(&mut self, a: &[Alternative], b: &[Alternative]) -> Result<Vec<Alternative>> {
         let mut both = Vec::new();
+        let sizes: Vec<usize> = b.iter().map(size).collect();
         for a in a {
             self.spend(b.len())?;
-            for b in b {
-                self.spend(a.parts() + b.parts())?;
+            let size = size(a);
+            for (b, other_size) in std::iter::zip(b, &sizes) {
+                self.spend(size + other_size)?;
                 match (a, b) {
                     (Alternative::Value(value), other) | (other, Alternative::Value(value)) => {
                         if self.admits(other, value)? {

@@ -151,11 +151,9 @@ impl Pattern<'_> {
             ClassSetItem::Perl(class) => perl(&class.kind, class.negated),
             ClassSetItem::Unicode(class) => self.unicode(class.span)?,
             ClassSetItem::Union(union) => {
-                let mut all = CharSet::default();
-                for item in &union.items {
-                    all = all.union(&self.item(item)?);
-                }
-                all
+                let sets = union.items.iter().map(|item| self.item(item));
+                let sets = sets.collect::<Read<Vec<_>>>()?;
+                CharSet::of(sets.iter().flat_map(CharSet::ranges).copied())
             }
             ClassSetItem::Ascii(class) => return Err(cannot(self.text(class.span))),
             ClassSetItem::Bracketed(class) => return Err(cannot(self.text(class.span))),

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Compiler, Place};
+use super::{Compiler, Place, Pointer};
 use crate::error::Result;
 
 impl<'a> Compiler<'a> {
@@ -19,7 +19,11 @@ impl<'a> Compiler<'a> {
             return place.refuse("$ref", reason);
         };
         match self.root.pointer(&pointer) {
-            Some(target) => Ok(self.place(pointer, target)),
+            Some(target) => {
+                let root = Pointer::default();
+                let names = pointer.strip_prefix('/').map(|names| root.below(names.to_owned()));
+                Ok(self.place(names.unwrap_or_default(), target))
+            }
             None => place.refuse("$ref", format!("is `{reference}`, where there is nothing")),
         }
     }

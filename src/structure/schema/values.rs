@@ -14,6 +14,8 @@ use crate::structure::matcher::Matcher;
 
 /// How deep is looked for a difference between members of `oneOf`.
 const MAX_LOOK: usize = 4;
+/// Steps of the matcher for one unit of work.
+const STEPS_PER_WORK: usize = 16;
 /// How deep the values inside of values are compared with schemas, by recursion.
 const MAX_INSIDE: usize = 12;
 
@@ -101,7 +103,9 @@ impl<'a> Compiler<'a> {
         self.spend(text.len() + grammar.elements() / 64)?;
         let mut effort = Effort::new(&|| Ok(()));
         let mut matcher = Matcher::new(grammar, &mut effort)?;
-        Ok(matcher.accept_text(text, &mut effort)? && matcher.is_complete())
+        let fits = matcher.accept_text(text, &mut effort)? && matcher.is_complete();
+        self.spend(effort.spent() / STEPS_PER_WORK)?;
+        Ok(fits)
     }
 
     /// Refuses members of `oneOf` of which two could hold for one value.

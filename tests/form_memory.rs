@@ -1,0 +1,23 @@
+//! Reading a form takes memory within bounds. One test alone: it counts allocations.
+#![allow(missing_docs)]
+
+use moe_offload::Structure;
+use peak_alloc::PeakAlloc;
+use serde_json::{Map, Value, json};
+
+#[global_allocator]
+static PEAK: PeakAlloc = PeakAlloc;
+
+/// A property of a long name with many members, each of which has the name in its place.
+#[test]
+fn long_names_are_held_once() {
+    let mut properties = Map::new();
+    properties.insert("k".repeat(200_000), json!({"anyOf": vec![Value::Bool(true); 20_000]}));
+    let structure = Structure::JsonSchema(json!({"type": "object", "properties": properties}));
+    PEAK.reset_peak_usage();
+    let before = PEAK.current_usage();
+    let reason = structure.validate().unwrap_err().to_string();
+    let peak = PEAK.peak_usage() - before;
+    assert!(reason.contains("1000000 elements"), "{reason}");
+    assert!(peak < 300 << 20, "{peak} bytes");
+}

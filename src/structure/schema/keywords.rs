@@ -379,17 +379,13 @@ fn text(place: &Place<'_>, fields: &Fields) -> Result<Text> {
     }
     match fields.get("format") {
         None => {}
-        Some(Value::String(name)) => match format::pattern(name) {
-            Some(pattern) => {
-                text.patterns.insert(pattern);
-            }
-            None => {
-                return place.refuse(
-                    "format",
-                    format!("`{name}` cannot be enforced; write it as a `pattern`"),
-                );
-            }
-        },
+        Some(Value::String(name)) if format::pattern(name).is_some() => {
+            text.formats.insert(name.clone());
+        }
+        Some(Value::String(name)) => {
+            let reason = format!("`{name}` cannot be enforced; write it as a `pattern`");
+            return place.refuse("format", reason);
+        }
         Some(other) => return place.refuse("format", format!("is {other}, not a text")),
     }
     Ok(text)

@@ -210,7 +210,7 @@ impl<'a> Compiler<'a> {
                 self.spend(a.parts() + b.parts())?;
                 match (a, b) {
                     (Alternative::Value(value), other) | (other, Alternative::Value(value)) => {
-                        if self.admits(other, value)? {
+                        if self.keeps(other, value)? {
                             both.push(Alternative::Value(value.clone()));
                         }
                     }

@@ -1,7 +1,7 @@
 //! Regular expressions of JSON Schema (ECMA 262), as far as they say what a whole text looks like.
 
 use regex_syntax::ast::{
-    AssertionKind, Ast, ClassPerlKind, ClassSet, ClassSetItem, GroupKind, HexLiteralKind, Literal,
+    AssertionKind, Ast, ClassPerl, ClassPerlKind, ClassSet, ClassSetItem, GroupKind, HexLiteralKind, Literal,
     LiteralKind, RepetitionKind, RepetitionRange, SpecialLiteralKind, parse::ParserBuilder,
 };
 use regex_syntax::hir::{Class, HirKind};
@@ -18,7 +18,8 @@ type Read<T> = Result<T, String>;
 pub(super) fn pattern(text: &str) -> Read<Expr> {
     let parsed = ParserBuilder::new().nest_limit(MAX_DEPTH).build().parse(text);
     let ast = parsed.map_err(|error| format!("cannot be read: {}", error.kind()))?;
-    Ok(Expr::Choice(Pattern(text).branches(&ast)?))
+    let pattern = Pattern { text, is_negated: false };
+    Ok(Expr::Choice(pattern.branches(&ast)?))
 }
 
 /// A pattern that is an alternative by itself: between `^` and `$`, or with anything around it.
@@ -29,7 +30,11 @@ fn anywhere(parts: Vec<Expr>, begins: bool, ends: bool) -> Expr {
     Expr::Sequence(before.into_iter().chain(parts).chain(after).collect())
 }
 
-struct Pattern<'a>(&'a str);
+struct Pattern<'a> {
+    text: &'a str,
+    /// Inside of `[^…]`.
+    is_negated: bool,
+}
 
 impl Pattern<'_> {
     /// Each alternative with its own anchors.
@@ -61,14 +66,15 @@ impl Pattern<'_> {
             Ast::Empty(_) => Expr::empty(),
             Ast::Literal(literal) => Expr::Chars(CharSet::one(self.literal(literal)?)),
             Ast::Dot(_) => Expr::Chars(CharSet::of_chars("\n\r\u{2028}\u{2029}").complement()),
-            Ast::ClassPerl(class) => Expr::Chars(perl(&class.kind, class.negated)),
+            Ast::ClassPerl(class) => Expr::Chars(self.perl(class)),
             Ast::ClassUnicode(class) => Expr::Chars(self.unicode(class.span)?),
             Ast::ClassBracketed(class) => {
                 let text = self.text(class.span);
                 if text.starts_with("[]") || text.starts_with("[^]") {
                     return Err("holds a class that begins with `]`; write `\\]`".to_owned());
                 }
-                let set = self.set(&class.kind)?;
+                let inside = Self { text: self.text, is_negated: class.negated };
+                let set = inside.set(&class.kind)?;
                 Expr::Chars(if class.negated { set.complement() } else { set })
             }
             Ast::Repetition(repetition) => {
@@ -93,7 +99,7 @@ impl Pattern<'_> {
     }
 
     fn text(&self, span: regex_syntax::ast::Span) -> &str {
-        &self.0[span.start.offset..span.end.offset]
+        &self.text[span.start.offset..span.end.offset]
     }
 
     fn bounds(
@@ -148,7 +154,7 @@ impl Pattern<'_> {
                 let (from, to) = (self.literal(&range.start)?, self.literal(&range.end)?);
                 CharSet::of([(from.into(), to.into())])
             }
-            ClassSetItem::Perl(class) => perl(&class.kind, class.negated),
+            ClassSetItem::Perl(class) => self.perl(class),
             ClassSetItem::Unicode(class) => self.unicode(class.span)?,
             ClassSetItem::Union(union) => {
                 let mut all = CharSet::default();
@@ -160,6 +166,20 @@ impl Pattern<'_> {
             ClassSetItem::Ascii(class) => return Err(cannot(self.text(class.span))),
             ClassSetItem::Bracketed(class) => return Err(cannot(self.text(class.span))),
         })
+    }
+
+    /// `\d`, `\s` and `\w` as ECMA 262 has them. Of white space, what all dialects agree on: the set
+    /// is wide where it is taken away, by `\S` or by `[^…]`.
+    fn perl(&self, class: &ClassPerl) -> CharSet {
+        let set = match class.kind {
+            ClassPerlKind::Digit => CharSet::of([(0x30, 0x39)]),
+            ClassPerlKind::Word => {
+                CharSet::of([(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)])
+            }
+            ClassPerlKind::Space if class.negated != self.is_negated => CharSet::of(ANY_SPACE),
+            ClassPerlKind::Space => CharSet::of_chars(SPACE),
+        };
+        if class.negated { set.complement() } else { set }
     }
 
     /// `\p{…}`, by the tables of Unicode.
@@ -188,29 +208,29 @@ fn is_plain(kind: &GroupKind) -> bool {
     }
 }
 
-/// `\d`, `\s` and `\w` as ECMA 262 has them; of white space what all dialects agree on.
-fn perl(kind: &ClassPerlKind, negated: bool) -> CharSet {
-    let set = match kind {
-        ClassPerlKind::Digit => CharSet::of([(0x30, 0x39)]),
-        ClassPerlKind::Word => {
-            CharSet::of([(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)])
-        }
-        ClassPerlKind::Space if negated => CharSet::of([
-            (0x09, 0x0D),
-            (0x20, 0x20),
-            (0x85, 0x85),
-            (0xA0, 0xA0),
-            (0x1680, 0x1680),
-            (0x2000, 0x200A),
-            (0x2028, 0x2029),
-            (0x202F, 0x202F),
-            (0x205F, 0x205F),
-            (0x3000, 0x3000),
-            (0xFEFF, 0xFEFF),
-        ]),
-        ClassPerlKind::Space => CharSet::of_chars("\t\n\u{b}\u{c}\r \u{a0}\u{2003}\u{3000}"),
-    };
-    if negated { set.complement() } else { set }
+/// White space in all dialects.
+const SPACE: &str = "\t\n\u{b}\u{c}\r \u{a0}\u{2003}\u{3000}";
+
+/// White space in any dialect.
+const ANY_SPACE: [(u32, u32); 11] = [
+    (0x09, 0x0D),
+    (0x20, 0x20),
+    (0x85, 0x85),
+    (0xA0, 0xA0),
+    (0x1680, 0x1680),
+    (0x2000, 0x200A),
+    (0x2028, 0x2029),
+    (0x202F, 0x202F),
+    (0x205F, 0x205F),
+    (0x3000, 0x3000),
+    (0xFEFF, 0xFEFF),
+];
+
+/// Whether dialects may differ on a text that the pattern, as it is read here, does not have.
+pub(super) fn is_disputed(pattern: &str, text: &str) -> bool {
+    let disputed = CharSet::of(ANY_SPACE).without(&CharSet::of_chars(SPACE));
+    let has_space = pattern.contains("\\s") || pattern.contains("\\S");
+    has_space && text.chars().any(|c| disputed.contains(c.into()))
 }
 
 /// How many characters texts of an expression have, at least and at most.

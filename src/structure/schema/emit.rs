@@ -119,8 +119,10 @@ impl Compiler<'_> {
             return Ok(Expr::Rule(rule));
         }
         let Some(expr) = numbers.expr() else {
-            let reason = "or another bound is too large or too fine for a number of 15 digits, or an integer of 18";
-            return self.refuse(schemas, "minimum", reason);
+            let reason = "is too large or too fine for a number of 15 digits, or an integer of 18; round it";
+            let [keyword, other] = numbers.hardest();
+            let has_other = schemas.iter().any(|&at| self.places[at].value.get(other).is_some());
+            return self.refuse(schemas, if has_other { other } else { keyword }, reason);
         };
         let rule = self.builder.rule_of(&expr).map_err(unusable_grammar)?;
         self.number_rules.insert(numbers, rule);

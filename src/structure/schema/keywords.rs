@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::alternative::{All, Alternative, Array, Object, Text};
 use super::number::{Bound, Numbers};
 use super::{Compiler, Place, format, pattern};
+use crate::structure::grammar::MAX_ELEMENTS;
 use crate::error::Result;
 
 type Fields = Map<String, Value>;
@@ -40,7 +41,7 @@ const ENFORCED: [&str; 26] = [
 ];
 
 /// What says nothing about values. Names that begin with `x-` do not either.
-const ANNOTATIONS: [&str; 18] = [
+pub(super) const ANNOTATIONS: [&str; 18] = [
     "title",
     "description",
     "default",
@@ -97,15 +98,19 @@ impl<'a> Compiler<'a> {
     ) -> Result<Vec<Alternative>> {
         self.spend(fields.values().map(weight).sum())?;
         fields.keys().try_for_each(|keyword| check_known(place, keyword))?;
+        self.check_draft(place, fields)?;
         let mut allowed = self.of_types(place, fields)?;
         if let Some(values) = fields.get("enum") {
             let Value::Array(values) = values else {
                 return place.refuse("enum", "must be a list of values");
             };
+            check_numbers(place, "enum", values)?;
             allowed = self.among(&allowed, values)?;
         }
         if let Some(value) = fields.get("const") {
-            allowed = self.among(&allowed, std::slice::from_ref(value))?;
+            let values = std::slice::from_ref(value);
+            check_numbers(place, "const", values)?;
+            allowed = self.among(&allowed, values)?;
         }
         self.combined(place, fields, allowed)
     }
@@ -163,11 +168,6 @@ impl<'a> Compiler<'a> {
             }
             first = rest;
             rest = fields.get("additionalItems").map(|items| ("additionalItems", items));
-        } else if first.is_some() && rest.is_some() && self.is_old() {
-            return place.refuse(
-                "prefixItems",
-                "means nothing in the draft that `$schema` names; name draft 2020-12",
-            );
         }
         if let Some((keyword, items)) = first {
             let Value::Array(items) = items else {
@@ -183,17 +183,13 @@ impl<'a> Compiler<'a> {
             array.names_rest = true;
         }
         if fields.get("uniqueItems").is_some_and(|unique| *unique != Value::Bool(false)) {
-            return place.refuse("uniqueItems", "cannot be enforced; remove double items later");
+            return place.refuse("uniqueItems", "cannot be enforced: leave it out and remove duplicates from the answer");
         }
         array.least = count(place, fields, "minItems")?.unwrap_or(0);
         array.most = count(place, fields, "maxItems")?;
+        check_length(place, "minItems", array.least)?;
         in_order(place, "minItems", array.least, array.most)?;
         Ok(array)
-    }
-
-    fn is_old(&self) -> bool {
-        let draft = self.root.get("$schema").and_then(Value::as_str).unwrap_or_default();
-        draft.contains("draft-0") || draft.contains("2019-09")
     }
 
     fn object(&mut self, place: &Place<'a>, fields: &'a Fields) -> Result<Object> {
@@ -288,11 +284,9 @@ fn check_known(place: &Place<'_>, keyword: &str) -> Result<()> {
     let likeness = |known: &&str| strsim::normalized_damerau_levenshtein(known, keyword);
     let near = ENFORCED.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
     let near = near.filter(|near| likeness(near) > 0.6);
-    let meant = near.map_or_else(String::new, |near| format!(": did you mean `{near}`?"));
-    place.refuse(
-        keyword,
-        format!("is no keyword that is known{meant}; notes of your own begin with `x-`"),
-    )
+    let meant = near.map_or_else(|| ".".to_owned(), |near| format!("; did you mean `{near}`?"));
+    let reason = format!("is not a known keyword{meant} Names of your own must begin with `x-`");
+    place.refuse(keyword, reason)
 }
 
 fn types<'a>(place: &Place<'_>, fields: &'a Fields) -> Result<Vec<&'a str>> {
@@ -319,6 +313,38 @@ fn count(place: &Place<'_>, fields: &Fields, keyword: &str) -> Result<Option<usi
         Some(count) => Ok(Some(count as usize)),
         None => place.refuse(keyword, format!("is {value}, not a number from 0 to 10^15")),
     }
+}
+
+fn check_length(place: &Place<'_>, keyword: &str, least: usize) -> Result<()> {
+    if least > MAX_ELEMENTS {
+        let reason =
+            format!("is {least}: its grammar has more than {MAX_ELEMENTS} elements; lower it");
+        return place.refuse(keyword, reason);
+    }
+    Ok(())
+}
+
+/// Refuses numbers that may have been written with more digits than were kept.
+fn check_numbers(place: &Place<'_>, keyword: &str, values: &[Value]) -> Result<()> {
+    let mut waiting: Vec<&Value> = values.iter().collect();
+    while let Some(value) = waiting.pop() {
+        match value {
+            Value::Array(items) => waiting.extend(items),
+            Value::Object(fields) => waiting.extend(fields.values()),
+            Value::Number(number) if number.is_f64() => {
+                // Beyond 2^53 not every whole number is a double.
+                let is_exact = number.as_f64().is_some_and(|float| float.abs() < 9_007_199_254_740_992.0);
+                if !is_exact {
+                    let reason = format!(
+                        "holds {number}, which is too large to be kept exactly; write it as a text"
+                    );
+                    return place.refuse(keyword, reason);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn in_order(place: &Place<'_>, keyword: &str, least: usize, most: Option<usize>) -> Result<()> {
@@ -367,6 +393,7 @@ fn text(place: &Place<'_>, fields: &Fields) -> Result<Text> {
         ..Text::default()
     };
     in_order(place, "minLength", text.least, text.most)?;
+    check_length(place, "minLength", text.least)?;
     match fields.get("pattern") {
         None => {}
         Some(Value::String(found)) => {

@@ -9,6 +9,7 @@
 //! The values inside are constraints again, which get rules of their own when their turn comes.
 
 mod alternative;
+mod draft;
 mod emit;
 mod format;
 mod keywords;
@@ -76,7 +77,7 @@ fn unusable(reason: String) -> Error {
 fn unusable_grammar(why: Unusable) -> Error {
     unusable(match why {
         Unusable::TooLarge => format!(
-            "its grammar has more than {MAX_ELEMENTS} elements; lower `maxLength`, `maxItems` or the numbers in its patterns"
+            "its grammar has more than {MAX_ELEMENTS} elements; lower its lengths (`maxLength`, `maxItems`, …) or the numbers in its patterns"
         ),
         Unusable::Endless => {
             "no value satisfies it: what it demands contradicts itself, or never ends".to_owned()

@@ -109,6 +109,19 @@ impl Numbers {
         if is_within && is_at_bound { Fit::Unknown } else { Fit::of(is_within) }
     }
 
+    /// Which of both bounds is too far or too fine, by its keywords.
+    pub(super) fn hardest(self) -> [&'static str; 2] {
+        let size = |bound: Option<Bound>| bound.map_or(0, |bound| bound.units.abs());
+        let fine = |bound: Option<Bound>| bound.map_or(0, Bound::decimals);
+        let is_far = size(self.most).max(size(self.least)) >= UNIT * 1_000_000;
+        let is_most = if is_far {
+            size(self.most) > size(self.least)
+        } else {
+            fine(self.most) > fine(self.least)
+        };
+        if is_most { ["maximum", "exclusiveMaximum"] } else { ["minimum", "exclusiveMinimum"] }
+    }
+
     /// JSON's numbers within these bounds; `None` where they are too far or too fine to be told
     /// apart by a double.
     pub(super) fn expr(self) -> Option<Expr> {
@@ -125,6 +138,11 @@ impl Numbers {
         let fewest = bounds().map(Bound::decimals).max().unwrap_or(0);
         let farthest = bounds().map(|bound| bound.units.abs()).max().unwrap_or(0);
         let fits = |&decimals: &u32| farthest < UNIT * 10_i128.pow(EXACT_DIGITS - decimals);
+        let has_some = |decimals: &u32| match (self.least, self.most) {
+            (Some(least), Some(most)) => first(least, *decimals) <= last(most, *decimals),
+            _ => true,
+        };
+        let fewest = (fewest..=SCALE).find(has_some)?;
         let decimals = (fewest..=fewest.max(DECIMALS)).rev().find(fits)?;
         let limit = 10_i128.pow(EXACT_DIGITS) - 1;
         // Of equal numbers one form will do, but people and models write 1.50 as well as 1.5.

@@ -78,6 +78,10 @@ impl Pattern<'_> {
                 Expr::Chars(if class.negated { set.complement() } else { set })
             }
             Ast::Repetition(repetition) => {
+                if let Ast::Repetition(_) = *repetition.ast {
+                    let twice = self.text(repetition.span);
+                    return Err(format!("repeats twice in `{twice}`; put the inner part into `(…)`"));
+                }
                 let (least, most) = self.bounds(&repetition.op.kind, repetition.op.span)?;
                 self.expr(&repetition.ast)?.repeat(least, most)
             }
@@ -91,7 +95,7 @@ impl Pattern<'_> {
             Ast::Assertion(found) => {
                 let anchor = self.text(found.span);
                 return Err(format!(
-                    "holds `{anchor}`, which can be enforced only as `^` and `$` at the ends"
+                    "holds `{anchor}`; only `^` at the beginning and `$` at the end can be enforced"
                 ));
             }
             other => return Err(cannot(self.text(*other.span()))),
@@ -185,7 +189,8 @@ impl Pattern<'_> {
     /// `\p{…}`, by the tables of Unicode.
     fn unicode(&self, span: regex_syntax::ast::Span) -> Read<CharSet> {
         let text = self.text(span);
-        let class = regex_syntax::parse(text).ok().filter(|_| text.contains('{'));
+        let name = text.get(3..text.len() - 1).filter(|_| text.contains('{'));
+        let class = name.filter(|name| is_property(name)).and_then(|_| regex_syntax::parse(text).ok());
         match class.map(regex_syntax::hir::Hir::into_kind) {
             Some(HirKind::Class(Class::Unicode(class))) => {
                 let ranges = class.ranges().iter();
@@ -199,6 +204,41 @@ impl Pattern<'_> {
 fn cannot(part: &str) -> String {
     format!("holds `{part}`, which cannot be enforced; write what the text looks like without it")
 }
+
+/// Names of `\p{…}` that ECMA 262 and the tables here have alike.
+fn is_property(name: &str) -> bool {
+    let script = ["Script=", "sc=", "Script_Extensions=", "scx="]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix));
+    let category = ["General_Category=", "gc="].iter().find_map(|prefix| name.strip_prefix(prefix));
+    match script {
+        Some(script) => SCRIPTS.contains(&script),
+        None => CATEGORIES.contains(&category.unwrap_or(name)),
+    }
+}
+
+/// Without those that hold code points that stand for no character, or for none yet.
+#[rustfmt::skip]
+const CATEGORIES: [&str; 67] = [
+    "L", "Letter", "LC", "Cased_Letter", "Lu", "Uppercase_Letter", "Ll", "Lowercase_Letter",
+    "Lt", "Titlecase_Letter", "Lm", "Modifier_Letter", "Lo", "Other_Letter",
+    "M", "Mark", "Mn", "Nonspacing_Mark", "Mc", "Spacing_Mark", "Me", "Enclosing_Mark",
+    "N", "Number", "Nd", "Decimal_Number", "Nl", "Letter_Number", "No", "Other_Number",
+    "P", "Punctuation", "Pc", "Connector_Punctuation", "Pd", "Dash_Punctuation",
+    "Ps", "Open_Punctuation", "Pe", "Close_Punctuation", "Pi", "Initial_Punctuation",
+    "Pf", "Final_Punctuation", "Po", "Other_Punctuation",
+    "S", "Symbol", "Sm", "Math_Symbol", "Sc", "Currency_Symbol", "Sk", "Modifier_Symbol",
+    "So", "Other_Symbol",
+    "Z", "Separator", "Zs", "Space_Separator", "Zl", "Line_Separator", "Zp", "Paragraph_Separator",
+    "Cc", "Control", "Cf",
+];
+
+#[rustfmt::skip]
+const SCRIPTS: [&str; 20] = [
+    "Arabic", "Armenian", "Bengali", "Common", "Cyrillic", "Devanagari", "Ethiopic", "Georgian",
+    "Greek", "Han", "Hangul", "Hebrew", "Hiragana", "Katakana", "Khmer", "Latin", "Mongolian",
+    "Tamil", "Telugu", "Thai",
+];
 
 fn is_plain(kind: &GroupKind) -> bool {
     match kind {

@@ -331,9 +331,18 @@ fn schemas_that_cannot_be_enforced_are_refused_by_place() {
         (json!({"type": "integer", "minimum": 3, "maximum": 1}), "contradict"),
         (
             json!({"allOf": [{"minimum": 3, "type": "integer"}, {"maximum": 1}]}),
-            "no value satisfies",
+            "no value can satisfy `allOf` at `#` together",
         ),
-        (json!(false), "no value satisfies"),
+        (json!(false), "no value can satisfy `#`, which is `false`"),
+        (
+            json!({"type": "object", "required": ["a"], "properties": {"a": {"const": 1, "type": "string"}}}),
+            "no value can satisfy `const` at `#/properties/a` together",
+        ),
+        (
+            json!({"type": "object", "required": ["a"], "properties": {"a": {"type": "null"}}, "allOf": [{"properties": {"a": {"type": "string"}}}]}),
+            "no value can satisfy `#/properties/a` and `#/allOf/0/properties/a` together",
+        ),
+        (json!({"type": "integer", "minimum": 1.2, "maximum": 1.8}), "`minimum` at `#`"),
         (json!({"$ref": "#"}), "leads back"),
         (json!({"$ref": "#/$defs/none"}), "nothing"),
         (json!({"$ref": "https://example.com/a"}), "within the schema"),
@@ -417,8 +426,14 @@ fn members_of_one_of_are_told_apart_whatever_is_beside_them() {
     let apart = [
         (closed, r#"{"b": null}"#),
         (tagged, r#"{"n": 1, "k": "z"}"#),
-        (json!({"oneOf": [{"type": "integer", "maximum": 0}, {"type": "number", "exclusiveMinimum": 0}]}), "-3"),
-        (json!({"oneOf": [{"type": "string", "maxLength": 2}, {"type": "string", "minLength": 3}]}), r#""abc""#),
+        (
+            json!({"oneOf": [{"type": "integer", "maximum": 0}, {"type": "number", "exclusiveMinimum": 0}]}),
+            "-3",
+        ),
+        (
+            json!({"oneOf": [{"type": "string", "maxLength": 2}, {"type": "string", "minLength": 3}]}),
+            r#""abc""#,
+        ),
         (json!({"oneOf": [{"type": "null"}, {"type": "string", "format": "date"}]}), "null"),
     ];
     for (form, answer) in apart {
@@ -458,7 +473,10 @@ fn drafts_are_kept_apart() {
             "`$ref` at `#/properties/a` makes `minimum`",
         ),
         (json!({"$schema": draft("draft-06"), "prefixItems": [{}]}), "`prefixItems`"),
-        (json!({"properties": {"a": {"$id": "http://example.com/a"}}}), "`$id` at `#/properties/a`"),
+        (
+            json!({"properties": {"a": {"$id": "http://example.com/a"}}}),
+            "`$id` at `#/properties/a`",
+        ),
         (json!({"items": {"id": "a"}}), "`id` at `#/items`"),
         (json!({"items": {"$schema": draft("draft-07")}}), "`$schema` at `#/items`"),
         (
@@ -565,7 +583,8 @@ const PATTERNS: &str = r#"["^a+$", "a", "^[a-c]{1,3}-[0-9]{1,4}$", "\\d\\d", "^\
     "(a|b){2}", "^$", "", "[\\d_-]+", "x{2,1}", "^\\u00e9\\x41$", "^(?<n>a)$", "\\.", "^[a", "a**",
     "^[^\\s]$", "^[^\\s@]+@[^\\s]$", "^[^\\S]$", "^[^\\s\\S]?$", "^[^\\w]$", "^[^\\D]$", "^[^\\p{L}]$"]"#;
 const FORMATS: &str = r#"["date", "time", "date-time", "uuid", "email", "ipv4", "ipv6", "hostname", "uri", "duration", "regex"]"#;
-const REFERENCES: &str = r##"["#/$defs/a", "#/$defs/b", "#/$defs/c", "#/$defs/d", "#/$defs/d", "#", "#/$defs/none"]"##;
+const REFERENCES: &str =
+    r##"["#/$defs/a", "#/$defs/b", "#/$defs/c", "#/$defs/d", "#/$defs/d", "#", "#/$defs/none"]"##;
 
 fn keyword(inner: &BoxedStrategy<Value>) -> impl Strategy<Value = (String, Value)> + use<> {
     let named = |name: &'static str, values: BoxedStrategy<Value>| {

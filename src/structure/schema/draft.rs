@@ -44,7 +44,8 @@ impl<'a> Compiler<'a> {
         if !std::ptr::eq(place.value, self.root) {
             for keyword in ["$id", "id", "$schema"] {
                 if fields.contains_key(keyword) {
-                    return place.refuse(keyword, "is enforced only at the root; leave it out here");
+                    return place
+                        .refuse(keyword, "is enforced only at the root; leave it out here");
                 }
             }
         }

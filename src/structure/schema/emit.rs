@@ -119,7 +119,8 @@ impl Compiler<'_> {
             return Ok(Expr::Rule(rule));
         }
         let Some(expr) = numbers.expr() else {
-            let reason = "is too large or too fine for a number of 15 digits, or an integer of 18; round it";
+            let reason =
+                "is too large or too fine for a number of 15 digits, or an integer of 18; round it";
             let [keyword, other] = numbers.hardest();
             let has_other = schemas.iter().any(|&at| self.places[at].value.get(other).is_some());
             return self.refuse(schemas, if has_other { other } else { keyword }, reason);

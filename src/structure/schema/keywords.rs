@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 use super::alternative::{All, Alternative, Array, Object, Text};
 use super::number::{Bound, Numbers};
 use super::{Compiler, Place, format, pattern};
-use crate::structure::grammar::MAX_ELEMENTS;
 use crate::error::Result;
+use crate::structure::grammar::MAX_ELEMENTS;
 
 type Fields = Map<String, Value>;
 
@@ -87,6 +87,8 @@ const REFUSED: [(&str, &str); 18] = [
     ("$dynamicRef", "use `$ref`"),
 ];
 
+const BOUNDS: [&str; 4] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
+
 const TYPES: [&str; 7] = ["null", "boolean", "integer", "number", "string", "array", "object"];
 
 impl<'a> Compiler<'a> {
@@ -100,17 +102,21 @@ impl<'a> Compiler<'a> {
         fields.keys().try_for_each(|keyword| check_known(place, keyword))?;
         self.check_draft(place, fields)?;
         let mut allowed = self.of_types(place, fields)?;
+        let bounds = BOUNDS.iter().find(|keyword| fields.contains_key(**keyword));
+        self.note_emptied(place, bounds.unwrap_or(&"type"), &allowed);
         if let Some(values) = fields.get("enum") {
             let Value::Array(values) = values else {
                 return place.refuse("enum", "must be a list of values");
             };
             check_numbers(place, "enum", values)?;
             allowed = self.among(&allowed, values)?;
+            self.note_emptied(place, "enum", &allowed);
         }
         if let Some(value) = fields.get("const") {
             let values = std::slice::from_ref(value);
             check_numbers(place, "const", values)?;
             allowed = self.among(&allowed, values)?;
+            self.note_emptied(place, "const", &allowed);
         }
         self.combined(place, fields, allowed)
     }
@@ -183,7 +189,10 @@ impl<'a> Compiler<'a> {
             array.names_rest = true;
         }
         if fields.get("uniqueItems").is_some_and(|unique| *unique != Value::Bool(false)) {
-            return place.refuse("uniqueItems", "cannot be enforced: leave it out and remove duplicates from the answer");
+            return place.refuse(
+                "uniqueItems",
+                "cannot be enforced: leave it out and remove duplicates from the answer",
+            );
         }
         array.least = count(place, fields, "minItems")?.unwrap_or(0);
         array.most = count(place, fields, "maxItems")?;
@@ -231,6 +240,7 @@ impl<'a> Compiler<'a> {
             let target = self.referred(place, reference)?;
             let target = self.allowed(target)?;
             allowed = self.both(&allowed, &target)?;
+            self.note_emptied(place, "$ref", &allowed);
         }
         for keyword in ["anyOf", "oneOf", "allOf"] {
             let Some(members) = fields.get(keyword) else { continue };
@@ -246,6 +256,7 @@ impl<'a> Compiler<'a> {
                 for list in &lists {
                     allowed = self.both(&allowed, list)?;
                 }
+                self.note_emptied(place, keyword, &allowed);
                 continue;
             }
             if keyword == "oneOf" {
@@ -253,6 +264,7 @@ impl<'a> Compiler<'a> {
             }
             let any: Vec<Alternative> = lists.into_iter().flatten().collect();
             allowed = self.both(&allowed, &any)?;
+            self.note_emptied(place, keyword, &allowed);
         }
         Ok(allowed)
     }
@@ -333,7 +345,8 @@ fn check_numbers(place: &Place<'_>, keyword: &str, values: &[Value]) -> Result<(
             Value::Object(fields) => waiting.extend(fields.values()),
             Value::Number(number) if number.is_f64() => {
                 // Beyond 2^53 not every whole number is a double.
-                let is_exact = number.as_f64().is_some_and(|float| float.abs() < 9_007_199_254_740_992.0);
+                let is_exact =
+                    number.as_f64().is_some_and(|float| float.abs() < 9_007_199_254_740_992.0);
                 if !is_exact {
                     let reason = format!(
                         "holds {number}, which is too large to be kept exactly; write it as a text"
@@ -380,8 +393,10 @@ fn numbers(place: &Place<'_>, fields: &Fields) -> Result<Numbers> {
     };
     if numbers.is_empty() {
         let keyword = if fields.contains_key("minimum") { "minimum" } else { "exclusiveMinimum" };
-        return place
-            .refuse(keyword, "and the upper bound contradict each other; no number has both");
+        return place.refuse(
+            keyword,
+            "and the upper bound contradict each other; no number satisfies both",
+        );
     }
     Ok(numbers)
 }

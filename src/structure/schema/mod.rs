@@ -9,6 +9,7 @@
 //! The values inside are constraints again, which get rules of their own when their turn comes.
 
 mod alternative;
+mod dead;
 mod draft;
 mod emit;
 mod format;
@@ -48,6 +49,7 @@ pub(super) fn grammar(schema: &Value) -> Result<Grammar> {
         waiting: Vec::new(),
         trail: Vec::new(),
         inside: 0,
+        dead: dead::Dead::default(),
         builder: Builder::default(),
         work: 0,
     };
@@ -120,6 +122,7 @@ struct Compiler<'a> {
     trail: Vec<usize>,
     /// How many values inside of each other are being compared with schemas.
     inside: usize,
+    dead: dead::Dead,
     builder: Builder,
     work: usize,
 }
@@ -131,6 +134,7 @@ impl<'a> Compiler<'a> {
         let json = Json::new(&mut self.builder).map_err(unusable_grammar)?;
         while let Some((schemas, rule)) = self.waiting.pop() {
             let alternatives = self.alternatives(&schemas)?;
+            self.note_dead(&schemas, &alternatives);
             let mut forms = Vec::new();
             for alternative in &alternatives {
                 forms.push(self.form(&json, &schemas, alternative)?);
@@ -138,7 +142,7 @@ impl<'a> Compiler<'a> {
             let all = super::grammar::Expr::Choice(forms);
             self.builder.define(rule, &all).map_err(unusable_grammar)?;
         }
-        self.builder.finish(root).map_err(unusable_grammar)
+        self.builder.finish(root).map_err(|why| self.dead.error(why))
     }
 
     /// The number of a schema.

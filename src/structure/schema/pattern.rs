@@ -1,8 +1,9 @@
 //! Regular expressions of JSON Schema (ECMA 262), as far as they say what a whole text looks like.
 
 use regex_syntax::ast::{
-    AssertionKind, Ast, ClassPerl, ClassPerlKind, ClassSet, ClassSetItem, GroupKind, HexLiteralKind, Literal,
-    LiteralKind, RepetitionKind, RepetitionRange, SpecialLiteralKind, parse::ParserBuilder,
+    AssertionKind, Ast, ClassPerl, ClassPerlKind, ClassSet, ClassSetItem, GroupKind,
+    HexLiteralKind, Literal, LiteralKind, RepetitionKind, RepetitionRange, SpecialLiteralKind,
+    parse::ParserBuilder,
 };
 use regex_syntax::hir::{Class, HirKind};
 
@@ -80,7 +81,9 @@ impl Pattern<'_> {
             Ast::Repetition(repetition) => {
                 if let Ast::Repetition(_) = *repetition.ast {
                     let twice = self.text(repetition.span);
-                    return Err(format!("repeats twice in `{twice}`; put the inner part into `(…)`"));
+                    return Err(format!(
+                        "repeats twice in `{twice}`; put the inner part into `(…)`"
+                    ));
                 }
                 let (least, most) = self.bounds(&repetition.op.kind, repetition.op.span)?;
                 self.expr(&repetition.ast)?.repeat(least, most)
@@ -190,7 +193,8 @@ impl Pattern<'_> {
     fn unicode(&self, span: regex_syntax::ast::Span) -> Read<CharSet> {
         let text = self.text(span);
         let name = text.get(3..text.len() - 1).filter(|_| text.contains('{'));
-        let class = name.filter(|name| is_property(name)).and_then(|_| regex_syntax::parse(text).ok());
+        let class =
+            name.filter(|name| is_property(name)).and_then(|_| regex_syntax::parse(text).ok());
         match class.map(regex_syntax::hir::Hir::into_kind) {
             Some(HirKind::Class(Class::Unicode(class))) => {
                 let ranges = class.ranges().iter();

@@ -111,8 +111,7 @@ impl<'a> Compiler<'a> {
 
     fn admits_text(&mut self, text: &Text, value: &str) -> Result<Fit> {
         let length = value.chars().count();
-        let mut fit =
-            Fit::of(length >= text.least && text.most.is_none_or(|most| length <= most));
+        let mut fit = Fit::of(length >= text.least && text.most.is_none_or(|most| length <= most));
         for found in &text.patterns {
             if fit != Fit::No && !self.matches(found, value)? {
                 fit = if pattern::is_disputed(found, value) { Fit::Unknown } else { Fit::No };

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::keywords::ANNOTATIONS;
+use super::known::ANNOTATIONS;
 use super::{Compiler, Place};
 use crate::error::Result;
 

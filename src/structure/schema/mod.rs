@@ -14,6 +14,7 @@ mod draft;
 mod emit;
 mod format;
 mod keywords;
+mod known;
 mod number;
 mod pattern;
 mod refer;

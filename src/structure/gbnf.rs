@@ -162,7 +162,8 @@ impl<'a> Reader<'a> {
             let is_repetition = matches!(self.peek(), Some('*' | '+' | '?' | '{'));
             stacked = if is_repetition { stacked + 1 } else { 0 };
             if stacked > MAX_STACKED {
-                return self.fail(&format!("more than {MAX_STACKED} repetitions follow each other"));
+                return self
+                    .fail(&format!("more than {MAX_STACKED} repetitions follow each other"));
             }
             let part = match self.peek() {
                 Some('"') => self.literal()?,

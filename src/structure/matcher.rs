@@ -284,12 +284,7 @@ impl Matcher {
     }
 
     /// The rule that was called from here is over.
-    fn leave(
-        &mut self,
-        node: u32,
-        made_before: usize,
-        effort: &mut Effort<'_>,
-    ) -> Result<()> {
+    fn leave(&mut self, node: u32, made_before: usize, effort: &mut Effort<'_>) -> Result<()> {
         let is_new = node as usize >= made_before;
         let left = &mut self.nodes[node as usize];
         left.was_left |= is_new;

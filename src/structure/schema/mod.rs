@@ -152,9 +152,8 @@ fn value_size(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(value_size).sum::<usize>(),
         Value::Object(fields) => {
-            let field = |(name, value): (&String, &Value)| {
-                name.len() / BYTES_PER_WORK + value_size(value)
-            };
+            let field =
+                |(name, value): (&String, &Value)| name.len() / BYTES_PER_WORK + value_size(value);
             1 + fields.iter().map(field).sum::<usize>()
         }
         Value::String(text) => 1 + text.len() / BYTES_PER_WORK,

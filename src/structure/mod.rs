@@ -35,7 +35,7 @@ use crate::error::Result;
 ///
 /// Both kinds are enforced or refused, before the first token. Reading one takes time and memory in
 /// proportion to its size and to the elements and combinations that it makes, which are bounded;
-/// `max_time` and [`CancelHandle`](crate::CancelHandle) end it in a generation, not in
+/// `max_time` and `CancelHandle` end it in a generation, not in
 /// [`validate`](Self::validate). An answer takes time in proportion to a power of its length, whatever
 /// the form, and each token a bounded number of steps.
 ///

@@ -28,7 +28,7 @@ struct Arguments {
     /// joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN, with what it may give up and how
     /// much CPU memory it may use before experts stay on disk:
     /// fit:10GiB,cache-to-host,fewer-layers,smaller-context:2048,ram:24GiB
-    #[arg(long, default_value_t)]
+    #[arg(long, default_value_t, allow_hyphen_values = true)]
     policy: OffloadPolicy,
     /// Tokens that prompt and answer can have together; `auto`: more where `fit` has room
     #[arg(long)]

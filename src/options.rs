@@ -176,8 +176,8 @@ pub enum StopReason {
 }
 
 impl StopReason {
-    /// Whether the model itself ended the text; otherwise it was cut off, and what a
-    /// [`Structure`] demands may be incomplete.
+    /// Whether the model itself ended the text; otherwise it was cut off, and may not have the whole
+    /// form that a [`Structure`] demands.
     pub fn is_complete(self) -> bool {
         self == Self::EndOfText
     }

@@ -7,9 +7,13 @@ mod support;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::process::example;
+
+/// A bound against hanging.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Greedy, one thread, a small context: quick, and the same each time.
 fn command(arguments: &[&str]) -> Command {
@@ -122,7 +126,9 @@ fn a_question_without_an_answer_is_left_out_of_the_next_prompt() {
     let unanswered = r#"[{"role": "user", "content": "What is an expert?"}]"#;
     std::fs::write(&path, unanswered).unwrap();
     let output = chat(&["--session", path.to_str().unwrap(), "--prompt", "Hello"], "");
-    assert!(said(&output).contains("never answered and is left out: What is an expert?"));
+    assert!(said(&output).contains(
+        "never answered, so it was removed; press ↑ to ask it again: What is an expert?"
+    ));
     assert_eq!(questions(&path), ["Hello"]);
 }
 
@@ -143,10 +149,16 @@ fn a_session_that_cannot_be_kept_is_told_before_anything_is_loaded() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     std::fs::write(at("text.json"), "this is no conversation").unwrap();
+    std::fs::write(at("read-only.json"), "[]").unwrap();
+    let mut permissions = std::fs::metadata(at("read-only.json")).unwrap().permissions();
+    permissions.set_readonly(true);
+    std::fs::set_permissions(at("read-only.json"), permissions).unwrap();
     for (path, expected) in [
         (at("nowhere/talk.json"), "cannot keep a session in"),
         (at("text.json"), "cannot read"),
-        (at("talk.state"), "must be a name that does not end in `.state`"),
+        (at("read-only.json"), "is read-only"),
+        (folder.path().to_str().unwrap().to_owned(), "not a regular file"),
+        ("/dev/null".to_owned(), "not a regular file"),
     ] {
         let output = chat(&["--session", &path, "--prompt", "Hello"], "");
         let said = said(&output);
@@ -176,7 +188,7 @@ fn commands_are_for_the_program() {
 fn a_cleared_conversation_begins_anew() {
     let (_folder, path) = session();
     let arguments = ["--session", path.to_str().unwrap(), "--system", "Be brief."];
-    let output = chat(&arguments, "What is an expert?\n/clear\nHello\n");
+    let output = chat(&arguments, "What is an expert?\n/clear\nWhat is 3 plus 4?\n/clear\nHello\n");
     assert!(output.status.success(), "{output:?}");
     let kept: Vec<(String, String)> = messages(&path);
     assert_eq!(kept[0].0, "system");
@@ -184,6 +196,7 @@ fn a_cleared_conversation_begins_anew() {
     let old = path.with_file_name("talk.json.old");
     assert!(said(&output).contains(old.to_str().unwrap()), "{}", said(&output));
     assert_eq!(questions(&old), ["What is an expert?"]);
+    assert_eq!(questions(&path.with_file_name("talk.json.old.2")), ["What is 3 plus 4?"]);
 }
 
 #[test]
@@ -220,4 +233,189 @@ fn errors_name_the_options_of_the_program() {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(said(&output).contains(expected), "{}", said(&output));
     }
+}
+
+#[test]
+fn two_programs_with_one_session_lose_nothing() {
+    let (_folder, path) = session();
+    let arguments = ["--session", path.to_str().unwrap(), "--stats", "json"];
+    let mut first = command(&arguments).spawn().unwrap();
+    let mut input = first.stdin.take().unwrap();
+    writeln!(input, "What is an expert?").unwrap();
+    let mut output = BufReader::new(first.stdout.take().unwrap()).lines();
+    assert!(output.any(|line| line.unwrap().starts_with('{')));
+    // The last that is written of an answer.
+    let started = Instant::now();
+    while !path.with_file_name("talk.json.state").exists() {
+        assert!(started.elapsed() < PATIENCE, "no state was written");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let second = chat(&[&arguments[..], &["--prompt", "What is 3 plus 4?"]].concat(), "");
+    assert!(second.status.success(), "{second:?}");
+    writeln!(input, "Hello\n/clear\nWho are you?").unwrap();
+    drop(input);
+    let first = first.wait_with_output().unwrap();
+    assert!(first.status.success(), "{first:?}");
+    assert_eq!(questions(&path), ["What is an expert?", "What is 3 plus 4?"]);
+    let own = path.with_file_name("talk.json.2");
+    assert!(said(&first).contains(own.to_str().unwrap()), "{}", said(&first));
+    assert_eq!(questions(&own), ["Who are you?"]);
+    let old = path.with_file_name("talk.json.2.old");
+    assert_eq!(questions(&old), ["What is an expert?", "Hello"]);
+}
+
+#[test]
+fn files_that_are_no_sessions_stay_as_they_are() {
+    let (folder, path) = session();
+    let names = ["talk.state", "talk.json.part", "talk.json.state", "talk.json.state.part"];
+    for name in names {
+        std::fs::write(folder.path().join(name), "of somebody else").unwrap();
+    }
+    let arguments = ["--session", path.to_str().unwrap(), "--stats", "none"];
+    let output = chat(&arguments, "Hello\n");
+    assert!(output.status.success(), "{output:?}");
+    assert!(said(&output).contains("talk.json.state` is not a saved state"), "{}", said(&output));
+    for name in names {
+        let text = std::fs::read_to_string(folder.path().join(name)).unwrap();
+        assert_eq!(text, "of somebody else", "{name}");
+    }
+    assert_eq!(questions(&path), ["Hello"]);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), names.len() + 1, "no litter");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_conversation_is_its_owner_s_and_keeps_the_permissions_that_it_was_given() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_folder, path) = session();
+    let state = path.with_file_name("talk.json.state");
+    let modes = || {
+        [&path, &state].map(|path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777)
+    };
+    let arguments = ["--session", path.to_str().unwrap(), "--prompt", "Hello"];
+    assert!(chat(&arguments, "").status.success());
+    assert_eq!(modes(), [0o600; 2]);
+    for path in [&path, &state] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    }
+    assert!(chat(&arguments, "").status.success());
+    assert_eq!(modes(), [0o640; 2]);
+    assert_eq!(questions(&path).len(), 2);
+}
+
+#[test]
+fn an_empty_file_is_a_new_session() {
+    let (_folder, path) = session();
+    std::fs::write(&path, "").unwrap();
+    let output = chat(&["--session", path.to_str().unwrap(), "--prompt", "Hello"], "");
+    assert!(said(&output).contains("a new one"), "{}", said(&output));
+    assert_eq!(questions(&path), ["Hello"]);
+}
+
+#[test]
+fn an_answer_that_is_cut_off_says_by_what() {
+    let (folder, path) = session();
+    let schema = folder.path().join("schema.json");
+    std::fs::write(&schema, r#"{"enum": ["Ja"]}"#).unwrap();
+    let schema = schema.to_str().unwrap();
+    let form = "(cut off at --max-tokens; the answer may not have the whole form";
+    for (arguments, expected) in [
+        (&["--max-tokens", "1"][..], "(stopped at --max-tokens 1)"),
+        (&["--max-tokens", "1"], "(1 token,"),
+        (&["--max-tokens", "1", "--json-schema", schema], form),
+        (&["--max-seconds", "0"], "(stopped at --max-seconds 0 before the answer began;"),
+    ] {
+        let output = chat(&[&["--prompt", "Hello"], arguments].concat(), "");
+        assert!(output.status.success(), "{output:?}");
+        assert!(said(&output).contains(expected), "{}", said(&output));
+    }
+    let session = path.to_str().unwrap();
+    let output = chat(&["--session", session, "--max-seconds", "0"], "Hello\n");
+    assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
+    assert!(messages(&path).is_empty(), "no answer is none that is kept");
+    let whole = chat(&["--prompt", "Say hello."], "");
+    assert!(!said(&whole).contains("(stopped"), "{}", said(&whole));
+}
+
+#[test]
+fn control_characters_of_a_file_do_not_reach_the_terminal() {
+    let (_folder, path) = session();
+    let unanswered = r#"[{"role": "user", "content": "Red\u001b[31m\r\u009b bell\u0007"}]"#;
+    std::fs::write(&path, unanswered).unwrap();
+    let output = chat(&["--session", path.to_str().unwrap(), "--prompt", "Hello"], "");
+    let said = said(&output);
+    assert!(said.contains(r"Red\u{1b}[31m\r\u{9b} bell\u{7}"), "{said}");
+    assert!(!said.contains(|c: char| c.is_control() && c != '\n' && c != '\t'), "{said:?}");
+}
+
+#[test]
+fn options_are_checked_before_anything_else_is_done() {
+    for (arguments, expected) in [
+        (&["--rpc", "nonsense"][..], "it needs HOST:PORT"),
+        (&["--temperature", "700"], "--temperature is 700"),
+        (&["--threads", "0"], "--threads is 0"),
+        #[cfg(unix)]
+        (&["--grammar", "/dev/zero"], "more than 64 MiB"),
+        #[cfg(unix)]
+        (&["--json-schema", "/dev/zero"], "more than 64 MiB"),
+        #[cfg(unix)]
+        (&["--plan", "/dev/zero"], "more than 64 MiB"),
+    ] {
+        let mut command = Command::new(example("chat"));
+        let output = command.args(["--prompt", "x"]).args(arguments).output().unwrap();
+        let said = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(said.contains(expected) && !said.contains("connecting"), "{said}");
+    }
+}
+
+#[test]
+fn llama_cpp_s_flags_are_a_policy_also_without_an_equals_sign() {
+    let arguments = ["--policy", "--n-cpu-moe 2", "--prompt", "x", "--max-tokens", "1"];
+    let output = chat(&arguments, "");
+    assert!(output.status.success(), "{output:?}");
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
+    let plan = ["--model", demo, "--policy", "--n-cpu-moe 2"];
+    let output = support::process::run("plan", &plan);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn more_threads_than_cpus_are_warned_of() {
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    for (threads, is_warned) in [(cpus, false), (cpus + 1, true)] {
+        let mut command = Command::new(example("chat"));
+        command.args(["--prompt", "x", "--max-tokens", "1", "--threads", &threads.to_string()]);
+        let output = command.output().unwrap();
+        assert_eq!(said(&output).contains("warning: --threads"), is_warned, "{}", said(&output));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_server_that_is_silent_at_the_end_holds_nobody_up() {
+    let (_folder, path) = session();
+    let server = support::process::Server::start();
+    let session = path.to_str().unwrap();
+    let arguments = ["--session", session, "--rpc", &server.endpoint, "--stats", "json"];
+    let mut process =
+        command(&[&arguments[..], &["--policy", "layers:1-2"]].concat()).spawn().unwrap();
+    let mut input = process.stdin.take().unwrap();
+    writeln!(input, "What is an expert?").unwrap();
+    let mut output = BufReader::new(process.stdout.take().unwrap()).lines();
+    assert!(output.any(|line| line.unwrap().starts_with('{')));
+    // The state of the first answer is written now.
+    writeln!(input, "/nonsense").unwrap();
+    let mut errors = BufReader::new(process.stderr.take().unwrap()).lines();
+    assert!(errors.any(|line| line.unwrap().contains("/nonsense")));
+    server.signal("STOP");
+    drop(input);
+    let (sender, said) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(errors.map_while(Result::ok).collect::<Vec<_>>()));
+    let said = said.recv_timeout(PATIENCE).expect("it ends");
+    let status = process.wait().unwrap();
+    server.signal("CONT");
+    assert!(status.success(), "{said:?}");
+    assert!(said.iter().any(|line| line.contains("the conversation is saved")), "{said:?}");
+    assert_eq!(questions(&path), ["What is an expert?"]);
 }

@@ -483,6 +483,8 @@ fn chat_goes_on_with_a_session() {
     let talk: Value = serde_json::from_slice(&std::fs::read(&session).unwrap()).unwrap();
     assert_eq!(talk.as_array().unwrap().len(), 4);
     // Without the state it is read again.
-    std::fs::write(session.with_extension("state"), b"nonsense").unwrap();
+    let mut state = session.clone().into_os_string();
+    state.push(".state");
+    std::fs::write(state, b"nonsense").unwrap();
     assert_eq!(ask("What is this crate?")["reused_tokens"], 0);
 }

@@ -96,7 +96,7 @@ fn ctrl_c_stops_the_reading_of_a_prompt() {
     type_line(&mut session, "Hello");
     session.exp_string("reading the prompt").unwrap();
     press_control(&mut session, 'c');
-    session.exp_string("(stopped before there was an answer").unwrap();
+    session.exp_string("(stopped before the answer began").unwrap();
     session.exp_string("> ").unwrap();
     // At an empty prompt it only says how to leave.
     press_control(&mut session, 'c');
@@ -104,4 +104,16 @@ fn ctrl_c_stops_the_reading_of_a_prompt() {
     session.exp_string("> ").unwrap();
     ends_by_control_d(session);
     assert_eq!(json!(messages(&path)), before);
+}
+
+#[test]
+fn an_answer_does_not_control_the_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("escape.gbnf");
+    std::fs::write(&path, r#"root ::= "red \x1B[31m\x07 end""#).unwrap();
+    let mut session = chat(&["--grammar", path.to_str().unwrap()]);
+    type_line(&mut session, "Hello");
+    session.exp_string(r"red \u{1b}[31m\u{7} end").unwrap();
+    session.exp_string("> ").unwrap();
+    ends_by_control_d(session);
 }

@@ -6,34 +6,33 @@ use moe_offload::{
 };
 
 use crate::arguments::StatsFormat;
-use crate::common::say;
+use crate::common::{count, say};
 use crate::conversation::Conversation;
 use crate::terminal::print;
 
 /// A shorter prompt is read before anybody could read a bar.
 const LONG_PROMPT_TOKENS: u64 = 256;
 
-/// Answers the last question and adds what was said to the conversation, also if it was cut off.
+/// Answers the last question and adds what was said to the conversation, also if it was cut off. Where
+/// time ran out before the answer began, the question goes too. Returns why the answer ended.
 pub(crate) fn answer(
     model: &mut MoeModel,
     conversation: &mut Conversation,
     options: &GenerateOptions,
     stats: StatsFormat,
-) -> Result<()> {
+) -> Result<Option<StopReason>> {
     let mut text = String::new();
     let ended = write_answer(model, conversation, options, &mut text);
-    if ended.is_ok() || !text.is_empty() {
+    let is_late = matches!(ended, Ok(Some(StopReason::TimeLimit))) && text.is_empty();
+    if is_late {
+        conversation.withdraw();
+    } else if ended.is_ok() || !text.is_empty() {
         conversation.reply(&text);
         print("\n")?;
     }
-    match ended? {
-        Some(StopReason::ContextFull) => {
-            say(&"(the context is full; --context N leaves more room)");
-        }
-        Some(reason) if options.structure.is_some() && !reason.is_complete() => {
-            say(&"(the answer was cut off, so it has not the whole form that was asked for)");
-        }
-        _ => {}
+    let reason = ended?;
+    if let Some(note) = reason.and_then(|reason| note(reason, options, is_late)) {
+        say(&note);
     }
     match stats {
         StatsFormat::Line => say(&line(&model.stats())),
@@ -44,7 +43,34 @@ pub(crate) fn answer(
         }
         StatsFormat::None => {}
     }
-    Ok(())
+    Ok(reason)
+}
+
+/// What there is to say of an answer that the model did not end itself.
+fn note(reason: StopReason, options: &GenerateOptions, is_late: bool) -> Option<String> {
+    let (option, value) = match reason {
+        StopReason::EndOfText => return None,
+        StopReason::StopString => ("--stop", None),
+        StopReason::MaxTokens => ("--max-tokens", options.max_tokens),
+        StopReason::TimeLimit => ("--max-seconds", options.max_time.map(|time| time.as_secs())),
+        _ => ("--context", None),
+    };
+    if is_late {
+        let seconds = value.unwrap_or_default();
+        return Some(format!(
+            "(stopped at {option} {seconds} before the answer began; the question was dropped, press ↑ to get it back)"
+        ));
+    }
+    if options.structure.is_some() {
+        return Some(format!(
+            "(cut off at {option}; the answer may not have the whole form that was asked for)"
+        ));
+    }
+    match value {
+        Some(value) => Some(format!("(stopped at {option} {value})")),
+        None if reason == StopReason::StopString => None,
+        None => Some("(the context is full; --context N leaves more room)".to_owned()),
+    }
 }
 
 /// Whether the model has a chat template. Without one each question is a text of its own.
@@ -65,7 +91,8 @@ fn write_answer(
         let left_out = conversation.make_room(model, &options)?;
         if left_out > 0 {
             say(&format!(
-                "(the model no longer sees the oldest {left_out} messages: they do not fit the context)"
+                "(the context is full: the model no longer sees the oldest {})",
+                count(left_out, "message")
             ));
         }
         model.chat(&conversation.shown(), &options)
@@ -114,6 +141,8 @@ fn line(stats: &Stats) -> String {
     let first =
         stats.first_token_seconds.map_or(String::new(), |s| format!(", first after {s:.3} s"));
     format!(
-        "({generated_tokens} tokens{rate}{first}; prompt {prompt_tokens} tokens, {reused_tokens} reused)"
+        "({}{rate}{first}; prompt {}, {reused_tokens} reused)",
+        count(generated_tokens, "token"),
+        count(prompt_tokens, "token")
     )
 }

@@ -1,11 +1,12 @@
 //! The command line.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use moe_offload::{Error, GenerateOptions, OffloadPolicy, Overflow, Result, Sampling, Structure};
+use moe_offload::{GenerateOptions, OffloadPolicy, Overflow, Result, Sampling, Structure};
 
+use crate::files;
 use crate::speed::SpeedArguments;
 
 /// The small model that comes with the repository.
@@ -25,7 +26,7 @@ pub(crate) struct Arguments {
     /// joined by `;`, at the end fit, fit:BUDGET or fit:-MARGIN, with what it may give up and how
     /// much CPU memory it may use before experts stay on disk:
     /// fit:10GiB,cache-to-host,fewer-layers,ram:24GiB
-    #[arg(long, default_value_t)]
+    #[arg(long, default_value_t, allow_hyphen_values = true)]
     pub(crate) policy: OffloadPolicy,
     /// Load by a plan that `plan --freeze` stored, instead of a policy; its context is the plan's
     #[arg(long, value_name = "FILE")]
@@ -69,12 +70,12 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) speed: SpeedArguments,
     /// Keep the conversation in this file (JSON) and go on with what is there. It is written before
-    /// and after each answer, with the model's state beside it (`.state`), so that nothing of it is
-    /// read again; a state of more than 256 MiB is written at the end
+    /// and after each answer, with the model's state beside it (`FILE.state`), so that nothing of it is
+    /// computed again; a state of more than 256 MiB is written at the end
     #[arg(long, value_name = "FILE")]
     pub(crate) session: Option<PathBuf>,
     /// Use the devices of this RPC server too; may be repeated
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = endpoint)]
     pub(crate) rpc: Vec<String>,
     /// What to print after each answer: a line of statistics, all as a table (also without a value),
     /// all as JSON on standard output, or none
@@ -95,12 +96,10 @@ impl Arguments {
         options.overflow = Overflow::DropOldestTurns;
         options.template.variables.extend(self.template.iter().cloned());
         if let Some(path) = &self.json_schema {
-            options.structure = Some(Structure::JsonSchema(read_json(path)?));
+            options.structure = Some(Structure::JsonSchema(files::read_json(path)?));
         }
         if let Some(path) = &self.grammar {
-            let failed = |source| Error::Io { action: "read", path: path.clone(), source };
-            let grammar = std::fs::read_to_string(path).map_err(failed)?;
-            options.structure = Some(Structure::Grammar(grammar));
+            options.structure = Some(Structure::Grammar(files::read_text(path)?));
         }
         options.validate()?;
         Ok(options)
@@ -172,9 +171,8 @@ fn variable(text: &str) -> Result<(String, serde_json::Value), &'static str> {
     Ok((name.to_owned(), json))
 }
 
-/// What a JSON file holds.
-pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let failed = |source| Error::Io { action: "read", path: path.to_owned(), source };
-    let text = std::fs::read(path).map_err(failed)?;
-    serde_json::from_slice(&text).map_err(|error| failed(error.into()))
+fn endpoint(text: &str) -> Result<String, &'static str> {
+    let is_one = |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
+    let is_endpoint = text.rsplit_once(':').is_some_and(is_one);
+    if is_endpoint { Ok(text.to_owned()) } else { Err("it needs HOST:PORT") }
 }

@@ -6,15 +6,21 @@ mod commands;
 #[path = "../common/mod.rs"]
 mod common;
 mod conversation;
+mod files;
 mod session;
 #[path = "../common/speed.rs"]
 mod speed;
 mod terminal;
 
-use indicatif::{ProgressBar, ProgressStyle};
-use moe_offload::{CancelHandle, Error, GenerateOptions, Message, MoeModel, Plan, Result, Role};
+use std::sync::mpsc;
+use std::time::Duration;
 
-use self::arguments::{Arguments, StatsFormat, read_json};
+use indicatif::{ProgressBar, ProgressStyle};
+use moe_offload::{
+    CancelHandle, Error, GenerateOptions, Message, MoeModel, Plan, Result, Role, StopReason,
+};
+
+use self::arguments::{Arguments, StatsFormat};
 use self::commands::{HELP, Input};
 use self::common::say;
 use self::conversation::Conversation;
@@ -64,8 +70,11 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
         builder = builder.context_tokens(tokens);
     }
     builder = arguments.speed.apply(builder);
+    if let Some(warning) = arguments.speed.warning() {
+        say(&warning);
+    }
     if let Some(path) = &arguments.plan {
-        builder = builder.plan(read_json::<Plan>(path)?);
+        builder = builder.plan(files::read_json::<Plan>(path)?);
     }
     for endpoint in &arguments.rpc {
         say(&format!("connecting to {endpoint} (waits while it serves another process)"));
@@ -81,7 +90,11 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
     Ok(model)
 }
 
-const STOPPED_EARLY: &str = "(stopped before there was an answer; the question is left out)";
+const STOPPED_EARLY: &str =
+    "(stopped before the answer began; the question was dropped, press ↑ to get it back)";
+
+/// No network between a program and its server is slower for long.
+const SLOW_NETWORK_BYTES_PER_SECOND: u64 = 10 << 20;
 
 /// A model, what was said, and where it is kept.
 struct Talk {
@@ -96,19 +109,14 @@ impl Talk {
     /// Tells what there is to go on with. Returns a question that was never answered.
     fn go_on(&mut self, system: Option<&str>) -> Option<String> {
         if let Some(session) = &self.session {
-            let path = session.path().display();
-            match self.conversation.messages().len() {
-                0 => say(&format!("session  {path}, a new one")),
-                count => say(&format!("session  {path}, going on after {count} messages")),
-            }
-            if let Some(error) = session.restore(&mut self.model) {
-                say(&format!("(the conversation is read again: {error})"));
-            }
+            session.restore(self.conversation.messages().len(), &mut self.model);
         }
         // Its program ended before the answer did.
         let unanswered = self.conversation.withdraw();
         if let Some(question) = &unanswered {
-            say(&format!("(its last question was never answered and is left out: {question})"));
+            say(&format!(
+                "(the last question was never answered, so it was removed; press ↑ to ask it again: {question})"
+            ));
         }
         if let Some(system) = system {
             self.conversation.instruct(system);
@@ -158,7 +166,7 @@ impl Talk {
             // Then the question stays in the file, for the next time.
             Err(error) if is_final(error) => {
                 self.keep();
-                return answered;
+                return answered.map(|_| ());
             }
             Err(error) => {
                 let is_unanswered = self.conversation.withdraw().is_some();
@@ -166,21 +174,23 @@ impl Talk {
                     say(if is_unanswered { &STOPPED_EARLY } else { &"(stopped)" });
                 }
             }
-            Ok(()) => {}
+            Ok(_) => {}
         }
         self.keep();
-        if let Some(session) = &self.session
+        // What was silent during the answer would be waited for again.
+        if matches!(&answered, Ok(reason) if *reason != Some(StopReason::TimeLimit))
+            && let Some(session) = &self.session
             && let Err(error) = session.save_small_state(&mut self.model)
         {
             say(&format!("error: {error}"));
         }
-        answered
+        answered.map(|_| ())
     }
 
     /// Writes the messages. An error is told and tried again by the next turn: the conversation itself
     /// can go on.
-    fn keep(&self) {
-        let Some(session) = &self.session else { return };
+    fn keep(&mut self) {
+        let Some(session) = &mut self.session else { return };
         if let Err(error) = session.save(self.conversation.messages()) {
             say(&format!("error: {error}"));
         }
@@ -188,8 +198,8 @@ impl Talk {
 
     /// The old conversation stays on disk, beside the new one's file.
     fn clear(&mut self) {
-        let old = self.session.as_ref().map_or(Ok(None), Session::set_aside);
-        match old {
+        let set_aside = |session: &mut Session| session.set_aside(self.conversation.messages());
+        match self.session.as_mut().map_or(Ok(None), set_aside) {
             Ok(Some(old)) => {
                 say(&format!("(a new conversation; the old one is {})", old.display()));
             }
@@ -203,9 +213,29 @@ impl Talk {
     }
 
     fn end(mut self) -> Result<()> {
-        let Some(session) = &self.session else { return Ok(()) };
+        let Some(session) = &mut self.session else { return Ok(()) };
         session.save(self.conversation.messages())?;
-        session.save_state(&mut self.model)
+        let has_servers = self.model.plan().devices().iter().any(|device| device.server.is_some());
+        if has_servers { self.save_state_in_time() } else { session.save_state(&mut self.model) }
+    }
+
+    /// Part of the state may be at a server, which may not answer. The conversation is on disk.
+    fn save_state_in_time(self) -> Result<()> {
+        let Self { mut model, session: Some(session), .. } = self else { return Ok(()) };
+        let seconds = 2 + session::state_bytes(&model) / SLOW_NETWORK_BYTES_PER_SECOND;
+        let state = session.state();
+        let (sender, saved) = mpsc::channel();
+        std::thread::spawn(move || {
+            // Nobody waits any more if this fails.
+            let _ = sender.send(session.save_state(&mut model));
+        });
+        saved.recv_timeout(Duration::from_secs(seconds)).unwrap_or_else(|_| {
+            say(&format!(
+                "(a server did not answer within {seconds} s, so {} was not written; the conversation is saved)",
+                state.display()
+            ));
+            std::process::exit(0);
+        })
     }
 }
 

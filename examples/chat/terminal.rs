@@ -7,7 +7,7 @@ use moe_offload::{CancelHandle, Error, Result};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use crate::common::say;
+use crate::common::{say, visible};
 
 /// Where questions come from.
 pub(crate) struct Terminal {
@@ -74,9 +74,10 @@ impl Terminal {
     }
 }
 
-/// Writes to standard output at once. A reader who went away ends the program quietly.
+/// Writes to standard output at once, without what could control a terminal if it is one. A reader who went away ends the program quietly.
 pub(crate) fn print(text: &str) -> Result<()> {
     let mut out = std::io::stdout().lock();
+    let text = if out.is_terminal() { visible(text) } else { text.into() };
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(0),
         Err(source) => Err(Error::Io { action: "write", path: "standard output".into(), source }),

@@ -1,5 +1,6 @@
 //! What the examples have in common: one clear line and status 1 for every error.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::Write;
 
@@ -34,11 +35,32 @@ pub(crate) fn fail_with(status: i32, error: &dyn Display) -> ! {
 
 /// To the person; with standard error closed to nobody.
 pub(crate) fn say(text: &dyn Display) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", visible(&text.to_string()));
+}
+
+/// The text without what could control a terminal: files and models of strangers have words in it.
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    let controls = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(controls) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if controls(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    Cow::Owned(shown)
+}
+
+/// So many of them: `1 token`, `2 tokens`.
+#[allow(dead_code)] // not every example counts
+pub(crate) fn count(number: impl Display, one: &str) -> String {
+    let number = number.to_string();
+    let ending = if number == "1" { "" } else { "s" };
+    format!("{number} {one}{ending}")
 }
 
 /// The library's names of settings, and the options of the examples that set them.
-const OPTIONS: [(&str, &str); 14] = [
+const OPTIONS: [(&str, &str); 16] = [
     ("cache_bytes", "--expert-cache"),
     ("context_tokens", "--context"),
     ("dry.multiplier", "--dry"),
@@ -50,6 +72,8 @@ const OPTIONS: [(&str, &str); 14] = [
     ("mirostat.version", "--mirostat"),
     ("presence_penalty", "--presence-penalty"),
     ("repeat_penalty", "--repeat-penalty"),
+    ("temperature", "--temperature"),
+    ("threads", "--threads"),
     ("top_p", "--top-p"),
     ("typical_p", "--typical-p"),
     ("xtc_probability", "--xtc"),

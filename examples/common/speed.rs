@@ -44,6 +44,16 @@ fn bytes(text: &str) -> Result<u64, String> {
 }
 
 impl SpeedArguments {
+    /// What is likely a mistake.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let cpus = std::thread::available_parallelism().ok()?.get();
+        let threads = self.threads.filter(|&threads| threads as usize > cpus)?;
+        Some(format!(
+            "warning: --threads {threads} is more than the {} that this process may use: threads that wait for each other make it slower",
+            crate::common::count(cpus, "CPU")
+        ))
+    }
+
     /// What the plan does not say of experts on disk.
     pub(crate) fn note(&self, model: &MoeModel) -> Option<String> {
         let Some(paging) = model.paging() else {

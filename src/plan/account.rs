@@ -59,7 +59,7 @@ impl Plan {
     }
 
     /// The same plan where so many bytes of CPU memory are free, as
-    /// [`available_bytes`](crate::memory::available_bytes) tells for this machine.
+    /// [`allocatable_bytes`](crate::memory::allocatable_bytes) tells for this machine.
     ///
     /// ```
     /// # use moe_offload::synth::{self, SynthOptions};

@@ -55,7 +55,7 @@ pub enum Structure {
     /// llama.cpp's notation for grammars (GBNF); its start is `root`. Rules may begin with
     /// themselves. With repetitions written out it has at most 1,000,000 elements.
     Grammar(String),
-    /// JSON that a schema allows (draft 2020-12, or older where they agree). Every answer satisfies
+    /// JSON that a schema allows (draft 2020-12, 2019-09, 7 or 6). Every answer satisfies
     /// it, not every value that satisfies it can be an answer:
     ///
     /// - properties come in the order of `properties`; those that nobody declared only if

@@ -320,6 +320,8 @@ fn common_schemas_are_enforced() {
         (json!({"type": "string", "format": "uuid"}), r#""123e4567-e89b-12d3-a456-426614174000""#),
         (json!({"type": "number", "minimum": 0, "maximum": 1}), "0.85"),
         (json!({"type": "number", "exclusiveMinimum": 0}), "12.5"),
+        (json!({"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1e-7}), "0.00000005"),
+        (json!({"type": "string", "pattern": "^\\p{Lu}\\p{Script=Greek}$"}), r#""Aα""#),
         (json!({"type": "number", "minimum": -90, "maximum": 90}), "-33.868800"),
         (json!({"type": "integer", "minimum": 1, "maximum": 10}), "10"),
         (
@@ -379,9 +381,18 @@ fn schemas_that_cannot_be_enforced_are_refused_by_place() {
         (json!({"type": "integer", "minimum": 3, "maximum": 1}), "contradict"),
         (
             json!({"allOf": [{"minimum": 3, "type": "integer"}, {"maximum": 1}]}),
-            "no value satisfies",
+            "no value can satisfy `allOf` at `#` together",
         ),
-        (json!(false), "no value satisfies"),
+        (json!(false), "no value can satisfy `#`, which is `false`"),
+        (
+            json!({"type": "object", "required": ["a"], "properties": {"a": {"const": 1, "type": "string"}}}),
+            "no value can satisfy `const` at `#/properties/a` together",
+        ),
+        (
+            json!({"type": "object", "required": ["a"], "properties": {"a": {"type": "null"}}, "allOf": [{"properties": {"a": {"type": "string"}}}]}),
+            "no value can satisfy `#/properties/a` and `#/allOf/0/properties/a` together",
+        ),
+        (json!({"type": "integer", "minimum": 1.2, "maximum": 1.8}), "`minimum` at `#`"),
         (json!({"$ref": "#"}), "leads back"),
         (json!({"$ref": "#/$defs/none"}), "nothing"),
         (json!({"$ref": "https://example.com/a"}), "within the schema"),
@@ -397,6 +408,19 @@ fn schemas_that_cannot_be_enforced_are_refused_by_place() {
         (json!({"minimum": "a"}), "not a number"),
         (json!({"minimum": 1e300}), "below 10^24"),
         (json!({"multipleOf": 0.1}), "`multipleOf`"),
+        (json!({"const": 12_345_678_901_234_567_890_123_f64}), "kept exactly"),
+        (json!({"enum": [{"a": [1e16]}]}), "`enum` at `#` holds"),
+        (json!({"$ref": "#/$defs/%+5", "$defs": {"\u{5}": {}}}), "`$ref` at `#`"),
+        (json!({"type": "string", "pattern": "^a**$"}), "repeats twice"),
+        (json!({"type": "string", "pattern": "^a{2}{3}$"}), "repeats twice"),
+        (json!({"type": "string", "pattern": "^\\p{greek}$"}), "`\\p{greek}`"),
+        (json!({"type": "string", "pattern": "^\\p{Greek}$"}), "`\\p{Greek}`"),
+        (json!({"type": "string", "pattern": "^[\\p{upper}]$"}), "`\\p{upper}`"),
+        (json!({"type": "number", "maximum": 1e16}), "`maximum` at `#`"),
+        (json!({"type": "array", "minItems": 100_000_000_000_000_u64}), "`minItems` at `#`"),
+        (json!({"type": "string", "format": "date", "maxLength": 9}), "beside `format` cannot"),
+        (json!({"enum": ["a"], "format": "date"}), "`format`"),
+        (json!({"zzz": 3}), "is not a known keyword. Names of your own must begin with `x-`"),
         (json!({"type": "number", "minimum": 1e20}), "15 digits"),
         (json!([1]), "not an object"),
         (
@@ -465,6 +489,116 @@ fn what_is_copied_is_paid_for_by_its_size() {
     }
 }
 
+/// Members of `oneOf` that are apart only if nothing beside them adds a property.
+#[test]
+fn members_of_one_of_are_told_apart_whatever_is_beside_them() {
+    let a_or_b = r#"{"oneOf": [{"type": "object", "required": ["a"]}, {"type": "object", "required": ["b"]}]}"#;
+    let a_or_b: Value = serde_json::from_str(a_or_b).unwrap();
+    let one_of = &a_or_b["oneOf"];
+    let both = json!({"a": {"const": 1}, "b": {"const": 2}});
+    let overlapping = [
+        json!({"type": "object", "properties": both, "oneOf": one_of}),
+        json!({"oneOf": one_of, "required": ["a", "b"]}),
+        json!({"allOf": [a_or_b, {"required": ["a", "b"]}]}),
+        json!({"$ref": "#/$defs/u", "properties": both, "$defs": {"u": a_or_b}}),
+        json!({"oneOf": one_of, "anyOf": [{"required": ["a", "b"]}, {"type": "null"}]}),
+        json!({"properties": {"x": a_or_b}, "allOf": [{"properties": {"x": {"required": ["a", "b"]}}}]}),
+        json!({"items": a_or_b, "allOf": [{"items": {"required": ["a", "b"]}}]}),
+        json!({"oneOf": one_of, "enum": [{"a": 1, "b": 1}]}),
+        json!({"oneOf": [{"properties": {"a": {"type": "string"}}, "required": ["a"]},
+            {"properties": {"b": {"type": "string"}}, "required": ["b"]}], "required": ["a", "b"]}),
+        json!({"properties": {"x": {"oneOf": one_of, "const": {"a": 1, "b": 1}}}}),
+        json!({"allOf": [a_or_b, {"oneOf": [{"required": ["a", "b"]}, {"type": "null"}]}]}),
+        // What checkers of a format, or of white space, need not agree on.
+        json!({"oneOf": [{"type": "string", "format": "date"}, {"const": "some day"}]}),
+        json!({"oneOf": [{"type": "string", "pattern": "^\\s$"}, {"const": "\u{2000}"}]}),
+    ];
+    for form in overlapping {
+        let reason = reason(&Structure::JsonSchema(form.clone()));
+        assert!(reason.contains("`oneOf` at"), "{form}: {reason}");
+    }
+    let closed = json!({"oneOf": [
+        {"type": "object", "properties": {"a": {}}, "required": ["a"], "additionalProperties": false},
+        {"type": "object", "properties": {"b": {}}, "required": ["b"], "additionalProperties": false}]});
+    let tagged = json!({"properties": {"n": {"type": "integer"}, "k": {"type": "string"}}, "oneOf": [
+        {"type": "object", "properties": {"k": {"const": "x"}}, "required": ["k"]},
+        {"type": "object", "properties": {"k": {"enum": ["y", "z"]}}, "required": ["k", "n"]}]});
+    let apart = [
+        (closed, r#"{"b": null}"#),
+        (tagged, r#"{"n": 1, "k": "z"}"#),
+        (
+            json!({"oneOf": [{"type": "integer", "maximum": 0}, {"type": "number", "exclusiveMinimum": 0}]}),
+            "-3",
+        ),
+        (
+            json!({"oneOf": [{"type": "string", "maxLength": 2}, {"type": "string", "minLength": 3}]}),
+            r#""abc""#,
+        ),
+        (json!({"oneOf": [{"type": "null"}, {"type": "string", "format": "date"}]}), "null"),
+    ];
+    for (form, answer) in apart {
+        jsonschema::validate(&form, &serde_json::from_str(answer).unwrap()).unwrap();
+        assert!(takes(schema(form.clone()), answer), "{form}: {answer}");
+    }
+}
+
+#[test]
+fn classes_that_take_white_space_away_take_all_of_it() {
+    let spaces = "\u{85}\u{1680}\u{2000}\u{2003}\u{2004}\u{202f}\u{205f}\u{feff}\u{a0} ";
+    for pattern in ["^[^\\s]$", "^\\S$", "^[^\\s@]$", "^[\\S]$"] {
+        let form = json!({"type": "string", "pattern": pattern});
+        for c in spaces.chars() {
+            assert!(!takes(schema(form.clone()), &json!(c).to_string()), "{pattern}: {c:?}");
+        }
+        assert!(takes(schema(form), r#""x""#), "{pattern}");
+    }
+    // What is white space for some only is neither.
+    let form = json!({"type": "string", "pattern": "^[^\\S]$"});
+    assert!(takes(schema(form.clone()), r#"" ""#));
+    assert!(!takes(schema(form), "\"\u{85}\""));
+    let none = json!({"type": "string", "pattern": "^[^\\s\\S]$"});
+    assert!(reason(&Structure::JsonSchema(none)).contains("no value"));
+}
+
+#[test]
+fn drafts_are_kept_apart() {
+    let draft = |name: &str| format!("http://json-schema.org/{name}/schema#");
+    let refused = [
+        (json!({"$schema": draft("draft-04"), "type": "integer"}), "`$schema` at `#`"),
+        (json!({"$schema": draft("draft-03")}), "draft 2020-12"),
+        (json!({"$schema": "https://example.com/mine"}), "leave `$schema` out"),
+        (json!({"$schema": 7}), "leave `$schema` out"),
+        (
+            json!({"$schema": draft("draft-07"), "properties": {"a": {"$ref": "#/definitions/a", "minimum": 3}}, "definitions": {"a": {}}}),
+            "`$ref` at `#/properties/a` makes `minimum`",
+        ),
+        (json!({"$schema": draft("draft-06"), "prefixItems": [{}]}), "`prefixItems`"),
+        (
+            json!({"properties": {"a": {"$id": "http://example.com/a"}}}),
+            "`$id` at `#/properties/a`",
+        ),
+        (json!({"items": {"id": "a"}}), "`id` at `#/items`"),
+        (json!({"items": {"$schema": draft("draft-07")}}), "`$schema` at `#/items`"),
+        (
+            json!({"$ref": "#/$defs/a/$defs/b", "$defs": {"a": {"$id": "urn:a", "$defs": {"b": {"type": "null"}}}}}),
+            "`$id` of its own",
+        ),
+    ];
+    for (form, part) in refused {
+        let reason = reason(&Structure::JsonSchema(form.clone()));
+        assert!(reason.contains(part), "{form}: {reason}");
+    }
+    let enforced = [
+        json!({"$schema": draft("draft-07"), "$ref": "#/definitions/a", "title": "t", "definitions": {"a": {"type": "null"}}}),
+        json!({"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "urn:a", "type": "null"}),
+        json!({"$schema": draft("draft/2019-09"), "type": "null"}),
+        json!({"properties": {"$id": {"type": "string"}, "id": {}}, "enum": [null]}),
+    ];
+    for form in enforced {
+        assert!(takes(schema(form.clone()), "null"), "{form}");
+    }
+}
+
 #[test]
 fn thousands_of_optional_properties_are_quick() {
     let properties: Map<String, Value> =
@@ -485,10 +619,45 @@ fn any_schema() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(4, 40, 4, |inner| keywords(&inner.boxed()))
 }
 
+/// Members of `oneOf` that look apart, and mostly are, if nothing is beside them.
+fn union(index: usize) -> Value {
+    const UNIONS: &str = r#"[
+        [{"type": "object", "required": ["a"]}, {"type": "object", "required": ["b"]}],
+        [{"type": "object", "properties": {"b": {"const": 1}}, "required": ["b"]},
+         {"type": "object", "properties": {"b": {"const": "x"}}, "required": ["b"]}],
+        [{"properties": {"a": {"type": "integer"}}, "required": ["a"], "type": "object", "additionalProperties": false},
+         {"properties": {"b": {"type": "string"}}, "required": ["b"], "type": "object", "additionalProperties": false}],
+        [{"type": "integer", "maximum": 1}, {"type": "number", "minimum": 2}, {"type": "string"}],
+        [{"type": "string", "maxLength": 2}, {"type": "string", "minLength": 3}, {"type": "array"}],
+        [{"type": "string", "format": "date"}, {"const": "a"}, {"type": "object"}],
+        [{"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]},
+         {"type": "object", "properties": {"b": {"type": "integer"}}, "required": ["b"]}, {"type": "null"}]
+    ]"#;
+    let unions: Vec<Value> = serde_json::from_str(UNIONS).unwrap();
+    json!({"oneOf": unions[index % unions.len()]})
+}
+
+/// A union, within the keywords that could write more properties into its members.
+fn widened_union() -> impl Strategy<Value = (String, Value)> {
+    (0_usize..7, 0_usize..7, 0_usize..5).prop_map(|(index, other, way)| {
+        let one_of = union(index);
+        let wide = json!({"properties": {"a": {"const": 1}, "b": {"enum": [1, "x"]}}});
+        let all = match way {
+            0 => return ("oneOf".to_owned(), one_of["oneOf"].clone()),
+            1 => json!([one_of, wide]),
+            2 => json!([one_of, {"required": ["a", "b"]}]),
+            3 => json!([one_of, union(other)]),
+            _ => json!([{"properties": {"a": one_of}}, {"properties": {"a": wide}}]),
+        };
+        ("allOf".to_owned(), all)
+    })
+}
+
 fn keywords(inner: &BoxedStrategy<Value>) -> BoxedStrategy<Value> {
     let one = keyword(inner);
     let defs = json!({"a": {"type": "string", "maxLength": 4}, "b": {"type": "object",
-        "properties": {"a": {"$ref": "#/$defs/b"}, "b": {"enum": [1, "x"]}}, "required": ["b"]}});
+        "properties": {"a": {"$ref": "#/$defs/b"}, "b": {"enum": [1, "x"]}}, "required": ["b"]},
+        "c": union(0), "d": union(1)});
     prop::collection::vec(one, 1..5)
         .prop_map(move |pairs| {
             let mut fields: Map<String, Value> = pairs.into_iter().collect();
@@ -511,9 +680,11 @@ const TYPES: &str = r#"["null", "boolean", "integer", "number", "string", "array
     ["integer", "string"], ["object", "array"], "string", "object", "object", "array"]"#;
 const PATTERNS: &str = r#"["^a+$", "a", "^[a-c]{1,3}-[0-9]{1,4}$", "\\d\\d", "^\\w+$", "\\s", "\\bx", "(?=a)", "(?i)a",
     "[[:digit:]]", "a+?b", "^a|b$", "^(ab|c)*$", "[^a-z]", "^\\W\\D\\S$", "\\p{Lu}", "^.{2,4}$", "^\"\\\\$", "\\n",
-    "(a|b){2}", "^$", "", "[\\d_-]+", "x{2,1}", "^\\u00e9\\x41$", "^(?<n>a)$", "\\.", "^[a", "a**"]"#;
+    "(a|b){2}", "^$", "", "[\\d_-]+", "x{2,1}", "^\\u00e9\\x41$", "^(?<n>a)$", "\\.", "^[a", "a**",
+    "^[^\\s]$", "^[^\\s@]+@[^\\s]$", "^[^\\S]$", "^[^\\s\\S]?$", "^[^\\w]$", "^[^\\D]$", "^[^\\p{L}]$"]"#;
 const FORMATS: &str = r#"["date", "time", "date-time", "uuid", "email", "ipv4", "ipv6", "hostname", "uri", "duration", "regex"]"#;
-const REFERENCES: &str = r##"["#/$defs/a", "#/$defs/b", "#", "#/$defs/none"]"##;
+const REFERENCES: &str =
+    r##"["#/$defs/a", "#/$defs/b", "#/$defs/c", "#/$defs/d", "#/$defs/d", "#", "#/$defs/none"]"##;
 
 fn keyword(inner: &BoxedStrategy<Value>) -> impl Strategy<Value = (String, Value)> + use<> {
     let named = |name: &'static str, values: BoxedStrategy<Value>| {
@@ -541,7 +712,8 @@ fn keyword(inner: &BoxedStrategy<Value>) -> impl Strategy<Value = (String, Value
         (50, named("required", required.prop_map(|names| json!(names)).boxed())),
         (50, lists("anyOf")),
         (50, lists("oneOf")),
-        (25, of("$ref", REFERENCES)),
+        (75, widened_union().boxed()),
+        (40, of("$ref", REFERENCES)),
         (25, of("additionalProperties", "[true, false]")),
         (25, of("title", r#"["t"]"#)),
         (5, of("uniqueItems", "[true, false]")),

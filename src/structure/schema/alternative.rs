@@ -28,6 +28,8 @@ pub(super) struct Text {
     pub(super) least: usize,
     pub(super) most: Option<usize>,
     pub(super) patterns: BTreeSet<String>,
+    /// Names of formats. Answers have them by narrower patterns.
+    pub(super) formats: BTreeSet<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -105,6 +107,7 @@ impl Text {
             least: self.least.max(other.least),
             most: less(self.most, other.most),
             patterns: self.patterns.union(&other.patterns).cloned().collect(),
+            formats: self.formats.union(&other.formats).cloned().collect(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::alternative::{All, Alternative, Array, Object, Text};
 use super::number::Numbers;
-use super::{Compiler, pattern, unusable_grammar};
+use super::{Compiler, format, pattern, unusable_grammar};
 use crate::error::Result;
 use crate::structure::chars::CharSet;
 use crate::structure::grammar::{Builder, Expr, RuleId, Unusable};
@@ -119,8 +119,11 @@ impl Compiler<'_> {
             return Ok(Expr::Rule(rule));
         }
         let Some(expr) = numbers.expr() else {
-            let reason = "or another bound is too large or too fine for a number of 15 digits, or an integer of 18";
-            return self.refuse(schemas, "minimum", reason);
+            let reason =
+                "is too large or too fine for a number of 15 digits, or an integer of 18; round it";
+            let [keyword, other] = numbers.hardest();
+            let has_other = schemas.iter().any(|&at| self.places[at].value.get(other).is_some());
+            return self.refuse(schemas, if has_other { other } else { keyword }, reason);
         };
         let rule = self.builder.rule_of(&expr).map_err(unusable_grammar)?;
         self.number_rules.insert(numbers, rule);
@@ -138,17 +141,23 @@ impl Compiler<'_> {
     }
 
     fn text_form(&self, json: &Json, schemas: &All, text: &Text) -> Result<Expr> {
-        let mut patterns = text.patterns.iter();
+        let formats = text.formats.iter().filter_map(|name| format::pattern(name));
+        let mut patterns = text.patterns.iter().cloned().chain(formats);
         let content = match (patterns.next(), patterns.next()) {
             (None, _) => Expr::Rule(json.character).repeat(text.least, text.most),
             (Some(found), None) => {
-                let expr = match pattern::pattern(found) {
+                let expr = match pattern::pattern(&found) {
                     Ok(expr) => expr,
                     Err(reason) => return self.refuse(schemas, "pattern", &reason),
                 };
                 let Some(expr) = pattern::with_lengths(expr, text.least, text.most) else {
                     let keyword = if text.least > 0 { "minLength" } else { "maxLength" };
-                    return self.refuse(schemas, keyword, "beside `pattern` or `format` cannot be enforced here; write the length into the pattern, as `{1,20}`");
+                    let reason = if text.formats.is_empty() {
+                        "beside `pattern` cannot be enforced here; write the length into the pattern, as `{1,20}`"
+                    } else {
+                        "beside `format` cannot be enforced; leave it out, or replace `format` by a `pattern` with the length in it"
+                    };
+                    return self.refuse(schemas, keyword, reason);
                 };
                 quoted(&expr)
             }

@@ -3,88 +3,15 @@
 use serde_json::{Map, Value};
 
 use super::alternative::{All, Alternative, Array, Object, Text};
+use super::known::check_known;
 use super::number::{Bound, Numbers};
 use super::{Compiler, Place, format, pattern};
 use crate::error::Result;
+use crate::structure::grammar::MAX_ELEMENTS;
 
 type Fields = Map<String, Value>;
 
-/// What is enforced.
-const ENFORCED: [&str; 26] = [
-    "type",
-    "enum",
-    "const",
-    "minimum",
-    "maximum",
-    "exclusiveMinimum",
-    "exclusiveMaximum",
-    "minLength",
-    "maxLength",
-    "pattern",
-    "format",
-    "prefixItems",
-    "items",
-    "additionalItems",
-    "minItems",
-    "maxItems",
-    "properties",
-    "required",
-    "additionalProperties",
-    "anyOf",
-    "oneOf",
-    "allOf",
-    "$ref",
-    "$defs",
-    "definitions",
-    "uniqueItems",
-];
-
-/// What says nothing about values. Names that begin with `x-` do not either.
-const ANNOTATIONS: [&str; 18] = [
-    "title",
-    "description",
-    "default",
-    "example",
-    "examples",
-    "deprecated",
-    "readOnly",
-    "writeOnly",
-    "$schema",
-    "$id",
-    "id",
-    "$comment",
-    "$anchor",
-    "$vocabulary",
-    "contentEncoding",
-    "contentMediaType",
-    "nullable",
-    "discriminator",
-];
-
-/// What is known and not enforced, with what to do instead.
-const REFUSED: [(&str, &str); 18] = [
-    ("not", "say what is allowed instead"),
-    ("if", "write the cases as `anyOf`"),
-    ("then", "write the cases as `anyOf`"),
-    ("else", "write the cases as `anyOf`"),
-    ("contains", "put what must be there first, by `prefixItems`"),
-    ("minContains", "put what must be there first, by `prefixItems`"),
-    ("maxContains", "describe each item by `prefixItems`"),
-    ("multipleOf", "list the values by `enum`, or round the answer"),
-    ("minProperties", "name the properties by `required`"),
-    ("maxProperties", "declare fewer `properties`"),
-    (
-        "patternProperties",
-        "declare the names by `properties`, or all others by `additionalProperties`",
-    ),
-    ("propertyNames", "declare the names by `properties`"),
-    ("dependentRequired", "write the cases as `anyOf`"),
-    ("dependentSchemas", "write the cases as `anyOf`"),
-    ("dependencies", "write the cases as `anyOf`"),
-    ("unevaluatedItems", "use `items` beside `prefixItems`"),
-    ("unevaluatedProperties", "use `additionalProperties`"),
-    ("$dynamicRef", "use `$ref`"),
-];
+const BOUNDS: [&str; 4] = ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"];
 
 const TYPES: [&str; 7] = ["null", "boolean", "integer", "number", "string", "array", "object"];
 
@@ -97,15 +24,23 @@ impl<'a> Compiler<'a> {
     ) -> Result<Vec<Alternative>> {
         self.spend(fields.values().map(weight).sum())?;
         fields.keys().try_for_each(|keyword| check_known(place, keyword))?;
+        self.check_draft(place, fields)?;
         let mut allowed = self.of_types(place, fields)?;
+        let bounds = BOUNDS.iter().find(|keyword| fields.contains_key(**keyword));
+        self.note_emptied(place, bounds.unwrap_or(&"type"), &allowed);
         if let Some(values) = fields.get("enum") {
             let Value::Array(values) = values else {
                 return place.refuse("enum", "must be a list of values");
             };
+            check_numbers(place, "enum", values)?;
             allowed = self.among(&allowed, values)?;
+            self.note_emptied(place, "enum", &allowed);
         }
         if let Some(value) = fields.get("const") {
-            allowed = self.among(&allowed, std::slice::from_ref(value))?;
+            let values = std::slice::from_ref(value);
+            check_numbers(place, "const", values)?;
+            allowed = self.among(&allowed, values)?;
+            self.note_emptied(place, "const", &allowed);
         }
         self.combined(place, fields, allowed)
     }
@@ -163,11 +98,6 @@ impl<'a> Compiler<'a> {
             }
             first = rest;
             rest = fields.get("additionalItems").map(|items| ("additionalItems", items));
-        } else if first.is_some() && rest.is_some() && self.is_old() {
-            return place.refuse(
-                "prefixItems",
-                "means nothing in the draft that `$schema` names; name draft 2020-12",
-            );
         }
         if let Some((keyword, items)) = first {
             let Value::Array(items) = items else {
@@ -183,17 +113,16 @@ impl<'a> Compiler<'a> {
             array.names_rest = true;
         }
         if fields.get("uniqueItems").is_some_and(|unique| *unique != Value::Bool(false)) {
-            return place.refuse("uniqueItems", "cannot be enforced; remove double items later");
+            return place.refuse(
+                "uniqueItems",
+                "cannot be enforced: leave it out and remove duplicates from the answer",
+            );
         }
         array.least = count(place, fields, "minItems")?.unwrap_or(0);
         array.most = count(place, fields, "maxItems")?;
+        check_length(place, "minItems", array.least)?;
         in_order(place, "minItems", array.least, array.most)?;
         Ok(array)
-    }
-
-    fn is_old(&self) -> bool {
-        let draft = self.root.get("$schema").and_then(Value::as_str).unwrap_or_default();
-        draft.contains("draft-0") || draft.contains("2019-09")
     }
 
     fn object(&mut self, place: &Place<'a>, fields: &'a Fields) -> Result<Object> {
@@ -235,6 +164,7 @@ impl<'a> Compiler<'a> {
             let target = self.referred(place, reference)?;
             let target = self.allowed(target)?;
             allowed = self.both(&allowed, &target)?;
+            self.note_emptied(place, "$ref", &allowed);
         }
         for keyword in ["anyOf", "oneOf", "allOf"] {
             let Some(members) = fields.get(keyword) else { continue };
@@ -250,6 +180,7 @@ impl<'a> Compiler<'a> {
                 for list in &lists {
                     allowed = self.both(&allowed, list)?;
                 }
+                self.note_emptied(place, keyword, &allowed);
                 continue;
             }
             if keyword == "oneOf" {
@@ -257,6 +188,7 @@ impl<'a> Compiler<'a> {
             }
             let any: Vec<Alternative> = lists.into_iter().flatten().collect();
             allowed = self.both(&allowed, &any)?;
+            self.note_emptied(place, keyword, &allowed);
         }
         Ok(allowed)
     }
@@ -275,24 +207,6 @@ fn weight(value: &Value) -> usize {
 /// A name as a part of a JSON pointer.
 fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
-}
-
-fn check_known(place: &Place<'_>, keyword: &str) -> Result<()> {
-    if let Some((_, remedy)) = REFUSED.iter().find(|(known, _)| *known == keyword) {
-        return place.refuse(keyword, format!("cannot be enforced; {remedy}"));
-    }
-    let is_known = ENFORCED.contains(&keyword) || ANNOTATIONS.contains(&keyword);
-    if is_known || keyword.starts_with("x-") {
-        return Ok(());
-    }
-    let likeness = |known: &&str| strsim::normalized_damerau_levenshtein(known, keyword);
-    let near = ENFORCED.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    let near = near.filter(|near| likeness(near) > 0.6);
-    let meant = near.map_or_else(String::new, |near| format!(": did you mean `{near}`?"));
-    place.refuse(
-        keyword,
-        format!("is no keyword that is known{meant}; notes of your own begin with `x-`"),
-    )
 }
 
 fn types<'a>(place: &Place<'_>, fields: &'a Fields) -> Result<Vec<&'a str>> {
@@ -319,6 +233,39 @@ fn count(place: &Place<'_>, fields: &Fields, keyword: &str) -> Result<Option<usi
         Some(count) => Ok(Some(count as usize)),
         None => place.refuse(keyword, format!("is {value}, not a number from 0 to 10^15")),
     }
+}
+
+fn check_length(place: &Place<'_>, keyword: &str, least: usize) -> Result<()> {
+    if least > MAX_ELEMENTS {
+        let reason =
+            format!("is {least}: its grammar has more than {MAX_ELEMENTS} elements; lower it");
+        return place.refuse(keyword, reason);
+    }
+    Ok(())
+}
+
+/// Refuses numbers that may have been written with more digits than were kept.
+fn check_numbers(place: &Place<'_>, keyword: &str, values: &[Value]) -> Result<()> {
+    let mut waiting: Vec<&Value> = values.iter().collect();
+    while let Some(value) = waiting.pop() {
+        match value {
+            Value::Array(items) => waiting.extend(items),
+            Value::Object(fields) => waiting.extend(fields.values()),
+            Value::Number(number) if number.is_f64() => {
+                // Beyond 2^53 not every whole number is a double.
+                let is_exact =
+                    number.as_f64().is_some_and(|float| float.abs() < 9_007_199_254_740_992.0);
+                if !is_exact {
+                    let reason = format!(
+                        "holds {number}, which is too large to be kept exactly; write it as a text"
+                    );
+                    return place.refuse(keyword, reason);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn in_order(place: &Place<'_>, keyword: &str, least: usize, most: Option<usize>) -> Result<()> {
@@ -354,8 +301,10 @@ fn numbers(place: &Place<'_>, fields: &Fields) -> Result<Numbers> {
     };
     if numbers.is_empty() {
         let keyword = if fields.contains_key("minimum") { "minimum" } else { "exclusiveMinimum" };
-        return place
-            .refuse(keyword, "and the upper bound contradict each other; no number has both");
+        return place.refuse(
+            keyword,
+            "and the upper bound contradict each other; no number satisfies both",
+        );
     }
     Ok(numbers)
 }
@@ -367,6 +316,7 @@ fn text(place: &Place<'_>, fields: &Fields) -> Result<Text> {
         ..Text::default()
     };
     in_order(place, "minLength", text.least, text.most)?;
+    check_length(place, "minLength", text.least)?;
     match fields.get("pattern") {
         None => {}
         Some(Value::String(found)) => {
@@ -379,17 +329,13 @@ fn text(place: &Place<'_>, fields: &Fields) -> Result<Text> {
     }
     match fields.get("format") {
         None => {}
-        Some(Value::String(name)) => match format::pattern(name) {
-            Some(pattern) => {
-                text.patterns.insert(pattern);
-            }
-            None => {
-                return place.refuse(
-                    "format",
-                    format!("`{name}` cannot be enforced; write it as a `pattern`"),
-                );
-            }
-        },
+        Some(Value::String(name)) if format::pattern(name).is_some() => {
+            text.formats.insert(name.clone());
+        }
+        Some(Value::String(name)) => {
+            let reason = format!("`{name}` cannot be enforced; write it as a `pattern`");
+            return place.refuse("format", reason);
+        }
         Some(other) => return place.refuse("format", format!("is {other}, not a text")),
     }
     Ok(text)

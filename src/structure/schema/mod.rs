@@ -9,9 +9,12 @@
 //! The values inside are constraints again, which get rules of their own when their turn comes.
 
 mod alternative;
+mod dead;
+mod draft;
 mod emit;
 mod format;
 mod keywords;
+mod known;
 mod number;
 mod pattern;
 mod refer;
@@ -51,6 +54,7 @@ pub(super) fn grammar(schema: &Value) -> Result<Grammar> {
         trail: Vec::new(),
         followed: 0,
         inside: 0,
+        dead: dead::Dead::default(),
         builder: Builder::default(),
         work: 0,
     };
@@ -80,7 +84,7 @@ fn unusable(reason: String) -> Error {
 fn unusable_grammar(why: Unusable) -> Error {
     unusable(match why {
         Unusable::TooLarge => format!(
-            "its grammar has more than {MAX_ELEMENTS} elements; lower `maxLength`, `maxItems` or the numbers in its patterns"
+            "its grammar has more than {MAX_ELEMENTS} elements; lower its lengths (`maxLength`, `maxItems`, …) or the numbers in its patterns"
         ),
         Unusable::Endless => {
             "no value satisfies it: what it demands contradicts itself, or never ends".to_owned()
@@ -198,6 +202,7 @@ struct Compiler<'a> {
     followed: usize,
     /// How many values inside of each other are being compared with schemas.
     inside: usize,
+    dead: dead::Dead,
     builder: Builder,
     work: usize,
 }
@@ -209,6 +214,7 @@ impl<'a> Compiler<'a> {
         let json = Json::new(&mut self.builder).map_err(unusable_grammar)?;
         while let Some((schemas, rule)) = self.waiting.pop() {
             let alternatives = self.alternatives(&schemas)?;
+            self.note_dead(&schemas, &alternatives);
             let mut forms = Vec::new();
             for alternative in &alternatives {
                 forms.push(self.form(&json, &schemas, alternative)?);
@@ -216,7 +222,7 @@ impl<'a> Compiler<'a> {
             let all = super::grammar::Expr::Choice(forms);
             self.builder.define(rule, &all).map_err(unusable_grammar)?;
         }
-        self.builder.finish(root).map_err(unusable_grammar)
+        self.builder.finish(root).map_err(|why| self.dead.error(why))
     }
 
     /// The number of a schema.
@@ -300,7 +306,7 @@ impl<'a> Compiler<'a> {
                 self.spend(size + other_size)?;
                 match (a, b) {
                     (Alternative::Value(value), other) | (other, Alternative::Value(value)) => {
-                        if self.admits(other, value)? {
+                        if self.keeps(other, value)? {
                             both.push(Alternative::Value(value.clone()));
                         }
                     }

@@ -2,6 +2,7 @@
 
 use serde_json::Number;
 
+use super::values::Fit;
 use crate::structure::chars::CharSet;
 use crate::structure::grammar::Expr;
 
@@ -83,26 +84,42 @@ impl Numbers {
         least.units > most.units || least.units == most.units && is_open
     }
 
-    pub(super) fn admits(self, number: &Number) -> bool {
+    pub(super) fn admits(self, number: &Number) -> Fit {
         // What is no whole number of units is compared as a double.
         let Some(units) = units(number) else { return self.admits_double(number) };
         let is_above =
             |bound: Bound| units > bound.units || units == bound.units && !bound.is_exclusive;
         let is_below =
             |bound: Bound| units < bound.units || units == bound.units && !bound.is_exclusive;
-        (!self.is_whole || units % UNIT == 0)
-            && self.least.is_none_or(is_above)
-            && self.most.is_none_or(is_below)
+        let is_within = self.least.is_none_or(is_above) && self.most.is_none_or(is_below);
+        Fit::of(is_within && (!self.is_whole || units % UNIT == 0))
     }
 
-    /// Cautiously: a number so fine or so large is admitted only far from a bound.
-    fn admits_double(self, number: &Number) -> bool {
-        let Some(number) = number.as_f64() else { return false };
+    /// A number so fine or so large cannot be told from a bound close to it.
+    fn admits_double(self, number: &Number) -> Fit {
+        let Some(number) = number.as_f64() else { return Fit::Unknown };
         #[expect(clippy::cast_precision_loss)]
         let double = |bound: Bound| bound.units as f64 / UNIT as f64;
-        (!self.is_whole || number.fract() == 0.0)
-            && self.least.is_none_or(|bound| number > double(bound))
-            && self.most.is_none_or(|bound| number < double(bound))
+        let bounds = [self.least, self.most].into_iter().flatten();
+        #[expect(clippy::float_cmp)]
+        let is_at_bound = bounds.map(double).any(|bound| number == bound);
+        let is_within = self.least.is_none_or(|bound| number >= double(bound))
+            && self.most.is_none_or(|bound| number <= double(bound))
+            && (!self.is_whole || number.fract() == 0.0);
+        if is_within && is_at_bound { Fit::Unknown } else { Fit::of(is_within) }
+    }
+
+    /// Which of both bounds is too far or too fine, by its keywords.
+    pub(super) fn hardest(self) -> [&'static str; 2] {
+        let size = |bound: Option<Bound>| bound.map_or(0, |bound| bound.units.abs());
+        let fine = |bound: Option<Bound>| bound.map_or(0, Bound::decimals);
+        let is_far = size(self.most).max(size(self.least)) >= UNIT * 1_000_000;
+        let is_most = if is_far {
+            size(self.most) > size(self.least)
+        } else {
+            fine(self.most) > fine(self.least)
+        };
+        if is_most { ["maximum", "exclusiveMaximum"] } else { ["minimum", "exclusiveMinimum"] }
     }
 
     /// JSON's numbers within these bounds; `None` where they are too far or too fine to be told
@@ -121,6 +138,11 @@ impl Numbers {
         let fewest = bounds().map(Bound::decimals).max().unwrap_or(0);
         let farthest = bounds().map(|bound| bound.units.abs()).max().unwrap_or(0);
         let fits = |&decimals: &u32| farthest < UNIT * 10_i128.pow(EXACT_DIGITS - decimals);
+        let has_some = |decimals: &u32| match (self.least, self.most) {
+            (Some(least), Some(most)) => first(least, *decimals) <= last(most, *decimals),
+            _ => true,
+        };
+        let fewest = (fewest..=SCALE).find(has_some)?;
         let decimals = (fewest..=fewest.max(DECIMALS)).rev().find(fits)?;
         let limit = 10_i128.pow(EXACT_DIGITS) - 1;
         // Of equal numbers one form will do, but people and models write 1.50 as well as 1.5.

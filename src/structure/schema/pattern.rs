@@ -1,8 +1,9 @@
 //! Regular expressions of JSON Schema (ECMA 262), as far as they say what a whole text looks like.
 
 use regex_syntax::ast::{
-    AssertionKind, Ast, ClassPerlKind, ClassSet, ClassSetItem, GroupKind, HexLiteralKind, Literal,
-    LiteralKind, RepetitionKind, RepetitionRange, SpecialLiteralKind, parse::ParserBuilder,
+    AssertionKind, Ast, ClassPerl, ClassPerlKind, ClassSet, ClassSetItem, GroupKind,
+    HexLiteralKind, Literal, LiteralKind, RepetitionKind, RepetitionRange, SpecialLiteralKind,
+    parse::ParserBuilder,
 };
 use regex_syntax::hir::{Class, HirKind};
 
@@ -18,7 +19,8 @@ type Read<T> = Result<T, String>;
 pub(super) fn pattern(text: &str) -> Read<Expr> {
     let parsed = ParserBuilder::new().nest_limit(MAX_DEPTH).build().parse(text);
     let ast = parsed.map_err(|error| format!("cannot be read: {}", error.kind()))?;
-    Ok(Expr::Choice(Pattern(text).branches(&ast)?))
+    let pattern = Pattern { text, is_negated: false };
+    Ok(Expr::Choice(pattern.branches(&ast)?))
 }
 
 /// A pattern that is an alternative by itself: between `^` and `$`, or with anything around it.
@@ -29,7 +31,11 @@ fn anywhere(parts: Vec<Expr>, begins: bool, ends: bool) -> Expr {
     Expr::Sequence(before.into_iter().chain(parts).chain(after).collect())
 }
 
-struct Pattern<'a>(&'a str);
+struct Pattern<'a> {
+    text: &'a str,
+    /// Inside of `[^…]`.
+    is_negated: bool,
+}
 
 impl Pattern<'_> {
     /// Each alternative with its own anchors.
@@ -61,17 +67,24 @@ impl Pattern<'_> {
             Ast::Empty(_) => Expr::empty(),
             Ast::Literal(literal) => Expr::Chars(CharSet::one(self.literal(literal)?)),
             Ast::Dot(_) => Expr::Chars(CharSet::of_chars("\n\r\u{2028}\u{2029}").complement()),
-            Ast::ClassPerl(class) => Expr::Chars(perl(&class.kind, class.negated)),
+            Ast::ClassPerl(class) => Expr::Chars(self.perl(class)),
             Ast::ClassUnicode(class) => Expr::Chars(self.unicode(class.span)?),
             Ast::ClassBracketed(class) => {
                 let text = self.text(class.span);
                 if text.starts_with("[]") || text.starts_with("[^]") {
                     return Err("holds a class that begins with `]`; write `\\]`".to_owned());
                 }
-                let set = self.set(&class.kind)?;
+                let inside = Self { text: self.text, is_negated: class.negated };
+                let set = inside.set(&class.kind)?;
                 Expr::Chars(if class.negated { set.complement() } else { set })
             }
             Ast::Repetition(repetition) => {
+                if let Ast::Repetition(_) = *repetition.ast {
+                    let twice = self.text(repetition.span);
+                    return Err(format!(
+                        "repeats twice in `{twice}`; put the inner part into `(…)`"
+                    ));
+                }
                 let (least, most) = self.bounds(&repetition.op.kind, repetition.op.span)?;
                 self.expr(&repetition.ast)?.repeat(least, most)
             }
@@ -85,7 +98,7 @@ impl Pattern<'_> {
             Ast::Assertion(found) => {
                 let anchor = self.text(found.span);
                 return Err(format!(
-                    "holds `{anchor}`, which can be enforced only as `^` and `$` at the ends"
+                    "holds `{anchor}`; only `^` at the beginning and `$` at the end can be enforced"
                 ));
             }
             other => return Err(cannot(self.text(*other.span()))),
@@ -93,7 +106,7 @@ impl Pattern<'_> {
     }
 
     fn text(&self, span: regex_syntax::ast::Span) -> &str {
-        &self.0[span.start.offset..span.end.offset]
+        &self.text[span.start.offset..span.end.offset]
     }
 
     fn bounds(
@@ -148,7 +161,7 @@ impl Pattern<'_> {
                 let (from, to) = (self.literal(&range.start)?, self.literal(&range.end)?);
                 CharSet::of([(from.into(), to.into())])
             }
-            ClassSetItem::Perl(class) => perl(&class.kind, class.negated),
+            ClassSetItem::Perl(class) => self.perl(class),
             ClassSetItem::Unicode(class) => self.unicode(class.span)?,
             ClassSetItem::Union(union) => {
                 let sets = union.items.iter().map(|item| self.item(item));
@@ -160,10 +173,26 @@ impl Pattern<'_> {
         })
     }
 
+    /// `\d`, `\s` and `\w` as ECMA 262 has them. Of white space, what all dialects agree on: the set
+    /// is wide where it is taken away, by `\S` or by `[^…]`.
+    fn perl(&self, class: &ClassPerl) -> CharSet {
+        let set = match class.kind {
+            ClassPerlKind::Digit => CharSet::of([(0x30, 0x39)]),
+            ClassPerlKind::Word => {
+                CharSet::of([(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)])
+            }
+            ClassPerlKind::Space if class.negated != self.is_negated => CharSet::of(ANY_SPACE),
+            ClassPerlKind::Space => CharSet::of_chars(SPACE),
+        };
+        if class.negated { set.complement() } else { set }
+    }
+
     /// `\p{…}`, by the tables of Unicode.
     fn unicode(&self, span: regex_syntax::ast::Span) -> Read<CharSet> {
         let text = self.text(span);
-        let class = regex_syntax::parse(text).ok().filter(|_| text.contains('{'));
+        let name = text.get(3..text.len() - 1).filter(|_| text.contains('{'));
+        let class =
+            name.filter(|name| is_property(name)).and_then(|_| regex_syntax::parse(text).ok());
         match class.map(regex_syntax::hir::Hir::into_kind) {
             Some(HirKind::Class(Class::Unicode(class))) => {
                 let ranges = class.ranges().iter();
@@ -178,6 +207,41 @@ fn cannot(part: &str) -> String {
     format!("holds `{part}`, which cannot be enforced; write what the text looks like without it")
 }
 
+/// Names of `\p{…}` that ECMA 262 and the tables here have alike.
+fn is_property(name: &str) -> bool {
+    let script = ["Script=", "sc=", "Script_Extensions=", "scx="]
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix));
+    let category = ["General_Category=", "gc="].iter().find_map(|prefix| name.strip_prefix(prefix));
+    match script {
+        Some(script) => SCRIPTS.contains(&script),
+        None => CATEGORIES.contains(&category.unwrap_or(name)),
+    }
+}
+
+/// Without those that hold code points that stand for no character, or for none yet.
+#[rustfmt::skip]
+const CATEGORIES: [&str; 67] = [
+    "L", "Letter", "LC", "Cased_Letter", "Lu", "Uppercase_Letter", "Ll", "Lowercase_Letter",
+    "Lt", "Titlecase_Letter", "Lm", "Modifier_Letter", "Lo", "Other_Letter",
+    "M", "Mark", "Mn", "Nonspacing_Mark", "Mc", "Spacing_Mark", "Me", "Enclosing_Mark",
+    "N", "Number", "Nd", "Decimal_Number", "Nl", "Letter_Number", "No", "Other_Number",
+    "P", "Punctuation", "Pc", "Connector_Punctuation", "Pd", "Dash_Punctuation",
+    "Ps", "Open_Punctuation", "Pe", "Close_Punctuation", "Pi", "Initial_Punctuation",
+    "Pf", "Final_Punctuation", "Po", "Other_Punctuation",
+    "S", "Symbol", "Sm", "Math_Symbol", "Sc", "Currency_Symbol", "Sk", "Modifier_Symbol",
+    "So", "Other_Symbol",
+    "Z", "Separator", "Zs", "Space_Separator", "Zl", "Line_Separator", "Zp", "Paragraph_Separator",
+    "Cc", "Control", "Cf",
+];
+
+#[rustfmt::skip]
+const SCRIPTS: [&str; 20] = [
+    "Arabic", "Armenian", "Bengali", "Common", "Cyrillic", "Devanagari", "Ethiopic", "Georgian",
+    "Greek", "Han", "Hangul", "Hebrew", "Hiragana", "Katakana", "Khmer", "Latin", "Mongolian",
+    "Tamil", "Telugu", "Thai",
+];
+
 fn is_plain(kind: &GroupKind) -> bool {
     match kind {
         GroupKind::CaptureIndex(_) => true,
@@ -186,29 +250,29 @@ fn is_plain(kind: &GroupKind) -> bool {
     }
 }
 
-/// `\d`, `\s` and `\w` as ECMA 262 has them; of white space what all dialects agree on.
-fn perl(kind: &ClassPerlKind, negated: bool) -> CharSet {
-    let set = match kind {
-        ClassPerlKind::Digit => CharSet::of([(0x30, 0x39)]),
-        ClassPerlKind::Word => {
-            CharSet::of([(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)])
-        }
-        ClassPerlKind::Space if negated => CharSet::of([
-            (0x09, 0x0D),
-            (0x20, 0x20),
-            (0x85, 0x85),
-            (0xA0, 0xA0),
-            (0x1680, 0x1680),
-            (0x2000, 0x200A),
-            (0x2028, 0x2029),
-            (0x202F, 0x202F),
-            (0x205F, 0x205F),
-            (0x3000, 0x3000),
-            (0xFEFF, 0xFEFF),
-        ]),
-        ClassPerlKind::Space => CharSet::of_chars("\t\n\u{b}\u{c}\r \u{a0}\u{2003}\u{3000}"),
-    };
-    if negated { set.complement() } else { set }
+/// White space in all dialects.
+const SPACE: &str = "\t\n\u{b}\u{c}\r \u{a0}\u{2003}\u{3000}";
+
+/// White space in any dialect.
+const ANY_SPACE: [(u32, u32); 11] = [
+    (0x09, 0x0D),
+    (0x20, 0x20),
+    (0x85, 0x85),
+    (0xA0, 0xA0),
+    (0x1680, 0x1680),
+    (0x2000, 0x200A),
+    (0x2028, 0x2029),
+    (0x202F, 0x202F),
+    (0x205F, 0x205F),
+    (0x3000, 0x3000),
+    (0xFEFF, 0xFEFF),
+];
+
+/// Whether dialects may differ on a text that the pattern, as it is read here, does not have.
+pub(super) fn is_disputed(pattern: &str, text: &str) -> bool {
+    let disputed = CharSet::of(ANY_SPACE).without(&CharSet::of_chars(SPACE));
+    let has_space = pattern.contains("\\s") || pattern.contains("\\S");
+    has_space && text.chars().any(|c| disputed.contains(c.into()))
 }
 
 /// How many characters texts of an expression have, at least and at most.

@@ -18,6 +18,7 @@ impl<'a> Compiler<'a> {
             );
             return place.refuse("$ref", reason);
         };
+        self.check_base(place, reference, &pointer)?;
         match self.root.pointer(&pointer) {
             Some(target) => {
                 let root = Pointer::default();
@@ -26,6 +27,21 @@ impl<'a> Compiler<'a> {
             }
             None => place.refuse("$ref", format!("is `{reference}`, where there is nothing")),
         }
+    }
+
+    /// Refuses a reference through a schema with an `$id`: references in there mean other places.
+    fn check_base(&self, place: &Place<'a>, reference: &str, pointer: &str) -> Result<()> {
+        let ends = pointer.match_indices('/').map(|(end, _)| end).filter(|end| *end > 0);
+        for end in ends.chain([pointer.len()]).filter(|end| *end > 0) {
+            let passed = self.root.pointer(&pointer[..end]);
+            if passed.and_then(|value| value.get("$id")).is_some_and(Value::is_string) {
+                let reason = format!(
+                    "is `{reference}`, which leads through a schema with an `$id` of its own; leave that `$id` out"
+                );
+                return place.refuse("$ref", reason);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -36,8 +52,9 @@ fn decoded(text: &str) -> Option<String> {
     while let Some((&byte, after)) = rest.split_first() {
         rest = after;
         if byte == b'%' {
-            let code = std::str::from_utf8(rest.get(..2)?).ok()?;
-            bytes.push(u8::from_str_radix(code, 16).ok()?);
+            let digit = |byte: &u8| char::from(*byte).to_digit(16);
+            let code = 16 * digit(rest.first()?)? + digit(rest.get(1)?)?;
+            bytes.push(u8::try_from(code).ok()?);
             rest = &rest[2..];
         } else {
             bytes.push(byte);

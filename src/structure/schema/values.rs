@@ -1,12 +1,11 @@
 //! Single values against schemas, and schemas that share none.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::{Number, Value};
 
 use super::alternative::{All, Alternative, Array, Object, Text};
-use super::{Compiler, Place, pattern, unusable_grammar};
+use super::{Compiler, Place, format, pattern, unusable_grammar};
 use crate::error::Result;
 use crate::structure::effort::Effort;
 use crate::structure::grammar::{Builder, Expr, Unusable};
@@ -19,36 +18,69 @@ const STEPS_PER_WORK: usize = 16;
 /// How deep the values inside of values are compared with schemas, by recursion.
 const MAX_INSIDE: usize = 12;
 
+/// Whether a value satisfies a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fit {
+    No,
+    /// Those who check it need not agree.
+    Unknown,
+    Yes,
+}
+
+impl Fit {
+    pub(super) fn of(is_so: bool) -> Self {
+        if is_so { Self::Yes } else { Self::No }
+    }
+}
+
 impl<'a> Compiler<'a> {
     /// Whether an alternative allows this value.
-    pub(super) fn admits(&mut self, alternative: &Alternative, value: &Value) -> Result<bool> {
+    pub(super) fn admits(&mut self, alternative: &Alternative, value: &Value) -> Result<Fit> {
         self.spend(1)?;
         Ok(match (alternative, value) {
-            (Alternative::Value(one), value) => equal(one, value),
-            (Alternative::Null, Value::Null) | (Alternative::Boolean, Value::Bool(_)) => true,
+            (Alternative::Value(one), value) => Fit::of(equal(one, value)),
+            (Alternative::Null, Value::Null) | (Alternative::Boolean, Value::Bool(_)) => Fit::Yes,
             (Alternative::Number(numbers), Value::Number(number)) => numbers.admits(number),
             (Alternative::Text(text), Value::String(value)) => self.admits_text(text, value)?,
             (Alternative::Array(array), Value::Array(items)) => self.admits_items(array, items)?,
             (Alternative::Object(object), Value::Object(fields)) => {
                 let has_all = object.required.iter().all(|name| fields.contains_key(name));
-                let mut fits = has_all;
+                let mut fit = Fit::of(has_all);
                 for (name, value) in fields {
                     self.spend(object.declared.len())?;
-                    fits = fits && self.all_admit(object.property(name), value)?;
+                    if fit != Fit::No {
+                        fit = fit.min(self.all_admit(object.property(name), value)?);
+                    }
                 }
-                fits
+                fit
             }
-            _ => false,
+            _ => Fit::No,
         })
     }
 
-    fn all_admit(&mut self, schemas: &All, value: &Value) -> Result<bool> {
+    fn all_admit(&mut self, schemas: &All, value: &Value) -> Result<Fit> {
+        let mut best = Fit::No;
         for alternative in self.alternatives_apart(schemas)? {
-            if self.admits(&alternative, value)? {
-                return Ok(true);
+            best = best.max(self.admits(&alternative, value)?);
+            if best == Fit::Yes {
+                break;
             }
         }
-        Ok(false)
+        Ok(best)
+    }
+
+    /// Whether the value stays one of those that are allowed. What cannot be told is refused: taken
+    /// for a no, it could make members of `oneOf` look apart.
+    pub(super) fn keeps(&mut self, alternative: &Alternative, value: &Value) -> Result<bool> {
+        match self.admits(alternative, value)? {
+            Fit::Unknown => {
+                let reason = format!(
+                    "whether `{value}` fits the `format`, `pattern` or bounds beside it depends on who checks it; leave them out there, or leave the value out"
+                );
+                Err(super::unusable(reason))
+            }
+            fit => Ok(fit == Fit::Yes),
+        }
     }
 
     /// Of another value than the one that is being looked at.
@@ -68,22 +100,33 @@ impl<'a> Compiler<'a> {
         alternatives
     }
 
-    fn admits_items(&mut self, array: &Array, items: &[Value]) -> Result<bool> {
+    fn admits_items(&mut self, array: &Array, items: &[Value]) -> Result<Fit> {
         let is_short = array.most.is_none_or(|most| items.len() <= most);
-        let mut fits = is_short && items.len() >= array.least;
+        let mut fit = Fit::of(is_short && items.len() >= array.least);
         for (index, item) in items.iter().enumerate() {
-            fits = fits && self.all_admit(array.item(index), item)?;
+            if fit != Fit::No {
+                fit = fit.min(self.all_admit(array.item(index), item)?);
+            }
         }
-        Ok(fits)
+        Ok(fit)
     }
 
-    fn admits_text(&mut self, text: &Text, value: &str) -> Result<bool> {
+    fn admits_text(&mut self, text: &Text, value: &str) -> Result<Fit> {
         let length = value.chars().count();
-        let mut fits = length >= text.least && text.most.is_none_or(|most| length <= most);
+        let mut fit = Fit::of(length >= text.least && text.most.is_none_or(|most| length <= most));
         for found in &text.patterns {
-            fits = fits && self.matches(found, value)?;
+            if fit != Fit::No && !self.matches(found, value)? {
+                fit = if pattern::is_disputed(found, value) { Fit::Unknown } else { Fit::No };
+            }
         }
-        Ok(fits)
+        for name in &text.formats {
+            // Many checkers take a format for a note only, others for more than is written here.
+            let narrow = format::pattern(name).unwrap_or_default();
+            if fit == Fit::Yes && !self.matches(&narrow, value)? {
+                fit = Fit::Unknown;
+            }
+        }
+        Ok(fit)
     }
 
     /// Whether a text is one of a pattern.
@@ -109,16 +152,19 @@ impl<'a> Compiler<'a> {
     }
 
     /// Refuses members of `oneOf` of which two could hold for one value.
+    ///
+    /// They are looked at as schemas, whatever stands beside them: a property that no member
+    /// mentions may still be written because of a sibling.
     pub(super) fn check_apart(
         &mut self,
         place: &Place<'a>,
         lists: &[Vec<Alternative>],
     ) -> Result<()> {
         for (i, list) in lists.iter().enumerate() {
-            for (j, other) in lists.iter().enumerate().filter(|(j, _)| *j != i) {
+            for (j, other) in lists.iter().enumerate().skip(i + 1) {
                 if !self.are_apart(list, other, 0)? {
                     let reason = format!(
-                        "cannot be enforced, since a value of member {i} may be one of member {j} too; let a required property with a `const` of its own tell them apart, or use `anyOf`"
+                        "cannot be enforced, since one value may satisfy members {i} and {j}; tell them apart by a required property with a `const` of its own or by `additionalProperties: false`, or use `anyOf`"
                     );
                     return place.refuse("oneOf", reason);
                 }
@@ -127,7 +173,7 @@ impl<'a> Compiler<'a> {
         Ok(())
     }
 
-    /// Whether nothing that is written for one of `a` is allowed by one of `b`.
+    /// Whether no value satisfies one of `a` and one of `b`.
     fn are_apart(&mut self, a: &[Alternative], b: &[Alternative], depth: usize) -> Result<bool> {
         for a in a {
             for b in b {
@@ -143,28 +189,23 @@ impl<'a> Compiler<'a> {
         self.spend(1)?;
         Ok(match (a, b) {
             (Alternative::Value(value), other) | (other, Alternative::Value(value)) => {
-                !self.admits(other, value)?
+                self.admits(other, value)? == Fit::No
             }
             (Alternative::Object(a), Alternative::Object(b)) => self.objects_apart(a, b, depth)?,
             _ => a.both(b).is_none(),
         })
     }
 
+    /// Whether a property that one of them requires cannot have a value for both.
     fn objects_apart(&mut self, a: &Object, b: &Object, depth: usize) -> Result<bool> {
-        let declared: HashSet<&str> = a.declared.iter().map(|(name, _)| &**name).collect();
-        let lacks = |name: &String| !a.required.contains(name) && !declared.contains(&**name);
-        self.spend(declared.len() + b.required.len())?;
-        if !a.is_open() && b.required.iter().any(lacks) {
-            return Ok(true);
-        }
         if depth == MAX_LOOK {
             return Ok(false);
         }
-        for name in &a.required {
+        for name in a.required.union(&b.required) {
             self.spend(a.declared.len() + b.declared.len())?;
-            let ours = self.alternatives_apart(a.property(name))?;
-            let theirs = self.alternatives_apart(b.property(name))?;
-            if self.are_apart(&ours, &theirs, depth + 1)? {
+            let in_a = self.alternatives_apart(a.property(name))?;
+            let in_b = self.alternatives_apart(b.property(name))?;
+            if self.are_apart(&in_a, &in_b, depth + 1)? {
                 return Ok(true);
             }
         }

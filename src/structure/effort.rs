@@ -1,9 +1,10 @@
-//! How much work one token of a form may take.
+//! How much work a token of a form may take.
 
 use crate::error::{Error, Result};
 
-/// Steps of the matcher for one token: seconds of work, several times what free text takes with a
-/// vocabulary of 250,000 tokens. What needs more is ambiguous beyond any use.
+/// Steps of the matcher each time that it tries one token, tries all, or takes one: a second or two,
+/// several times what free text takes with a vocabulary of 250,000 tokens. A token needs all three at
+/// most. What needs more is ambiguous beyond any use.
 const MOST_STEPS: usize = 50_000_000;
 /// Between looks at the limits: less than a millisecond.
 const STEPS_BETWEEN_LOOKS: usize = 10_000;

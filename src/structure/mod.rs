@@ -33,8 +33,11 @@ use crate::error::Result;
 /// The answer has it when the model itself ended it (`StopReason::EndOfText`); one that a limit or a
 /// stop string cut off is only the beginning of such a text.
 ///
-/// Both kinds are enforced or refused, before the first token. What is read costs time and memory in
-/// proportion to its size; an answer, in proportion to a power of its length, whatever the form.
+/// Both kinds are enforced or refused, before the first token. Reading one takes time and memory in
+/// proportion to its size and to the elements and combinations that it makes, which are bounded;
+/// `max_time` and `CancelHandle` end it in a generation, not in
+/// [`validate`](Self::validate). An answer takes time in proportion to a power of its length, whatever
+/// the form, and each token a bounded number of steps.
 ///
 /// ```
 /// use moe_offload::Structure;

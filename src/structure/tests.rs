@@ -771,29 +771,3 @@ fn every_text_of_a_schema_satisfies_it() {
     assert!(enforced * 10 > count * 3, "{enforced} of {count} were enforced");
     assert!(texts > 2 * enforced, "{texts} texts of {enforced} schemas");
 }
-
-#[test]
-fn measure_tmp() {
-    for g in
-        ["root ::= s \"Z\"\ns ::= s s | [a-z]", "root ::= (((\"a\"{0,300}){0,300}){0,30}) \"!\""]
-    {
-        let t = std::time::Instant::now();
-        let mut matcher = gbnf(g);
-        println!("read {:?}", t.elapsed());
-        for i in 0..20000 {
-            let t = std::time::Instant::now();
-            let mut effort = Effort::new(&|| Ok(()));
-            let r = matcher.accept_text("a", &mut effort);
-            if i % 500 == 0 {
-                println!("{i} {:?} {} held {}", t.elapsed(), effort.spent(), 0);
-            }
-            if let Err(e) = r {
-                println!("{i} {:?} {e}", t.elapsed());
-                break;
-            }
-            if t.elapsed().as_secs() > 20 {
-                break;
-            }
-        }
-    }
-}

@@ -183,6 +183,24 @@ fn errors_name_cause_and_remedy() {
     }
 }
 
+/// The engine reserves room for one result of each sequence, out of one batch.
+#[test]
+fn a_batch_holds_one_token_of_each_sequence() {
+    let gguf = deepseek().open();
+    for (sequences, batch, is_taken) in [(8, 4, false), (8, 8, true), (2, 1, false)] {
+        let context: ContextOptions = serde_json::from_value(serde_json::json!({
+            "context_tokens": 512, "batch_tokens": batch, "micro_batch_tokens": 1,
+            "sequences": sequences,
+        }))
+        .unwrap();
+        let planned = OffloadPolicy::AllExperts.plan(&gguf, &[Device::new("gpu")], &context);
+        match planned {
+            Err(Error::InvalidOption { option: "sequences", .. }) => assert!(!is_taken),
+            other => assert!(other.is_ok() && is_taken, "{other:?}"),
+        }
+    }
+}
+
 #[test]
 fn values_that_no_text_makes_are_refused() {
     let gguf = deepseek().open();

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use futures_executor::block_on;
 use futures_util::StreamExt;
 use moe_offload::{
@@ -133,4 +135,35 @@ fn a_stream_says_why_it_ended() {
         assert_eq!(noted + stream.take_log_probabilities().len(), 5);
         assert!(stream.next().await.is_none());
     });
+}
+
+/// The first stream is neither read nor dropped, so the turn of the others never comes.
+#[test]
+fn a_stream_that_waits_for_its_turn_keeps_its_limits() {
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let model = AsyncModel::new(load()).unwrap();
+        let mut sampling = Sampling::default().seed(1);
+        // Never the end of the text.
+        sampling.temperature = 2.0;
+        let mut first = model.generate("Once", GenerateOptions::default().sampling(sampling));
+        block_on(first.next()).unwrap().unwrap();
+        let cancel = CancelHandle::new();
+        let mut late = model.chat(question(), greedy(5).max_time(Duration::from_millis(50)));
+        let stopped = model.generate("Hello", greedy(5).cancel(&cancel));
+        assert!(block_on(late.next()).is_none());
+        assert_eq!(late.stop_reason(), Some(StopReason::TimeLimit));
+        cancel.cancel();
+        let pieces: Vec<_> = block_on(stopped.collect());
+        assert!(matches!(pieces[..], [Err(Error::Cancelled { .. })]), "{pieces:?}");
+        // The model makes nothing for them when it is free again.
+        drop(first);
+        let stats = block_on(model.with(|model| model.stats())).unwrap();
+        assert!(stats.generated_tokens > 0, "{stats}");
+        let pieces: Vec<_> = block_on(model.chat(question(), greedy(5)).collect());
+        assert!(!pieces.is_empty() && pieces.iter().all(Result::is_ok), "{pieces:?}");
+        done.send(()).unwrap();
+    });
+    let ended = is_done.recv_timeout(Duration::from_secs(60));
+    assert_eq!(ended, Ok(()), "it hung, or a check above failed");
 }

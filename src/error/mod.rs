@@ -570,6 +570,14 @@ pub enum Error {
         /// How many there may be.
         most: usize,
     },
+    /// One of several texts that are generated together cannot go on.
+    #[error("the text of prompt {prompt} (from 0): {error}")]
+    OfPrompt {
+        /// Its number, from 0.
+        prompt: usize,
+        /// Why not.
+        error: Box<Error>,
+    },
     /// Weights cannot be held in CPU memory as asked for.
     #[error("weights cannot be held as `{mode}`: {fault}")]
     HostMemory {

@@ -124,6 +124,6 @@ fn a_control_group_counts_as_memory() {
     let output = chat("4000000");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(errors.contains("on cpu, but may have"), "{errors}");
+    assert!(errors.contains("not enough CPU memory: the plan needs"), "{errors}");
     assert!(chat("512").status.success());
 }

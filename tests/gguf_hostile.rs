@@ -156,6 +156,10 @@ fn metadata_faults() {
     let alignment = |n| Raw::new(0, 1).text(b"general.alignment").u32(4).u32(n).fault();
     assert!(matches!(alignment(0), GgufFault::BadAlignment { .. }));
     assert!(matches!(alignment(48), GgufFault::BadAlignment { .. }));
+    assert_eq!(
+        alignment(0).to_string(),
+        "general.alignment is 0; it must be a power of two, at most 1 GiB"
+    );
 }
 
 #[test]
@@ -344,6 +348,17 @@ fn files_of_other_kinds_say_what_they_are() {
     assert_eq!(foreign(b"\x1f\x8b\x08\0\0"), ForeignFile::Packed { format: "gzip" });
     assert_eq!(foreign(b"tjgg\x03\0\0\0"), ForeignFile::Ggml);
     assert_eq!(foreign(&[0; 4096]), ForeignFile::Zeros);
+    for (beginning, format) in [
+        (&b"\x7fELF\x02\x01\x01\0"[..], "ELF"),
+        (b"%PDF-1.7\n%\xe2\xe3", "PDF"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "PNG"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "JPEG"),
+        (b"\xff\xfeG\0G\0U\0F\0", "UTF-16"),
+    ] {
+        let found = foreign(beginning);
+        assert!(matches!(found, ForeignFile::Known { .. }), "{found}");
+        assert!(found.to_string().contains(format), "{found}");
+    }
     let text = "Entry not found für diese Adresse, ".repeat(20);
     let beginning: String = text.chars().take(60).chain(['…']).collect();
     assert_eq!(foreign(text.as_bytes()), ForeignFile::Text { beginning });

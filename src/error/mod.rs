@@ -18,6 +18,7 @@ pub use self::host_memory::HostMemoryFault;
 pub use self::purpose::FilePurpose;
 
 use crate::plan::human_bytes;
+use crate::policy::OffloadPolicy;
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -244,7 +245,7 @@ pub enum Error {
         tensor: String,
     },
     /// A policy's text does not parse.
-    #[error("`{text}` is not a policy: {fault}")]
+    #[error("{}{fault}", not_a_policy(.text))]
     InvalidPolicy {
         /// The text, or the part of it that is wrong.
         text: String,
@@ -268,7 +269,7 @@ pub enum Error {
         fault: FlagFault,
     },
     /// A rule matches no tensor of the file.
-    #[error("the rule `{rule}` matches no tensor of this file{}", near_misses(.near, .layers.as_ref()))]
+    #[error("the rule `{rule}` matches no tensor of this file{}", near_misses(.rule, .near, .layers.as_ref()))]
     NoMatch {
         /// The rule.
         rule: String,
@@ -333,7 +334,7 @@ pub enum Error {
         known: Vec<String>,
     },
     /// Two devices have the same name.
-    #[error("two devices are called `{name}`; give each its own name")]
+    #[error("{}", same_name(.name))]
     DuplicateDevice {
         /// The name.
         name: String,
@@ -425,7 +426,7 @@ pub enum Error {
         variable: &'static str,
     },
     /// The server of an RPC device could not be reached.
-    #[error("no RPC server answers at `{endpoint}`{}; start one there (`cargo run --release --example rpc_server`), or mend the address", because(.reason))]
+    #[error("no RPC server answers at `{endpoint}`{}; start one there (`cargo run --release --example rpc_server`), or correct the address", because(.reason))]
     RpcUnreachable {
         /// Host and port.
         endpoint: String,
@@ -458,7 +459,11 @@ pub enum Error {
     },
     /// A device has not enough free memory for the plan. For the CPU: the system, or the process's
     /// control group, has not, a budget is smaller, or `fit:ram:` allows less.
-    #[error("the plan needs {} on {device}, but may have {} there; {}", human_bytes(*needed_bytes), human_bytes(*free_bytes), make_room(.device, *.needed_bytes))]
+    #[error(
+        "{}: the plan needs {}, but only {} is available; {}",
+        not_enough(.device), human_bytes(*.needed_bytes), human_bytes(*.free_bytes),
+        make_room(.device, *.needed_bytes, .policy)
+    )]
     DoesNotFit {
         /// The device.
         device: String,
@@ -466,6 +471,8 @@ pub enum Error {
         needed_bytes: u64,
         /// Bytes that are free for a new model.
         free_bytes: u64,
+        /// The policy as text, whose own remedies are not recommended again; empty if not known.
+        policy: String,
     },
     /// Loading, or generating, was cancelled.
     #[error("{operation} was cancelled")]
@@ -533,7 +540,7 @@ pub enum Error {
         fault: TemplateFault,
     },
     /// A grammar or a JSON schema cannot be used.
-    #[error("the {what} cannot be used{}; mend it, or generate without it", because(.reason))]
+    #[error("the {what} cannot be used{}; fix it, or generate without it", because(.reason))]
     InvalidStructure {
         /// Which of the two.
         what: &'static str,
@@ -656,29 +663,92 @@ fn in_one_line(error: &regex::Error) -> String {
     reason
 }
 
-fn near_misses(near: &[String], layers: Option<&String>) -> String {
+fn near_misses(rule: &str, near: &[String], layers: Option<&String>) -> String {
     if let Some(layers) = layers {
         return format!("; the same names are in layers {layers}");
     }
     if near.is_empty() {
         "; list its tensors with the `plan` example".to_owned()
     } else {
-        format!("; did you mean {}?", near.join(", "))
+        let case = if differs_in_case(rule, near) {
+            " Upper and lower case are different letters in a pattern; `(?i)` before it makes them the same"
+        } else {
+            ""
+        };
+        format!("; did you mean {}?{case}", near.join(", "))
     }
 }
 
-/// What to do where a device has too little memory.
-fn make_room(device: &str, needed_bytes: u64) -> String {
-    if device == crate::plan::CPU {
-        let mebibytes = needed_bytes.div_ceil(1 << 20);
+/// Whether the pattern of a rule would match if case did not count.
+fn differs_in_case(rule: &str, near: &[String]) -> bool {
+    let pattern = rule.strip_prefix("regex:").and_then(|rule| Some(rule.rsplit_once('=')?.0));
+    let regex =
+        pattern.map(|pattern| regex::RegexBuilder::new(pattern).case_insensitive(true).build());
+    regex.is_some_and(|regex| {
+        regex.is_ok_and(|regex| near.iter().any(|name| regex.is_match(name.trim_matches('`'))))
+    })
+}
+
+fn not_a_policy(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("`{text}` is not a policy: ") }
+}
+
+fn same_name(name: &str) -> String {
+    let reserved = [crate::plan::CPU, crate::plan::DISK];
+    if reserved.iter().any(|word| name.eq_ignore_ascii_case(word)) {
         return format!(
-            "lower `context_tokens` or `micro_batch_tokens`, put more on a device or on `disk`, map what is \
-             read (`LoadMode::Mapped`), or free memory; where the policy limits it, allow at least `ram:{mebibytes}MiB`"
+            "no device can be called `{name}`, which has a meaning of its own; give it another name"
         );
     }
-    "move more to the CPU (`fit` finds how much, `fit:cache-to-host,fewer-layers` also where not even the rest \
-     fits), lower `context_tokens`, or free memory"
-        .to_owned()
+    format!("two devices are called `{name}`; give each its own name")
+}
+
+fn not_enough(device: &str) -> String {
+    if device == crate::plan::CPU {
+        "not enough CPU memory".to_owned()
+    } else {
+        format!("`{device}` has not enough memory")
+    }
+}
+
+/// What to do where a device has too little memory, of which the policy has not done some already.
+fn make_room(device: &str, needed_bytes: u64, policy: &str) -> String {
+    let fit = policy.rsplit(';').next().filter(|rule| rule.starts_with("fit"));
+    let has = |part: &str| fit.is_some_and(|fit| fit.contains(part));
+    if device == crate::plan::CPU {
+        let more = "use a smaller context or micro-batch, map the file, or move more to a device or to `disk`";
+        if has("ram:") {
+            return format!(
+                "{more}; or allow at least `ram:{}MiB`",
+                needed_bytes.div_ceil(1 << 20)
+            );
+        }
+        return more.to_owned();
+    }
+    let fallbacks: Vec<&str> =
+        [("cache-to-host", "`cache-to-host`"), ("fewer-layers", "`fewer-layers`")]
+            .into_iter()
+            .filter(|(name, _)| !has(name))
+            .map(|(_, shown)| shown)
+            .collect();
+    let rest = "use a smaller context, or free memory";
+    match (fit, &fallbacks[..]) {
+        (None, _) => format!("let `fit` move as much to the CPU as it must, {rest}"),
+        (_, []) => rest.to_owned(),
+        (_, fallbacks) => format!("let `fit` give up {} too, {rest}", fallbacks.join(" and ")),
+    }
+}
+
+impl Error {
+    /// The same, where it says what does not fit, of a plan by this policy.
+    pub(crate) fn under(self, policy: &OffloadPolicy) -> Self {
+        match self {
+            Self::DoesNotFit { device, needed_bytes, free_bytes, .. } => {
+                Self::DoesNotFit { device, needed_bytes, free_bytes, policy: policy.to_string() }
+            }
+            other => other,
+        }
+    }
 }
 
 fn list_devices(known: &[String]) -> String {

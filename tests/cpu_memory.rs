@@ -29,7 +29,7 @@ fn builder(budget: u64) -> MoeModelBuilder {
 /// What the error says is needed, of how much.
 fn short_of(outcome: moe_offload::Result<MoeModel>) -> (u64, u64) {
     match outcome {
-        Err(Error::DoesNotFit { device, needed_bytes, free_bytes }) if device == "cpu" => {
+        Err(Error::DoesNotFit { device, needed_bytes, free_bytes, .. }) if device == "cpu" => {
             (needed_bytes, free_bytes)
         }
         other => panic!("{:?}", other.map(|_| ())),

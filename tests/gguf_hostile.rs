@@ -453,3 +453,21 @@ fn parts_that_were_joined_as_bytes() {
     std::fs::write(&path, [bytes_of(&Shape::default().writer()), vec![0; 99]].concat()).unwrap();
     GgufFile::open(&path).unwrap();
 }
+
+/// Names from a file may hold what steers a terminal; a message shows it, and does not do it.
+#[test]
+fn control_characters_of_names_do_not_reach_a_message() {
+    const NAME: &str = "a\u{1b}[2J\r\u{202e}b";
+    let [key, tensor] = [NAME.as_bytes(), NAME.as_bytes()];
+    for error in [
+        Raw::new(0, 2).text(key).u32(4).u32(7).text(key).u32(4).u32(7).error(),
+        Raw::new(0, 1).text(key).u32(99).error(),
+        Raw::new(1, 0).text(tensor).u32(9).error(),
+        Raw::new(1, 0).tensor(NAME, &[8], 0, 0).error(),
+        Raw::new(1, 0).tensor(NAME, &[8], 0, 1).data(64).error(),
+    ] {
+        let message = error.to_string();
+        assert!(!message.contains(['\u{1b}', '\r', '\u{202e}']), "{message:?}");
+        assert!(message.contains(r"a\u{1b}[2J\u{d}\u{202e}b"), "{message:?}");
+    }
+}

@@ -59,7 +59,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The file does not begin with `GGUF`.
-    #[error("`{}` is not a GGUF file: {found}", path.display())]
+    #[error("`{}` is not a GGUF file: {found}", path.display(), found = escaped(.found))]
     NotGguf {
         /// The file.
         path: PathBuf,
@@ -82,8 +82,7 @@ pub enum Error {
     /// A metadata value in a type that the engine does not take; it converts none.
     #[error(
         "the engine takes the metadata `{key}` only as {expected}, and `{}` has it as {found}; convert or split the model again with llama.cpp's own tools",
-        path.display()
-    )]
+        path.display(), key = escaped(.key))]
     MetadataType {
         /// The file.
         path: PathBuf,
@@ -97,8 +96,7 @@ pub enum Error {
     /// A tensor of a type that only a fork of llama.cpp has.
     #[error(
         "`{}` is made for {fork}, a fork of llama.cpp: its tensor `{tensor}` has the type {ggml_type} (number {id}), with which only {fork} computes; run it there, or get the model in a type of llama.cpp",
-        path.display()
-    )]
+        path.display(), tensor = escaped(.tensor))]
     ForkTensorType {
         /// The file.
         path: PathBuf,
@@ -112,7 +110,7 @@ pub enum Error {
         fork: &'static str,
     },
     /// The file is a valid one, but no model that writes text.
-    #[error("`{}` {purpose}", path.display())]
+    #[error("`{}` {purpose}", path.display(), purpose = escaped(.purpose))]
     NotATextModel {
         /// The file.
         path: PathBuf,
@@ -122,8 +120,7 @@ pub enum Error {
     /// The pinned engine has no code for the model's architecture.
     #[error(
         "`{}` is of the architecture `{architecture}`, which the pinned engine (llama-cpp-sys-2 0.1.161) does not know{}; a later version of this crate may, or another file of the model",
-        path.display(), did_you_mean(.near)
-    )]
+        path.display(), did_you_mean(.near), architecture = escaped(.architecture))]
     UnknownArchitecture {
         /// The file.
         path: PathBuf,
@@ -147,7 +144,7 @@ pub enum Error {
         file_bytes: u64,
     },
     /// A tensor's data reaches past the end of the file.
-    #[error("`{}` is truncated: tensor `{tensor}` ends at byte {needed_bytes}, but the file has {file_bytes}; copy or download it again", path.display())]
+    #[error("`{}` is truncated: tensor `{tensor}` ends at byte {needed_bytes}, but the file has {file_bytes}; copy or download it again", path.display(), tensor = escaped(.tensor))]
     TensorOutsideFile {
         /// The file.
         path: PathBuf,
@@ -159,7 +156,7 @@ pub enum Error {
         file_bytes: u64,
     },
     /// The header contradicts the format or itself.
-    #[error("`{}` is not a valid GGUF file, before byte {offset}: {fault}", path.display())]
+    #[error("`{}` is not a valid GGUF file, before byte {offset}: {fault}", path.display(), fault = escaped(.fault))]
     InvalidGguf {
         /// The file.
         path: PathBuf,
@@ -169,7 +166,7 @@ pub enum Error {
         fault: GgufFault,
     },
     /// The file can be read, but the engine would not survive it, or would compute wrongly with it.
-    #[error("`{}` cannot be loaded safely: {fault}; convert the model again, or get it from another source", path.display())]
+    #[error("`{}` cannot be loaded safely: {fault}; convert the model again, or get it from another source", path.display(), fault = escaped(.fault))]
     UnsafeModel {
         /// The file.
         path: PathBuf,
@@ -195,7 +192,7 @@ pub enum Error {
         count: u32,
     },
     /// The files of a split model do not belong together.
-    #[error("`{}` does not fit the other parts of its model: {what} should be {expected}", path.display())]
+    #[error("`{}` does not fit the other parts of its model: {what} should be {expected}", path.display(), expected = escaped(.expected))]
     ShardMismatch {
         /// The file.
         path: PathBuf,
@@ -205,7 +202,7 @@ pub enum Error {
         expected: String,
     },
     /// The file lacks metadata that the plan depends on.
-    #[error("`{}` has no usable metadata `{key}`; convert the model again with a current converter", path.display())]
+    #[error("`{}` has no usable metadata `{key}`; convert the model again with a current converter", path.display(), key = escaped(.key))]
     MissingMetadata {
         /// The file.
         path: PathBuf,
@@ -213,7 +210,7 @@ pub enum Error {
         key: String,
     },
     /// The tensor table and the metadata contradict each other.
-    #[error("`{}` contradicts itself: tensor `{tensor}` belongs to layer {layer}, but `{key}` is {layers}", path.display())]
+    #[error("`{}` contradicts itself: tensor `{tensor}` belongs to layer {layer}, but `{key}` is {layers}", path.display(), tensor = escaped(.tensor), key = escaped(.key))]
     LayerOutOfRange {
         /// The file.
         path: PathBuf,
@@ -227,7 +224,7 @@ pub enum Error {
         layers: u32,
     },
     /// A policy about experts was applied to a model that has none.
-    #[error("`{}` ({architecture}) has no experts, so `{rule}` moves nothing; use the policy `fit` or `none`, or a `regex:` rule", path.display())]
+    #[error("`{}` ({architecture}) has no experts, so `{rule}` moves nothing; use the policy `fit` or `none`, or a `regex:` rule", path.display(), architecture = escaped(.architecture))]
     NoExperts {
         /// The file.
         path: PathBuf,
@@ -237,7 +234,7 @@ pub enum Error {
         rule: String,
     },
     /// The file stores one tensor per expert, as converters did before 2024.
-    #[error("`{}` stores every expert as a tensor of its own (`{tensor}`), which the engine no longer runs; convert the original model again with llama.cpp's convert_hf_to_gguf.py", path.display())]
+    #[error("`{}` stores every expert as a tensor of its own (`{tensor}`), which the engine no longer runs; convert the original model again with llama.cpp's convert_hf_to_gguf.py", path.display(), tensor = escaped(.tensor))]
     LegacyExperts {
         /// The file.
         path: PathBuf,
@@ -489,8 +486,7 @@ pub enum Error {
     /// The engine placed a tensor elsewhere than planned, or not at all.
     #[error(
         "the plan puts `{tensor}` on {planned}, but the engine put it on {actual}{}",
-        broken(tensor, actual)
-    )]
+        broken(tensor, actual), tensor = escaped(.tensor))]
     PlanBroken {
         /// The tensor.
         tensor: String,
@@ -675,8 +671,27 @@ fn near_misses(rule: &str, near: &[String], layers: Option<&String>) -> String {
         } else {
             ""
         };
-        format!("; did you mean {}?{case}", near.join(", "))
+        format!("; did you mean {}?{case}", escaped(&near.join(", ")))
     }
+}
+
+/// Text that comes from a file: control characters, which could steer a terminal, as `\u{1b}`.
+fn escaped(text: &impl fmt::Display) -> String {
+    let text = text.to_string();
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || is_bidirectional(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// Whether it changes the direction of what follows.
+fn is_bidirectional(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Whether the pattern of a rule would match if case did not count.
@@ -774,7 +789,7 @@ fn broken(tensor: &str, actual: &str) -> String {
     if actual == crate::plan::CPU {
         format!(
             ": the device cannot compute with it; put the rule `regex:^{}$=cpu` before the others",
-            regex::escape(tensor)
+            escaped(&regex::escape(tensor))
         )
     } else {
         String::new()

@@ -144,7 +144,7 @@ impl AsyncModel {
         let (sender, told) = async_channel::bounded(PIECES);
         let (turn, at_end) = Turn::new();
         if is_limited {
-            watch_turn(turn.claimed.clone(), at_end, Limits::of(&options, started), sender.clone());
+            watch_turn(&turn.claimed, at_end, Limits::of(&options, started), &sender);
         }
         let job: Job = Box::new(move |model| {
             if !turn.begin() {
@@ -189,12 +189,12 @@ impl Turn {
 
 /// Ends a stream that waits for its turn when its limits say so: nothing else looks at them then.
 fn watch_turn(
-    claimed: Arc<AtomicBool>,
+    claimed: &Arc<AtomicBool>,
     at_end: mpsc::Receiver<()>,
     limits: Limits,
-    sender: Sender<Told>,
+    sender: &Sender<Told>,
 ) {
-    let (claimed_here, to_stream) = (claimed.clone(), sender.clone());
+    let (claimed_here, to_stream) = (Arc::clone(claimed), sender.clone());
     let watch = move || {
         while let Err(RecvTimeoutError::Timeout) = at_end.recv_timeout(LOOK_EVERY) {
             let Some(why) = limits.interruption() else { continue };

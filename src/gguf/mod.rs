@@ -251,11 +251,8 @@ impl GgufFile {
             })
             .ok_or_else(|| Error::ShardMismatch {
                 path: path.to_owned(),
-                what: "its file name",
-                expected: format!(
-                    "one that ends in -{:05}-of-{count:05}.gguf",
-                    number.saturating_add(1)
-                ),
+                what: "the end of its file name",
+                expected: format!("-{:05}-of-{count:05}.gguf", number.saturating_add(1)),
             })?;
         if number != 0 {
             return Err(Error::NotFirstShard { path: path.to_owned(), first: name.path(path, 1) });

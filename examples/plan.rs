@@ -73,7 +73,9 @@ fn main() {
     match run(common::arguments()) {
         Ok(true) => {}
         Ok(false) => std::process::exit(DOES_NOT_FIT),
-        Err(error @ Error::DoesNotFit { .. }) => common::fail_with(DOES_NOT_FIT, &error),
+        Err(error @ (Error::DoesNotFit { .. } | Error::PagingBudget { .. })) => {
+            common::fail_with(DOES_NOT_FIT, &error)
+        }
         Err(error) => common::fail(&error),
     }
 }
@@ -104,6 +106,10 @@ fn run(arguments: Arguments) -> Result<bool> {
     let is_this_machine = devices.is_empty() && (arguments.cpu_only || policy.needs_free_memory());
     if devices.is_empty() && !is_this_machine {
         devices.push(Device::new("gpu"));
+        eprintln!(
+            "planned for an assumed device `gpu` of any size; name the real ones, as in --device gpu=12GiB, or \
+             give --cpu-only"
+        );
     }
     let mut plan = policy.plan(&gguf, &devices, &context)?;
     if let [_, twice, ..] = &cpu[..] {

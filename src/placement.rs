@@ -16,8 +16,8 @@ pub(crate) fn check_limits(plan: &Plan, memory: &[DeviceMemory]) -> Result<()> {
         let needed_bytes = measured.map_or(0, DeviceMemory::total_bytes);
         let limit = plan.policy().fit().map_or(FitLimit::Free, |fit| fit.limit);
         if let Some(free_bytes) = limit.bytes(planned.free_bytes).filter(|&n| needed_bytes > n) {
-            let device = planned.name.clone();
-            return Err(Error::DoesNotFit { device, needed_bytes, free_bytes });
+            let (device, policy) = (planned.name.clone(), plan.policy().to_string());
+            return Err(Error::DoesNotFit { device, needed_bytes, free_bytes, policy });
         }
     }
     Ok(())

@@ -58,7 +58,12 @@ impl Reservation {
             let available = available.unwrap_or(countable).min(countable);
             if *needed_bytes > available {
                 let (device, needed_bytes) = (name.clone(), *needed_bytes);
-                return Err(Error::DoesNotFit { device, needed_bytes, free_bytes: available });
+                return Err(Error::DoesNotFit {
+                    device,
+                    needed_bytes,
+                    free_bytes: available,
+                    policy: plan.policy().to_string(),
+                });
             }
         }
         for (name, bytes) in &needs {
@@ -97,7 +102,8 @@ pub(crate) fn check_cache(plan: &Plan, cpu: &Device, notes_bytes: u64) -> Result
     let needed_bytes = cache.saturating_add(notes_bytes);
     match available(&lock(), cpu).filter(|&free| needed_bytes > free) {
         Some(free_bytes) => {
-            Err(Error::DoesNotFit { device: CPU.to_owned(), needed_bytes, free_bytes })
+            let (device, policy) = (CPU.to_owned(), plan.policy().to_string());
+            Err(Error::DoesNotFit { device, needed_bytes, free_bytes, policy })
         }
         None => Ok(()),
     }

@@ -1,9 +1,12 @@
 //! Generation for asynchronous programs: the model on a thread of its own.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::task::{Context, Poll, ready};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
 use futures_core::Stream;
@@ -12,12 +15,16 @@ use crate::cancel::CancelHandle;
 use crate::chat::Message;
 use crate::error::{Error, Result};
 use crate::generate::Generation;
+use crate::limits::{Interruption, Limits};
 use crate::log_probabilities::TokenLogProbabilities;
 use crate::model::MoeModel;
 use crate::options::{GenerateOptions, StopReason};
 
 /// Pieces that may wait for the program before the model does.
 const PIECES: usize = 16;
+
+/// How often a stream that waits for its turn looks at its limits.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// What the thread is to do with the model.
 type Job = Box<dyn FnOnce(&mut MoeModel) + Send>;
@@ -87,19 +94,20 @@ impl AsyncModel {
     }
 
     /// As [`MoeModel::generate`]; what goes wrong is the stream's first item. Time that it waits for
-    /// its turn counts for [`GenerateOptions::max_time`].
+    /// its turn counts for [`GenerateOptions::max_time`], and [`GenerateOptions::cancel`] ends it then
+    /// too.
     pub fn generate(&self, prompt: impl Into<String>, options: GenerateOptions) -> PieceStream {
         let (started, prompt) = (Instant::now(), prompt.into());
-        self.stream(options, move |model, options, tell| {
+        self.stream(started, options, move |model, options, tell| {
             model.generate_since(started, &prompt, options).map(tell)
         })
     }
 
     /// As [`MoeModel::chat`]; what goes wrong is the stream's first item. Time that it waits for its
-    /// turn counts for [`GenerateOptions::max_time`].
+    /// turn counts for [`GenerateOptions::max_time`], and [`GenerateOptions::cancel`] ends it then too.
     pub fn chat(&self, messages: Vec<Message>, options: GenerateOptions) -> PieceStream {
         let started = Instant::now();
-        self.stream(options, move |model, options, tell| {
+        self.stream(started, options, move |model, options, tell| {
             model.chat_since(started, &messages, options).map(tell)
         })
     }
@@ -123,16 +131,25 @@ impl AsyncModel {
 
     fn stream(
         &self,
+        started: Instant,
         mut options: GenerateOptions,
         run: impl FnOnce(&mut MoeModel, &GenerateOptions, &dyn Fn(Generation<'_>)) -> Result<()>
         + Send
         + 'static,
     ) -> PieceStream {
         // The stream stops its own generation, and not what else the caller's handle is for.
+        let is_limited = options.cancel.is_some() || options.max_time.is_some();
         let cancel = options.cancel.as_ref().map(CancelHandle::child).unwrap_or_default();
         options.cancel = Some(cancel.clone());
         let (sender, told) = async_channel::bounded(PIECES);
+        let (turn, at_end) = Turn::new();
+        if is_limited {
+            watch_turn(&turn.claimed, at_end, Limits::of(&options, started), &sender);
+        }
         let job: Job = Box::new(move |model| {
+            if !turn.begin() {
+                return;
+            }
             // An error means that the stream was dropped.
             let tell = |generation: Generation<'_>| drop(tell_all(generation, &sender));
             if let Err(error) = run(model, &options, &tell) {
@@ -151,12 +168,72 @@ impl AsyncModel {
     }
 }
 
+/// The turn of a stream: either the model takes it, or the stream's limits end it first.
+struct Turn {
+    claimed: Arc<AtomicBool>,
+    /// Dropped when the turn has come, or never will.
+    _waiting: mpsc::Sender<()>,
+}
+
+impl Turn {
+    fn new() -> (Self, mpsc::Receiver<()>) {
+        let (waiting, at_end) = mpsc::channel();
+        (Self { claimed: Arc::default(), _waiting: waiting }, at_end)
+    }
+
+    /// Whether it is still the model's to take.
+    fn begin(self) -> bool {
+        !self.claimed.swap(true, Ordering::AcqRel)
+    }
+}
+
+/// Ends a stream that waits for its turn when its limits say so: nothing else looks at them then.
+fn watch_turn(
+    claimed: &Arc<AtomicBool>,
+    at_end: mpsc::Receiver<()>,
+    limits: Limits,
+    sender: &Sender<Told>,
+) {
+    let (claimed_here, to_stream) = (Arc::clone(claimed), sender.clone());
+    let watch = move || {
+        while let Err(RecvTimeoutError::Timeout) = at_end.recv_timeout(LOOK_EVERY) {
+            let Some(why) = limits.interruption() else { continue };
+            if !claimed_here.swap(true, Ordering::AcqRel) {
+                // It is the first that this stream is told, so there is room, unless it is dropped.
+                let _ = to_stream.try_send(Told::interrupted(why));
+            }
+            return;
+        }
+    };
+    let thread = thread::Builder::new().name("moe-offload-turn".to_owned()).spawn(watch);
+    // Without the thread its limits could not be kept.
+    if let Err(source) = thread
+        && !claimed.swap(true, Ordering::AcqRel)
+    {
+        let (action, path) = ("start a thread for", "a stream that waits".into());
+        let _ = sender.try_send(Told::Failed(Error::Io { action, path, source }));
+    }
+}
+
 /// What the model's thread tells a stream.
 #[derive(Debug)]
 enum Told {
     Piece { text: String, log_probabilities: Vec<TokenLogProbabilities> },
     Failed(Error),
     Ended { reason: Option<StopReason>, log_probabilities: Vec<TokenLogProbabilities> },
+}
+
+impl Told {
+    /// The end of a stream that has told nothing yet.
+    fn interrupted(why: Interruption) -> Self {
+        match why {
+            Interruption::Cancelled => Self::Failed(why.into_error()),
+            Interruption::TimeUp => {
+                let reason = Some(StopReason::TimeLimit);
+                Self::Ended { reason, log_probabilities: Vec::new() }
+            }
+        }
+    }
 }
 
 fn tell_all(

@@ -18,6 +18,9 @@ use crate::timing::Timing;
 
 /// Several generations under way: an iterator of pieces of text, each with the number of its
 /// prompt. Made by [`MoeModel::generate_together`].
+///
+/// What ends one text alone, such as [`Error::DeadEnd`], comes as [`Error::OfPrompt`], and the others
+/// go on. After any other error nothing more comes.
 #[must_use = "a generation does nothing until it is iterated"]
 pub struct Together<'m> {
     model: &'m mut MoeModel,
@@ -33,7 +36,9 @@ pub struct Together<'m> {
     has_begun: bool,
     /// Tokens that the context holds, of all sequences.
     held: usize,
-    ready: VecDeque<(usize, String)>,
+    ready: VecDeque<Result<(usize, String)>>,
+    /// What [`texts`](Self::texts) took so far.
+    taken: Vec<String>,
     failed: bool,
 }
 
@@ -54,7 +59,9 @@ struct Sequence {
     /// The token that was chosen last and is not computed yet.
     pending: Option<Token>,
     log_probabilities: Vec<TokenLogProbabilities>,
+    /// `None` also where an error ended it.
     stop_reason: Option<StopReason>,
+    is_over: bool,
 }
 
 impl Sequence {
@@ -67,6 +74,7 @@ impl Sequence {
             pending: None,
             log_probabilities: Vec::new(),
             stop_reason: None,
+            is_over: false,
         }
     }
 }
@@ -101,6 +109,7 @@ impl<'m> Together<'m> {
             has_begun: false,
             held: 0,
             ready: VecDeque::new(),
+            taken: vec![String::new(); count],
             failed: false,
         };
         match together.prepare(options, prompts) {
@@ -183,8 +192,22 @@ impl<'m> Together<'m> {
         if self.max_tokens == 0 {
             return self.end(number, StopReason::MaxTokens);
         }
-        let token = sequence.sampler.insert(sampler).sample(&mut self.model.context)?;
-        self.note(number, token, -1)
+        let sampled = sequence.sampler.insert(sampler).sample(&mut self.model.context);
+        self.note_sampled(number, sampled, -1)
+    }
+
+    /// Takes what a sampler chose; what only this text cannot go on with ends it alone.
+    fn note_sampled(&mut self, number: usize, sampled: Result<Token>, index: i32) -> Result<()> {
+        let error = match sampled {
+            Ok(token) => return self.note(number, token, index),
+            Err(error @ (Error::DeadEnd { .. } | Error::AmbiguousStructure { .. })) => error,
+            Err(error) => return Err(error),
+        };
+        // The text so far was given out, but for what might have begun a stop string.
+        let rest = self.sequences[number].text.finish();
+        self.ready.push_back(Ok((number, rest)));
+        self.ready.push_back(Err(Error::OfPrompt { prompt: number, error: Box::new(error) }));
+        self.leave(number)
     }
 
     fn compute(&mut self, steps: &[Step]) -> Result<()> {
@@ -222,11 +245,11 @@ impl<'m> Together<'m> {
         let is_enough = sequence.generated >= self.max_tokens;
         match sequence.text.take() {
             Output::Stopped(text) => {
-                self.ready.push_back((number, text));
+                self.ready.push_back(Ok((number, text)));
                 self.finish(number, StopReason::StopString)
             }
             Output::Text(text) => {
-                self.ready.push_back((number, text));
+                self.ready.push_back(Ok((number, text)));
                 if is_enough { self.end(number, StopReason::MaxTokens) } else { Ok(()) }
             }
         }
@@ -235,21 +258,26 @@ impl<'m> Together<'m> {
     /// Ends a sequence with what is left of its text.
     fn end(&mut self, number: usize, reason: StopReason) -> Result<()> {
         let rest = self.sequences[number].text.finish();
-        self.ready.push_back((number, rest));
+        self.ready.push_back(Ok((number, rest)));
         self.finish(number, reason)
     }
 
     /// Ends all that go on.
     fn end_all(&mut self, reason: StopReason) -> Result<()> {
-        let going_on = |&number: &usize| self.sequences[number].stop_reason.is_none();
+        let going_on = |&number: &usize| !self.sequences[number].is_over;
         let numbers: Vec<usize> = (0..self.sequences.len()).filter(going_on).collect();
         numbers.into_iter().try_for_each(|number| self.end(number, reason))
     }
 
-    /// Makes room for the others.
     fn finish(&mut self, number: usize, reason: StopReason) -> Result<()> {
+        self.sequences[number].stop_reason = Some(reason);
+        self.leave(number)
+    }
+
+    /// Makes room for the others.
+    fn leave(&mut self, number: usize) -> Result<()> {
         let sequence = &mut self.sequences[number];
-        sequence.stop_reason = Some(reason);
+        sequence.is_over = true;
         sequence.pending = None;
         let length = std::mem::take(&mut sequence.length);
         self.held -= length;
@@ -288,12 +316,12 @@ impl<'m> Together<'m> {
             let sequence = &mut self.sequences[number];
             sequence.length += 1;
             if let Some(sampler) = &mut sequence.sampler {
-                let token = sampler.sample_at(&mut self.model.context, index)?;
-                chosen.push((number, token, index));
+                let sampled = sampler.sample_at(&mut self.model.context, index);
+                chosen.push((number, sampled, index));
             }
         }
-        for (number, token, index) in chosen {
-            self.note(number, token, index)?;
+        for (number, sampled, index) in chosen {
+            self.note_sampled(number, sampled, index)?;
         }
         Ok(true)
     }
@@ -318,14 +346,14 @@ impl<'m> Together<'m> {
     /// All that is left, by prompt.
     ///
     /// # Errors
-    /// As the iterator.
-    pub fn texts(mut self) -> Result<Vec<String>> {
-        let mut texts = vec![String::new(); self.sequences.len()];
-        for piece in &mut self {
+    /// As the iterator. Nothing is lost by one: called again, it goes on with the texts that still
+    /// can, and returns also what it had before the error.
+    pub fn texts(&mut self) -> Result<Vec<String>> {
+        while let Some(piece) = self.next() {
             let (prompt, text) = piece?;
-            texts[prompt] += &text;
+            self.taken[prompt] += &text;
         }
-        Ok(texts)
+        Ok(std::mem::replace(&mut self.taken, vec![String::new(); self.sequences.len()]))
     }
 }
 
@@ -334,12 +362,10 @@ impl Iterator for Together<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if self.failed {
-                return None;
-            }
             match self.ready.pop_front() {
-                Some((_, text)) if text.is_empty() => continue,
-                Some(piece) => return Some(Ok(piece)),
+                Some(Ok((_, text))) if text.is_empty() => continue,
+                Some(piece) => return Some(piece),
+                None if self.failed => return None,
                 None => {}
             }
             match self.step() {

@@ -11,6 +11,7 @@ use moe_offload::error::SessionFault;
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
     Error, GenerateOptions, Message, MoeModel, MoeModelBuilder, Overflow, Sampling, StopReason,
+    Structure,
 };
 use support::generate::greedy;
 use support::model_files::demo;
@@ -294,6 +295,43 @@ fn together_is_the_same_as_one_by_one() {
     assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
     let error = builder().sequences(0).load().unwrap_err();
     assert!(matches!(error, Error::InvalidOption { option: "sequences", .. }), "{error}");
+}
+
+/// The first prompt's answer would have to go on with `~`, and no token that is allowed spells it.
+#[test]
+fn a_dead_end_of_one_text_leaves_the_others() {
+    let mut model = builder().sequences(2).load().unwrap();
+    let chats = [QUESTIONS[0], QUESTIONS[1]].map(|text| vec![Message::user(text)]);
+    let mut texts = Vec::new();
+    let mut tokens = Vec::new();
+    for (chat, length) in chats.iter().zip([1, 4]) {
+        let mut answer = model.chat(chat, &greedy(length).log_probabilities(0)).unwrap();
+        texts.push(answer.by_ref().map(Result::unwrap).collect::<String>());
+        tokens.extend(answer.take_log_probabilities().iter().map(|noted| noted.chosen.token));
+    }
+    let mut sampling = Sampling::greedy();
+    // All of the vocabulary but those, however large it is.
+    for token in (0..).filter(|token| !tokens.contains(token)) {
+        sampling.logit_bias.insert(token, f32::NEG_INFINITY);
+        let options = greedy(0).sampling(sampling.clone());
+        if model.generate("x", &options.max_tokens(0)).is_err() {
+            sampling.logit_bias.remove(&token);
+            break;
+        }
+    }
+    let grammar = format!("root ::= {:?} \"~\" | {:?} [a-z]*", texts[0], texts[1]);
+    let options = greedy(4).sampling(sampling).structure(Structure::Grammar(grammar));
+    let mut together = model.chat_together(&chats, &options).unwrap();
+    match together.texts() {
+        Err(Error::OfPrompt { prompt: 0, error }) => {
+            assert!(matches!(*error, Error::DeadEnd { .. }), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    // Nothing is lost: the other goes on, and what the first had written is there.
+    assert_eq!(together.texts().unwrap(), texts);
+    assert_eq!(together.stop_reason(0), None);
+    assert_eq!(together.stop_reason(1), Some(StopReason::MaxTokens));
 }
 
 #[test]

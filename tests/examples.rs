@@ -243,6 +243,18 @@ fn plan_fits_a_card_and_freezes_what_chat_loads() {
     let message = refused_with(3, &run("plan", &small));
     assert!(message.contains("the plan needs"), "{message}");
 
+    // As little as that for experts on disk does not fit either.
+    let cache = ["--policy", "all-experts=disk", "--expert-cache", "1KiB"];
+    let model = at("hole.gguf");
+    let arguments: Vec<&str> = ["--model", &model].into_iter().chain(cache).collect();
+    let message = refused_with(3, &run("plan", &arguments));
+    assert!(message.contains("of memory for experts from disk"), "{message}");
+    // A device that nobody named is said to be assumed.
+    for policy in ["all-experts=gpu", "fit:1GiB", "none"] {
+        let assumed = run("plan", &["--model", &model, "--policy", policy]);
+        assert!(text(&assumed.stderr).contains("an assumed device `gpu`"), "{policy}: {assumed:?}");
+    }
+
     let server = Server::start();
     let demo = demo().to_str().unwrap().to_owned();
     let frozen = at("frozen.json");

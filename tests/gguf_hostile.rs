@@ -156,6 +156,10 @@ fn metadata_faults() {
     let alignment = |n| Raw::new(0, 1).text(b"general.alignment").u32(4).u32(n).fault();
     assert!(matches!(alignment(0), GgufFault::BadAlignment { .. }));
     assert!(matches!(alignment(48), GgufFault::BadAlignment { .. }));
+    assert_eq!(
+        alignment(0).to_string(),
+        "general.alignment is 0; it must be a power of two, at most 1 GiB"
+    );
 }
 
 #[test]
@@ -344,6 +348,17 @@ fn files_of_other_kinds_say_what_they_are() {
     assert_eq!(foreign(b"\x1f\x8b\x08\0\0"), ForeignFile::Packed { format: "gzip" });
     assert_eq!(foreign(b"tjgg\x03\0\0\0"), ForeignFile::Ggml);
     assert_eq!(foreign(&[0; 4096]), ForeignFile::Zeros);
+    for (beginning, format) in [
+        (&b"\x7fELF\x02\x01\x01\0"[..], "ELF"),
+        (b"%PDF-1.7\n%\xe2\xe3", "PDF"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "PNG"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", "JPEG"),
+        (b"\xff\xfeG\0G\0U\0F\0", "UTF-16"),
+    ] {
+        let found = foreign(beginning);
+        assert!(matches!(found, ForeignFile::Known { .. }), "{found}");
+        assert!(found.to_string().contains(format), "{found}");
+    }
     let text = "Entry not found für diese Adresse, ".repeat(20);
     let beginning: String = text.chars().take(60).chain(['…']).collect();
     assert_eq!(foreign(text.as_bytes()), ForeignFile::Text { beginning });
@@ -437,4 +452,22 @@ fn parts_that_were_joined_as_bytes() {
     let path = folder.path().join("trailing.gguf");
     std::fs::write(&path, [bytes_of(&Shape::default().writer()), vec![0; 99]].concat()).unwrap();
     GgufFile::open(&path).unwrap();
+}
+
+/// Names from a file may hold what steers a terminal; a message shows it, and does not do it.
+#[test]
+fn control_characters_of_names_do_not_reach_a_message() {
+    const NAME: &str = "a\u{1b}[2J\r\u{202e}b";
+    let [key, tensor] = [NAME.as_bytes(), NAME.as_bytes()];
+    for error in [
+        Raw::new(0, 2).text(key).u32(4).u32(7).text(key).u32(4).u32(7).error(),
+        Raw::new(0, 1).text(key).u32(99).error(),
+        Raw::new(1, 0).text(tensor).u32(9).error(),
+        Raw::new(1, 0).tensor(NAME, &[8], 0, 0).error(),
+        Raw::new(1, 0).tensor(NAME, &[8], 0, 1).data(64).error(),
+    ] {
+        let message = error.to_string();
+        assert!(!message.contains(['\u{1b}', '\r', '\u{202e}']), "{message:?}");
+        assert!(message.contains(r"a\u{1b}[2J\u{d}\u{202e}b"), "{message:?}");
+    }
 }

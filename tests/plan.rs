@@ -143,6 +143,10 @@ fn errors_name_cause_and_remedy() {
 
     let near = error(&deepseek(), "regex:ffn_up_expz=cpu").to_string();
     assert!(near.contains("did you mean `blk.1.ffn_up_exps.weight`"), "{near}");
+    assert!(!near.contains("lower case"), "{near}");
+    let shouted = error(&deepseek(), "regex:FFN_UP_EXPS=cpu").to_string();
+    assert!(shouted.contains("did you mean `blk.1.ffn_up_exps.weight`"), "{shouted}");
+    assert!(shouted.contains("Upper and lower case"), "{shouted}");
     let far = error(&deepseek(), "regex:zzzz=cpu");
     assert!(matches!(&far, Error::NoMatch { near, .. } if near.is_empty()), "{far}");
 
@@ -176,10 +180,35 @@ fn errors_name_cause_and_remedy() {
     );
     let twice = plan(&deepseek(), "none", &["a", "A"]).unwrap_err();
     assert!(matches!(twice, Error::DuplicateDevice { .. }));
+    let reserved = plan(&deepseek(), "none", &["disk"]).unwrap_err().to_string();
+    assert!(reserved.starts_with("no device can be called `disk`"), "{reserved}");
+    for (text, begins) in [("", "a device's name has"), ("a,b", "`a,b` is not a policy: a device")]
+    {
+        let error = plan(&deepseek(), "none", &[text]).unwrap_err().to_string();
+        assert!(error.starts_with(begins), "{error}");
+    }
     for tokens in [0, u32::MAX] {
         let context = ContextOptions::with_context_tokens(tokens);
         let error = OffloadPolicy::None.plan(&deepseek().open(), &[], &context).unwrap_err();
         assert!(matches!(error, Error::InvalidOption { option: "context_tokens", .. }));
+    }
+}
+
+/// The engine reserves room for one result of each sequence, out of one batch.
+#[test]
+fn a_batch_holds_one_token_of_each_sequence() {
+    let gguf = deepseek().open();
+    for (sequences, batch, is_taken) in [(8, 4, false), (8, 8, true), (2, 1, false)] {
+        let context: ContextOptions = serde_json::from_value(serde_json::json!({
+            "context_tokens": 512, "batch_tokens": batch, "micro_batch_tokens": 1,
+            "sequences": sequences,
+        }))
+        .unwrap();
+        let planned = OffloadPolicy::AllExperts.plan(&gguf, &[Device::new("gpu")], &context);
+        match planned {
+            Err(Error::InvalidOption { option: "sequences", .. }) => assert!(!is_taken),
+            other => assert!(other.is_ok() && is_taken, "{other:?}"),
+        }
     }
 }
 
@@ -733,9 +762,22 @@ fn fallbacks_are_used_in_order_and_no_more_than_needed() {
     assert!(plan.to_string().contains("gave up: the first layer is"), "{plan}");
     check_fit(&plan);
 
-    // Nothing helps: the error is that of the policy without fallbacks.
-    let error = fit_plan("fit:fewer-layers,cache-to-host", 1000, &context).unwrap_err();
-    assert_eq!(error.to_string(), fit_plan("fit", 1000, &context).unwrap_err().to_string());
+    // Nothing helps: the error tells what is enough with all fallbacks, and recommends no more of them.
+    let told = |policy: &str| match fit_plan(policy, 1000, &context).unwrap_err() {
+        error @ Error::DoesNotFit { needed_bytes, .. } => (needed_bytes, error.to_string()),
+        error => panic!("{error}"),
+    };
+    let policy = "fit:cache-to-host,fewer-layers";
+    let (needed_bytes, message) = told(policy);
+    assert!(fit_plan(policy, needed_bytes, &context).is_ok());
+    let (plain, plain_message) = told("fit");
+    assert!(needed_bytes < plain, "{needed_bytes} of {plain}");
+    for fallback in ["`cache-to-host`", "`fewer-layers`"] {
+        assert!(plain_message.contains(fallback), "{plain_message}");
+        assert!(!message.contains(fallback), "{message}");
+    }
+    let (_, message) = told("fit:cache-to-host");
+    assert!(message.contains("`fewer-layers`") && !message.contains("`cache-to"), "{message}");
 }
 
 #[test]

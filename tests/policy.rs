@@ -294,3 +294,22 @@ proptest! {
         }
     }
 }
+
+/// What is wrong with a size is told, and not only how `fit` is written.
+#[test]
+fn a_size_that_cannot_be_says_why() {
+    for (text, reason) in [
+        ("fit:99999999999999999999GiB", "is too large"),
+        ("fit:10%", "`10%` is a percentage"),
+        ("fit:NaNGiB", "`NaNGiB` is not a number"),
+        ("fit:10GiB,ram:infGiB", "is not a number"),
+        ("fit:5XB", "has no unit that is known"),
+        ("fit:0", "`0` leaves nothing"),
+        ("fit:fewer-layer", "takes a budget or a margin"),
+        (";", "there is an empty rule"),
+    ] {
+        let error = text.parse::<OffloadPolicy>().unwrap_err().to_string();
+        assert!(error.contains(reason), "{text}: {error}");
+        assert!(!error.contains("``"), "{text}: {error}");
+    }
+}

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use futures_executor::block_on;
 use futures_util::StreamExt;
 use moe_offload::{
@@ -133,4 +135,41 @@ fn a_stream_says_why_it_ended() {
         assert_eq!(noted + stream.take_log_probabilities().len(), 5);
         assert!(stream.next().await.is_none());
     });
+}
+
+/// Their turn does not come: the model is held by other work.
+#[test]
+fn streams_that_wait_for_their_turn_keep_their_limits() {
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let model = AsyncModel::new(load()).unwrap();
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let other = model.clone();
+        let act = move |_: &mut MoeModel| {
+            begun.send(()).unwrap();
+            let _ = held.recv();
+        };
+        let holds = std::thread::spawn(move || block_on(other.with(act)));
+        has_begun.recv().unwrap();
+        let cancel = CancelHandle::new();
+        let mut late = model.chat(question(), greedy(5).max_time(Duration::from_millis(50)));
+        let stopped = model.generate("Hello", greedy(5).cancel(&cancel));
+        let item = block_on(late.next());
+        assert!(item.is_none(), "{item:?}");
+        assert_eq!(late.stop_reason(), Some(StopReason::TimeLimit));
+        cancel.cancel();
+        let pieces: Vec<_> = block_on(stopped.collect());
+        assert!(matches!(pieces[..], [Err(Error::Cancelled { .. })]), "{pieces:?}");
+        // The model makes nothing for them when it is free again, and goes on with the next.
+        drop(release);
+        holds.join().unwrap().unwrap();
+        let stats = block_on(model.with(|model| model.stats())).unwrap();
+        assert_eq!(stats.generated_tokens, 0, "{stats}");
+        let pieces: Vec<_> = block_on(model.chat(question(), greedy(5)).collect());
+        assert!(!pieces.is_empty() && pieces.iter().all(Result::is_ok), "{pieces:?}");
+        done.send(()).unwrap();
+    });
+    let ended = is_done.recv_timeout(Duration::from_secs(60));
+    assert_eq!(ended, Ok(()), "it hung, or a check above failed");
 }

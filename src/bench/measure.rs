@@ -31,7 +31,7 @@ pub fn measure(protocol: &Protocol, task: &Task, scratch: &Path) -> BenchResult<
         Task::ExpertUse { setting } => expert_use(protocol, setting),
     };
     match done {
-        Err(BenchError::Model(Error::DoesNotFit { device, needed_bytes, free_bytes })) => {
+        Err(BenchError::Model(Error::DoesNotFit { device, needed_bytes, free_bytes, .. })) => {
             Ok(Record::DoesNotFit { task: task.clone(), device, needed_bytes, free_bytes })
         }
         done => done,

@@ -33,7 +33,7 @@ pub enum GgufFault {
     NestedArray { key: String },
     #[error("the array `{key}` claims {len} elements")]
     ArrayTooLong { key: String, len: u64 },
-    #[error("general.alignment is {value}, not a power of two up to 1 GiB")]
+    #[error("general.alignment is {value}; it must be a power of two, at most 1 GiB")]
     BadAlignment { value: String },
     #[error("the tensor name `{tensor}` occurs twice")]
     DuplicateTensor { tensor: String },
@@ -130,6 +130,14 @@ pub enum PolicyFault {
     NoUnit {
         /// The number.
         number: String,
+    },
+    /// A size does not parse.
+    #[error("the size `{size}` {reason}")]
+    BadSize {
+        /// The size.
+        size: String,
+        /// What is wrong with it, and what to write.
+        reason: &'static str,
     },
     /// The limit of CPU memory does not parse, or comes twice.
     #[error("`ram:` takes one size, as in `fit:10GiB,ram:24GiB` or `fit:ram:24GiB`")]

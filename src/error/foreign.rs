@@ -47,6 +47,12 @@ pub enum ForeignFile {
     /// Room that was made for a download that was not finished.
     #[error("it begins with zeros, as a download does that was not finished; download it again")]
     Zeros,
+    /// Something else that is known.
+    #[error("it is {format}")]
+    Known {
+        /// What it is.
+        format: &'static str,
+    },
     /// Any other text.
     #[error("it is text, which begins `{beginning}`")]
     Text {
@@ -54,7 +60,7 @@ pub enum ForeignFile {
         beginning: String,
     },
     /// None of these.
-    #[error("it begins with {beginning:02x?}, not with `GGUF`")]
+    #[error("it begins with the bytes {beginning:02x?}, not with `GGUF`")]
     Other {
         /// Its first bytes.
         beginning: Vec<u8>,

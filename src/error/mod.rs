@@ -18,6 +18,7 @@ pub use self::host_memory::HostMemoryFault;
 pub use self::purpose::FilePurpose;
 
 use crate::plan::human_bytes;
+use crate::policy::OffloadPolicy;
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -58,7 +59,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The file does not begin with `GGUF`.
-    #[error("`{}` is not a GGUF file: {found}", path.display())]
+    #[error("`{}` is not a GGUF file: {found}", path.display(), found = escaped(.found))]
     NotGguf {
         /// The file.
         path: PathBuf,
@@ -81,8 +82,7 @@ pub enum Error {
     /// A metadata value in a type that the engine does not take; it converts none.
     #[error(
         "the engine takes the metadata `{key}` only as {expected}, and `{}` has it as {found}; convert or split the model again with llama.cpp's own tools",
-        path.display()
-    )]
+        path.display(), key = escaped(.key))]
     MetadataType {
         /// The file.
         path: PathBuf,
@@ -96,8 +96,7 @@ pub enum Error {
     /// A tensor of a type that only a fork of llama.cpp has.
     #[error(
         "`{}` is made for {fork}, a fork of llama.cpp: its tensor `{tensor}` has the type {ggml_type} (number {id}), with which only {fork} computes; run it there, or get the model in a type of llama.cpp",
-        path.display()
-    )]
+        path.display(), tensor = escaped(.tensor))]
     ForkTensorType {
         /// The file.
         path: PathBuf,
@@ -111,7 +110,7 @@ pub enum Error {
         fork: &'static str,
     },
     /// The file is a valid one, but no model that writes text.
-    #[error("`{}` {purpose}", path.display())]
+    #[error("`{}` {purpose}", path.display(), purpose = escaped(.purpose))]
     NotATextModel {
         /// The file.
         path: PathBuf,
@@ -121,8 +120,7 @@ pub enum Error {
     /// The pinned engine has no code for the model's architecture.
     #[error(
         "`{}` is of the architecture `{architecture}`, which the pinned engine (llama-cpp-sys-2 0.1.161) does not know{}; a later version of this crate may, or another file of the model",
-        path.display(), did_you_mean(.near)
-    )]
+        path.display(), did_you_mean(.near), architecture = escaped(.architecture))]
     UnknownArchitecture {
         /// The file.
         path: PathBuf,
@@ -146,7 +144,7 @@ pub enum Error {
         file_bytes: u64,
     },
     /// A tensor's data reaches past the end of the file.
-    #[error("`{}` is truncated: tensor `{tensor}` ends at byte {needed_bytes}, but the file has {file_bytes}; copy or download it again", path.display())]
+    #[error("`{}` is truncated: tensor `{tensor}` ends at byte {needed_bytes}, but the file has {file_bytes}; copy or download it again", path.display(), tensor = escaped(.tensor))]
     TensorOutsideFile {
         /// The file.
         path: PathBuf,
@@ -158,7 +156,7 @@ pub enum Error {
         file_bytes: u64,
     },
     /// The header contradicts the format or itself.
-    #[error("`{}` is not a valid GGUF file, before byte {offset}: {fault}", path.display())]
+    #[error("`{}` is not a valid GGUF file, before byte {offset}: {fault}", path.display(), fault = escaped(.fault))]
     InvalidGguf {
         /// The file.
         path: PathBuf,
@@ -168,7 +166,7 @@ pub enum Error {
         fault: GgufFault,
     },
     /// The file can be read, but the engine would not survive it, or would compute wrongly with it.
-    #[error("`{}` cannot be loaded safely: {fault}; convert the model again, or get it from another source", path.display())]
+    #[error("`{}` cannot be loaded safely: {fault}; convert the model again, or get it from another source", path.display(), fault = escaped(.fault))]
     UnsafeModel {
         /// The file.
         path: PathBuf,
@@ -194,7 +192,7 @@ pub enum Error {
         count: u32,
     },
     /// The files of a split model do not belong together.
-    #[error("`{}` does not fit the other parts of its model: {what} should be {expected}", path.display())]
+    #[error("`{}` does not fit the other parts of its model: {what} should be {expected}", path.display(), expected = escaped(.expected))]
     ShardMismatch {
         /// The file.
         path: PathBuf,
@@ -204,7 +202,7 @@ pub enum Error {
         expected: String,
     },
     /// The file lacks metadata that the plan depends on.
-    #[error("`{}` has no usable metadata `{key}`; convert the model again with a current converter", path.display())]
+    #[error("`{}` has no usable metadata `{key}`; convert the model again with a current converter", path.display(), key = escaped(.key))]
     MissingMetadata {
         /// The file.
         path: PathBuf,
@@ -212,7 +210,7 @@ pub enum Error {
         key: String,
     },
     /// The tensor table and the metadata contradict each other.
-    #[error("`{}` contradicts itself: tensor `{tensor}` belongs to layer {layer}, but `{key}` is {layers}", path.display())]
+    #[error("`{}` contradicts itself: tensor `{tensor}` belongs to layer {layer}, but `{key}` is {layers}", path.display(), tensor = escaped(.tensor), key = escaped(.key))]
     LayerOutOfRange {
         /// The file.
         path: PathBuf,
@@ -226,7 +224,7 @@ pub enum Error {
         layers: u32,
     },
     /// A policy about experts was applied to a model that has none.
-    #[error("`{}` ({architecture}) has no experts, so `{rule}` moves nothing; use the policy `fit` or `none`, or a `regex:` rule", path.display())]
+    #[error("`{}` ({architecture}) has no experts, so `{rule}` moves nothing; use the policy `fit` or `none`, or a `regex:` rule", path.display(), architecture = escaped(.architecture))]
     NoExperts {
         /// The file.
         path: PathBuf,
@@ -236,7 +234,7 @@ pub enum Error {
         rule: String,
     },
     /// The file stores one tensor per expert, as converters did before 2024.
-    #[error("`{}` stores every expert as a tensor of its own (`{tensor}`), which the engine no longer runs; convert the original model again with llama.cpp's convert_hf_to_gguf.py", path.display())]
+    #[error("`{}` stores every expert as a tensor of its own (`{tensor}`), which the engine no longer runs; convert the original model again with llama.cpp's convert_hf_to_gguf.py", path.display(), tensor = escaped(.tensor))]
     LegacyExperts {
         /// The file.
         path: PathBuf,
@@ -244,7 +242,7 @@ pub enum Error {
         tensor: String,
     },
     /// A policy's text does not parse.
-    #[error("`{text}` is not a policy: {fault}")]
+    #[error("{}{fault}", not_a_policy(.text))]
     InvalidPolicy {
         /// The text, or the part of it that is wrong.
         text: String,
@@ -268,7 +266,7 @@ pub enum Error {
         fault: FlagFault,
     },
     /// A rule matches no tensor of the file.
-    #[error("the rule `{rule}` matches no tensor of this file{}", near_misses(.near, .layers.as_ref()))]
+    #[error("the rule `{rule}` matches no tensor of this file{}", near_misses(.rule, .near, .layers.as_ref()))]
     NoMatch {
         /// The rule.
         rule: String,
@@ -333,7 +331,7 @@ pub enum Error {
         known: Vec<String>,
     },
     /// Two devices have the same name.
-    #[error("two devices are called `{name}`; give each its own name")]
+    #[error("{}", same_name(.name))]
     DuplicateDevice {
         /// The name.
         name: String,
@@ -425,7 +423,7 @@ pub enum Error {
         variable: &'static str,
     },
     /// The server of an RPC device could not be reached.
-    #[error("no RPC server answers at `{endpoint}`{}; start one there (`cargo run --release --example rpc_server`), or mend the address", because(.reason))]
+    #[error("no RPC server answers at `{endpoint}`{}; start one there (`cargo run --release --example rpc_server`), or correct the address", because(.reason))]
     RpcUnreachable {
         /// Host and port.
         endpoint: String,
@@ -458,7 +456,11 @@ pub enum Error {
     },
     /// A device has not enough free memory for the plan. For the CPU: the system, or the process's
     /// control group, has not, a budget is smaller, or `fit:ram:` allows less.
-    #[error("the plan needs {} on {device}, but may have {} there; {}", human_bytes(*needed_bytes), human_bytes(*free_bytes), make_room(.device, *.needed_bytes))]
+    #[error(
+        "{}: the plan needs {}, but only {} is available; {}",
+        not_enough(.device), human_bytes(*.needed_bytes), human_bytes(*.free_bytes),
+        make_room(.device, *.needed_bytes, .policy)
+    )]
     DoesNotFit {
         /// The device.
         device: String,
@@ -466,6 +468,8 @@ pub enum Error {
         needed_bytes: u64,
         /// Bytes that are free for a new model.
         free_bytes: u64,
+        /// The policy as text, whose own remedies are not recommended again; empty if not known.
+        policy: String,
     },
     /// Loading, or generating, was cancelled.
     #[error("{operation} was cancelled")]
@@ -482,8 +486,7 @@ pub enum Error {
     /// The engine placed a tensor elsewhere than planned, or not at all.
     #[error(
         "the plan puts `{tensor}` on {planned}, but the engine put it on {actual}{}",
-        broken(tensor, actual)
-    )]
+        broken(tensor, actual), tensor = escaped(.tensor))]
     PlanBroken {
         /// The tensor.
         tensor: String,
@@ -533,7 +536,7 @@ pub enum Error {
         fault: TemplateFault,
     },
     /// A grammar or a JSON schema cannot be used.
-    #[error("the {what} cannot be used{}; mend it, or generate without it", because(.reason))]
+    #[error("the {what} cannot be used{}; fix it, or generate without it", because(.reason))]
     InvalidStructure {
         /// Which of the two.
         what: &'static str,
@@ -569,6 +572,14 @@ pub enum Error {
         what: &'static str,
         /// How many there may be.
         most: usize,
+    },
+    /// One of several texts that are generated together cannot go on.
+    #[error("the text of prompt {prompt} (from 0): {error}")]
+    OfPrompt {
+        /// Its number, from 0.
+        prompt: usize,
+        /// Why not.
+        error: Box<Error>,
     },
     /// Weights cannot be held in CPU memory as asked for.
     #[error("weights cannot be held as `{mode}`: {fault}")]
@@ -648,29 +659,111 @@ fn in_one_line(error: &regex::Error) -> String {
     reason
 }
 
-fn near_misses(near: &[String], layers: Option<&String>) -> String {
+fn near_misses(rule: &str, near: &[String], layers: Option<&String>) -> String {
     if let Some(layers) = layers {
         return format!("; the same names are in layers {layers}");
     }
     if near.is_empty() {
         "; list its tensors with the `plan` example".to_owned()
     } else {
-        format!("; did you mean {}?", near.join(", "))
+        let case = if differs_in_case(rule, near) {
+            " Upper and lower case are different letters in a pattern; `(?i)` before it makes them the same"
+        } else {
+            ""
+        };
+        format!("; did you mean {}?{case}", escaped(&near.join(", ")))
     }
 }
 
-/// What to do where a device has too little memory.
-fn make_room(device: &str, needed_bytes: u64) -> String {
-    if device == crate::plan::CPU {
-        let mebibytes = needed_bytes.div_ceil(1 << 20);
+/// Text that comes from a file: control characters, which could steer a terminal, as `\u{1b}`.
+fn escaped(text: &impl fmt::Display) -> String {
+    let text = text.to_string();
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || is_bidirectional(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// Whether it changes the direction of what follows.
+fn is_bidirectional(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Whether the pattern of a rule would match if case did not count.
+fn differs_in_case(rule: &str, near: &[String]) -> bool {
+    let pattern = rule.strip_prefix("regex:").and_then(|rule| Some(rule.rsplit_once('=')?.0));
+    let regex =
+        pattern.map(|pattern| regex::RegexBuilder::new(pattern).case_insensitive(true).build());
+    regex.is_some_and(|regex| {
+        regex.is_ok_and(|regex| near.iter().any(|name| regex.is_match(name.trim_matches('`'))))
+    })
+}
+
+fn not_a_policy(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("`{text}` is not a policy: ") }
+}
+
+fn same_name(name: &str) -> String {
+    let reserved = [crate::plan::CPU, crate::plan::DISK];
+    if reserved.iter().any(|word| name.eq_ignore_ascii_case(word)) {
         return format!(
-            "lower `context_tokens` or `micro_batch_tokens`, put more on a device or on `disk`, map what is \
-             read (`LoadMode::Mapped`), or free memory; where the policy limits it, allow at least `ram:{mebibytes}MiB`"
+            "no device can be called `{name}`, which has a meaning of its own; give it another name"
         );
     }
-    "move more to the CPU (`fit` finds how much, `fit:cache-to-host,fewer-layers` also where not even the rest \
-     fits), lower `context_tokens`, or free memory"
-        .to_owned()
+    format!("two devices are called `{name}`; give each its own name")
+}
+
+fn not_enough(device: &str) -> String {
+    if device == crate::plan::CPU {
+        "not enough CPU memory".to_owned()
+    } else {
+        format!("`{device}` has not enough memory")
+    }
+}
+
+/// What to do where a device has too little memory, of which the policy has not done some already.
+fn make_room(device: &str, needed_bytes: u64, policy: &str) -> String {
+    let fit = policy.rsplit(';').next().filter(|rule| rule.starts_with("fit"));
+    let has = |part: &str| fit.is_some_and(|fit| fit.contains(part));
+    if device == crate::plan::CPU {
+        let more = "use a smaller context or micro-batch, map the file, or move more to a device or to `disk`";
+        if has("ram:") {
+            return format!(
+                "{more}; or allow at least `ram:{}MiB`",
+                needed_bytes.div_ceil(1 << 20)
+            );
+        }
+        return more.to_owned();
+    }
+    let fallbacks: Vec<&str> =
+        [("cache-to-host", "`cache-to-host`"), ("fewer-layers", "`fewer-layers`")]
+            .into_iter()
+            .filter(|(name, _)| !has(name))
+            .map(|(_, shown)| shown)
+            .collect();
+    let rest = "use a smaller context, or free memory";
+    match (fit, &fallbacks[..]) {
+        (None, _) => format!("let `fit` move as much to the CPU as it must, {rest}"),
+        (_, []) => rest.to_owned(),
+        (_, fallbacks) => format!("let `fit` give up {} too, {rest}", fallbacks.join(" and ")),
+    }
+}
+
+impl Error {
+    /// The same, where it says what does not fit, of a plan by this policy.
+    pub(crate) fn under(self, policy: &OffloadPolicy) -> Self {
+        match self {
+            Self::DoesNotFit { device, needed_bytes, free_bytes, .. } => {
+                Self::DoesNotFit { device, needed_bytes, free_bytes, policy: policy.to_string() }
+            }
+            other => other,
+        }
+    }
 }
 
 fn list_devices(known: &[String]) -> String {
@@ -696,7 +789,7 @@ fn broken(tensor: &str, actual: &str) -> String {
     if actual == crate::plan::CPU {
         format!(
             ": the device cannot compute with it; put the rule `regex:^{}$=cpu` before the others",
-            regex::escape(tensor)
+            escaped(&regex::escape(tensor))
         )
     } else {
         String::new()

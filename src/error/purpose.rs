@@ -27,7 +27,7 @@ pub enum FilePurpose {
     )]
     ImportanceMatrix,
     /// A tokenizer without tensors.
-    #[error("holds only a vocabulary and no weights; give the whole model")]
+    #[error("holds only a vocabulary and no weights; use the full model file instead")]
     Vocabulary,
     /// Neither a tokenizer nor tensors.
     #[error("holds no weights at all; copy or download it again, or give the model itself")]

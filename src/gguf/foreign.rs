@@ -16,6 +16,16 @@ const PACKED: [(&[u8], &str); 6] = [
     (b"BZh", "bzip2"),
     (b"Rar!", "RAR"),
 ];
+/// How files of other kinds begin.
+const KNOWN: [(&[u8], &str); 7] = [
+    (b"\x7fELF", "a program or library (ELF)"),
+    (b"%PDF-", "a PDF document"),
+    (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"\xff\xfe", "text in UTF-16"),
+    (b"\xfe\xff", "text in UTF-16"),
+];
 /// Little-endian numbers: `ggml`, `ggmf`, `ggjt`, `ggla`.
 const GGML: [&[u8; 4]; 4] = [b"lmgg", b"fmgg", b"tjgg", b"algg"];
 
@@ -30,6 +40,9 @@ pub(super) fn classify(beginning: &[u8], file_bytes: u64) -> ForeignFile {
     }
     if let Some((_, format)) = PACKED.iter().find(|(magic, _)| begins(magic)) {
         return ForeignFile::Packed { format };
+    }
+    if let Some((_, format)) = KNOWN.iter().find(|(magic, _)| begins(magic)) {
+        return ForeignFile::Known { format };
     }
     if GGML.iter().any(|magic| begins(*magic)) {
         return ForeignFile::Ggml;

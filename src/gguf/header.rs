@@ -212,7 +212,11 @@ fn alignment<R: Read>(cursor: &Cursor<'_, R>, metadata: &BTreeMap<String, Value>
     };
     match value.as_u64() {
         Some(n) if n.is_power_of_two() && n <= MAX_ALIGNMENT => Ok(n),
-        _ => Err(cursor.fault(GgufFault::BadAlignment { value: format!("{value:?}") })),
+        _ => Err(cursor.fault(GgufFault::BadAlignment {
+            value: value
+                .as_u64()
+                .map_or_else(|| "no positive number".to_owned(), |n| n.to_string()),
+        })),
     }
 }
 

@@ -251,7 +251,7 @@ impl GgufFile {
             })
             .ok_or_else(|| Error::ShardMismatch {
                 path: path.to_owned(),
-                what: "the place among the shards in its name",
+                what: "the end of its file name",
                 expected: format!("-{:05}-of-{count:05}.gguf", number.saturating_add(1)),
             })?;
         if number != 0 {

@@ -82,6 +82,7 @@ impl Board<'_> {
                 device: device.name.clone(),
                 needed_bytes: fixed,
                 free_bytes: limit,
+                policy: String::new(),
             })?;
             let taken: BTreeSet<usize> = fit::choose(&candidates, room).into_iter().collect();
             for &tensor in candidates.iter().flat_map(|candidate| &candidate.tensors) {

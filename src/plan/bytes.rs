@@ -40,16 +40,19 @@ pub(crate) fn exact_bytes(bytes: u64) -> String {
 /// [`Error::InvalidOption`] for anything else, or 2^63 bytes and more; [`Error::NoUnit`] for a number
 /// without a unit.
 pub fn parse_bytes(text: &str) -> Result<u64> {
-    let bad = || Error::InvalidOption {
+    let refused = |expected: &'static str| Error::InvalidOption {
         option: "a number of bytes",
         value: format!("`{text}`"),
-        expected: "a number with a unit up to TiB, such as 12GiB, 500MB or 1048576B",
+        expected,
     };
-    let too_many = || Error::InvalidOption {
-        option: "a number of bytes",
-        value: format!("`{text}`"),
-        expected: "less than 8388608TiB",
+    let bad = || {
+        refused(if text.contains('%') {
+            "a number with a unit, such as 12GiB, and no percentage"
+        } else {
+            "a number with a unit up to TiB, such as 12GiB, 500MB or 1048576B"
+        })
     };
+    let too_many = || refused("less than 8388608TiB");
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);

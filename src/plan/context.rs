@@ -143,6 +143,11 @@ impl ContextOptions {
             });
         }
         let batch_tokens = self.batch_tokens.max(self.micro_batch_tokens);
+        // A batch holds one token of each sequence while texts are made together.
+        if self.sequences > batch_tokens {
+            let (option, value) = ("sequences", self.sequences.to_string());
+            return Err(Error::InvalidOption { option, value, expected: "at most `batch_tokens`" });
+        }
         let open = OpenChoices::default();
         Ok(Self { context_tokens: Some(tokens), batch_tokens, open, ..self.clone() })
     }

@@ -224,7 +224,8 @@ impl Plan {
 }
 
 fn too_little(needed_bytes: u64, free_bytes: u64) -> Error {
-    Error::DoesNotFit { device: CPU.to_owned(), needed_bytes, free_bytes }
+    let (device, policy) = (CPU.to_owned(), String::new());
+    Error::DoesNotFit { device, needed_bytes, free_bytes, policy }
 }
 
 impl DevicePlan {

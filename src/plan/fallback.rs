@@ -16,14 +16,17 @@ pub(super) fn fitted(
     setting: &Setting,
     compute: &mut Compute<'_>,
 ) -> Result<Plan> {
-    let failure = match task.fitted(setting, fit, compute) {
+    let mut failure = match task.fitted(setting, fit, compute) {
         Err(failure @ Error::DoesNotFit { .. }) => failure,
         other => return other,
     };
     for used in 1..=fit.fallbacks.len() {
         let ladder = Ladder { task, fit, setting, fallbacks: &fit.fallbacks[..used] };
         // Buffers depend on what is given up, so they are measured anew.
-        if ladder.try_at(&ladder.all(), compute)?.is_some() {
+        if let Err(less) = task.fitted(&ladder.at(&ladder.all()), fit, compute) {
+            // What is told is the least that would do.
+            failure = least(failure, less)?;
+        } else {
             let levels = ladder.lowest(&mut compute.assumed())?.unwrap_or_else(|| ladder.all());
             if let Some(plan) = ladder.climb(levels, compute)? {
                 return Ok(plan);
@@ -31,6 +34,17 @@ pub(super) fn fitted(
         }
     }
     Err(failure)
+}
+
+/// The one that lacks less; an error of another kind goes on as it is.
+fn least(failure: Error, other: Error) -> Result<Error> {
+    match (&failure, other) {
+        (
+            Error::DoesNotFit { needed_bytes: more, .. },
+            other @ Error::DoesNotFit { needed_bytes, .. },
+        ) => Ok(if needed_bytes <= *more { other } else { failure }),
+        (_, other) => Err(other),
+    }
 }
 
 /// Some fallbacks, each with levels from 0, nothing given up, to its highest.

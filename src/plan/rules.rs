@@ -213,6 +213,7 @@ fn near_misses(pattern: &str, experts: &ExpertMap) -> Vec<String> {
         .chars()
         .filter(|c| c.is_alphanumeric() || matches!(c, '_' | '.'))
         .take(LONGEST)
+        .flat_map(char::to_lowercase)
         .collect();
     let mut by_form: BTreeMap<String, &str> = BTreeMap::new();
     for tensor in experts.tensors() {
@@ -225,8 +226,9 @@ fn near_misses(pattern: &str, experts: &ExpertMap) -> Vec<String> {
     let mut scored: Vec<(f64, &str)> = by_form
         .iter()
         .map(|(form, &name)| {
+            let form = form.to_lowercase();
             let suffix = form.trim_start_matches("blk.");
-            let score = strsim::sorensen_dice(&plain, form)
+            let score = strsim::sorensen_dice(&plain, &form)
                 .max(strsim::sorensen_dice(&plain, suffix))
                 .max(strsim::sorensen_dice(&plain, suffix.trim_end_matches(".weight")));
             (score, name)

@@ -59,6 +59,16 @@ pub(crate) fn plan(
     context: &ContextOptions,
     compute: &mut Compute<'_>,
 ) -> Result<Plan> {
+    solve(policy, gguf, devices, context, compute).map_err(|error| error.under(policy))
+}
+
+fn solve(
+    policy: &OffloadPolicy,
+    gguf: &GgufFile,
+    devices: &[Device],
+    context: &ContextOptions,
+    compute: &mut Compute<'_>,
+) -> Result<Plan> {
     check_devices(devices)?;
     let open = context.open;
     let context = context.resolve(gguf)?;
@@ -295,7 +305,8 @@ impl Round<'_> {
             let free_bytes = device.limit_bytes(self.limit)?;
             if planned.total_bytes > free_bytes {
                 let (device, needed_bytes) = (device.name.clone(), planned.total_bytes);
-                return Err(Error::DoesNotFit { device, needed_bytes, free_bytes });
+                let policy = String::new();
+                return Err(Error::DoesNotFit { device, needed_bytes, free_bytes, policy });
             }
         }
         Ok(plan)

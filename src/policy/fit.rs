@@ -116,9 +116,42 @@ impl FromStr for Fit {
 /// A size in `text`; what is wrong with it is `fault`, unless it only lacks its unit.
 fn size(text: &str, size: &str, fault: PolicyFault) -> Result<u64, Error> {
     parse_bytes(size).map_err(|error| match error {
+        Error::NoUnit { text: number } if number.parse() == Ok(0.0) => {
+            bad_size(text, size, "leaves nothing; write a number with its unit, as in `10GiB`")
+        }
         Error::NoUnit { text: number } => invalid(text, PolicyFault::NoUnit { number }),
-        _ => invalid(text, fault),
+        _ => why_no_size(size)
+            .map_or_else(|| invalid(text, fault), |reason| bad_size(text, size, reason)),
     })
+}
+
+/// Units that `parse_bytes` reads.
+const UNITS: [&str; 13] =
+    ["b", "k", "kib", "kb", "m", "mib", "mb", "g", "gib", "gb", "t", "tib", "tb"];
+
+/// What is wrong with what was meant as a size; `None` if it rather is a word.
+fn why_no_size(size: &str) -> Option<&'static str> {
+    let number = &*size.trim().to_ascii_lowercase();
+    let rest = number.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.');
+    if ["nan", "inf"].iter().any(|word| number.starts_with(word)) {
+        Some("is not a number; write one with its unit, as in `10GiB`")
+    } else if rest.len() == number.len() {
+        None
+    } else if rest.contains('%') {
+        Some("is a percentage; write bytes with their unit, as in `10GiB`")
+    } else if UNITS.contains(&rest.trim()) {
+        let digits = &number[..number.len() - rest.len()];
+        Some(match digits.parse::<f64>() {
+            Ok(_) => "is too large; the most is less than 8388608TiB",
+            Err(_) => "does not begin with a number; write one as in `10GiB`",
+        })
+    } else {
+        Some("has no unit that is known; write it as in `10GiB`, `500MB` or `1048576B`")
+    }
+}
+
+fn bad_size(text: &str, size: &str, reason: &'static str) -> Error {
+    invalid(text, PolicyFault::BadSize { size: size.trim().to_owned(), reason })
 }
 
 fn limit(text: &str, limit: &str) -> Result<FitLimit, Error> {

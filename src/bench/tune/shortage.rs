@@ -31,7 +31,7 @@ pub struct PassedOver {
 impl Shortage {
     /// What lacked, if that is what the error says.
     pub(super) fn of(error: &Error) -> Option<Self> {
-        let Error::DoesNotFit { device, needed_bytes, free_bytes } = error else { return None };
+        let Error::DoesNotFit { device, needed_bytes, free_bytes, .. } = error else { return None };
         let lacking_bytes = needed_bytes.saturating_sub(*free_bytes).max(1);
         Some(Self { device: device.clone(), lacking_bytes })
     }

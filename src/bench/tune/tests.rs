@@ -51,7 +51,13 @@ fn failed(reason: &str) -> Measured {
 fn shortage(lacking_bytes: u64) -> Shortage {
     let (needed_bytes, free_bytes) = (10 + lacking_bytes, 10);
     let device = "GPU0".to_owned();
-    Shortage::of(&crate::Error::DoesNotFit { device, needed_bytes, free_bytes }).unwrap()
+    Shortage::of(&crate::Error::DoesNotFit {
+        device,
+        needed_bytes,
+        free_bytes,
+        policy: String::new(),
+    })
+    .unwrap()
 }
 
 /// It did not fit the device, by so many bytes.

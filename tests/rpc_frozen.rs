@@ -135,9 +135,13 @@ fn an_answer_ends_between_tokens_and_the_model_goes_on() {
         // A session saved now holds nothing made up.
         let folder = tempfile::tempdir().unwrap();
         let session = folder.path().join("session");
-        model.save_session(&session).unwrap();
+        let saved = model.save_session(&session);
         server.signal("CONT");
-        model.restore_session(&session).unwrap();
+        match saved {
+            Ok(()) => model.restore_session(&session).unwrap(),
+            // The cancel came between two computations, so that what the server has could not be asked for.
+            Err(error) => assert!(matches!(error, Error::Cancelled { .. }), "{error}"),
+        }
         assert_eq!(text(&mut model, &greedy(40)).unwrap(), expected);
     }
 }

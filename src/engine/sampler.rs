@@ -17,7 +17,7 @@ use crate::structure::Structure;
 /// A chain of samplers, with the random state and the tokens that penalties look at, and the form
 /// that may refuse what they choose.
 pub(crate) struct Sampler {
-    sampler: NonNull<ffi::moe_sampler>,
+    chain: NonNull<ffi::moe_sampler>,
     form: Option<Form>,
     /// A draw changes what the next one is like, so that none may be refused.
     draws_once: bool,
@@ -56,11 +56,11 @@ impl Sampler {
             ffi::moe_sampler_new(vocab, &raw const raw, &raw mut sampler, message)
         })
         .map_err(|failure| failure.into_error("create a sampler"))?;
-        let sampler = NonNull::new(sampler).ok_or_else(|| Error::Engine {
+        let chain = NonNull::new(sampler).ok_or_else(|| Error::Engine {
             operation: "create a sampler",
             reason: String::new(),
         })?;
-        Ok(Self { sampler, form, draws_once: sampling.mirostat.is_some() })
+        Ok(Self { chain, form, draws_once: sampling.mirostat.is_some() })
     }
 
     /// Picks a token from what the context computed last.
@@ -75,10 +75,8 @@ impl Sampler {
             form.accept(token, context.weights())?;
         }
         // SAFETY: the sampler is alive and used by nobody else.
-        guarded(|message| unsafe {
-            ffi::moe_sampler_accept(self.sampler.as_ptr(), token, message)
-        })
-        .map_err(|failure| failure.into_error("sample"))?;
+        guarded(|message| unsafe { ffi::moe_sampler_accept(self.chain.as_ptr(), token, message) })
+            .map_err(|failure| failure.into_error("sample"))?;
         Ok(token)
     }
 
@@ -115,7 +113,7 @@ impl Sampler {
         // SAFETY: sampler and context are alive and used by nobody else; what is allowed is null or
         // has the length of the vocabulary, and lives during the call.
         context.reading("sample", |message| unsafe {
-            ffi::moe_sample(self.sampler.as_ptr(), raw, index, allowed, &raw mut token, message)
+            ffi::moe_sample(self.chain.as_ptr(), raw, index, allowed, &raw mut token, message)
         })?;
         Ok(token)
     }
@@ -125,7 +123,7 @@ impl Drop for Sampler {
     fn drop(&mut self) {
         // SAFETY: the sampler was ours alone.
         let freed =
-            guarded(|message| unsafe { ffi::moe_sampler_free(self.sampler.as_ptr(), message) });
+            guarded(|message| unsafe { ffi::moe_sampler_free(self.chain.as_ptr(), message) });
         if let Err(failure) = freed {
             tracing::error!(target: "llama.cpp", "freeing a sampler failed: {}", failure.reason);
         }

@@ -4,6 +4,7 @@ mod faults;
 mod foreign;
 mod host_memory;
 mod purpose;
+mod words;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -16,7 +17,10 @@ pub use self::faults::{
 pub use self::foreign::ForeignFile;
 pub use self::host_memory::HostMemoryFault;
 pub use self::purpose::FilePurpose;
-
+use self::words::{
+    because, broken, did_you_mean, escaped, in_one_line, list_devices, list_folders, make_room,
+    near_misses, not_a_policy, not_enough, of_server, same_name,
+};
 use crate::plan::human_bytes;
 use crate::policy::OffloadPolicy;
 
@@ -638,122 +642,6 @@ impl fmt::Debug for Error {
     }
 }
 
-fn did_you_mean(near: &[&str]) -> String {
-    if near.is_empty() {
-        return String::new();
-    }
-    let near: Vec<String> = near.iter().map(|name| format!("`{name}`")).collect();
-    format!(" (it knows {})", near.join(", "))
-}
-
-/// The reason without the drawing that comes with it, and what to write in place of look-around.
-fn in_one_line(error: &regex::Error) -> String {
-    let text = error.to_string();
-    let reason = text.lines().rev().find_map(|line| line.trim().strip_prefix("error: "));
-    let reason = reason.unwrap_or(&text).replace('\n', " ");
-    if reason.contains("look-around") {
-        return format!(
-            "{reason}; put what it should leave out into a rule before it, as the first rule that matches wins"
-        );
-    }
-    reason
-}
-
-fn near_misses(rule: &str, near: &[String], layers: Option<&String>) -> String {
-    if let Some(layers) = layers {
-        return format!("; the same names are in layers {layers}");
-    }
-    if near.is_empty() {
-        "; list its tensors with the `plan` example".to_owned()
-    } else {
-        let case = if differs_in_case(rule, near) {
-            " Upper and lower case are different letters in a pattern; `(?i)` before it makes them the same"
-        } else {
-            ""
-        };
-        format!("; did you mean {}?{case}", escaped(&near.join(", ")))
-    }
-}
-
-/// Text that comes from a file: control characters, which could steer a terminal, as `\u{1b}`.
-fn escaped(text: &impl fmt::Display) -> String {
-    let text = text.to_string();
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() || is_bidirectional(c) {
-            shown.extend(c.escape_unicode());
-        } else {
-            shown.push(c);
-        }
-    }
-    shown
-}
-
-/// Whether it changes the direction of what follows.
-fn is_bidirectional(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// Whether the pattern of a rule would match if case did not count.
-fn differs_in_case(rule: &str, near: &[String]) -> bool {
-    let pattern = rule.strip_prefix("regex:").and_then(|rule| Some(rule.rsplit_once('=')?.0));
-    let regex =
-        pattern.map(|pattern| regex::RegexBuilder::new(pattern).case_insensitive(true).build());
-    regex.is_some_and(|regex| {
-        regex.is_ok_and(|regex| near.iter().any(|name| regex.is_match(name.trim_matches('`'))))
-    })
-}
-
-fn not_a_policy(text: &str) -> String {
-    if text.is_empty() { String::new() } else { format!("`{text}` is not a policy: ") }
-}
-
-fn same_name(name: &str) -> String {
-    let reserved = [crate::plan::CPU, crate::plan::DISK];
-    if reserved.iter().any(|word| name.eq_ignore_ascii_case(word)) {
-        return format!(
-            "no device can be called `{name}`, which has a meaning of its own; give it another name"
-        );
-    }
-    format!("two devices are called `{name}`; give each its own name")
-}
-
-fn not_enough(device: &str) -> String {
-    if device == crate::plan::CPU {
-        "not enough CPU memory".to_owned()
-    } else {
-        format!("`{device}` has not enough memory")
-    }
-}
-
-/// What to do where a device has too little memory, of which the policy has not done some already.
-fn make_room(device: &str, needed_bytes: u64, policy: &str) -> String {
-    let fit = policy.rsplit(';').next().filter(|rule| rule.starts_with("fit"));
-    let has = |part: &str| fit.is_some_and(|fit| fit.contains(part));
-    if device == crate::plan::CPU {
-        let more = "use a smaller context or micro-batch, map the file, or move more to a device or to `disk`";
-        if has("ram:") {
-            return format!(
-                "{more}; or allow at least `ram:{}MiB`",
-                needed_bytes.div_ceil(1 << 20)
-            );
-        }
-        return more.to_owned();
-    }
-    let fallbacks: Vec<&str> =
-        [("cache-to-host", "`cache-to-host`"), ("fewer-layers", "`fewer-layers`")]
-            .into_iter()
-            .filter(|(name, _)| !has(name))
-            .map(|(_, shown)| shown)
-            .collect();
-    let rest = "use a smaller context, or free memory";
-    match (fit, &fallbacks[..]) {
-        (None, _) => format!("let `fit` move as much to the CPU as it must, {rest}"),
-        (_, []) => rest.to_owned(),
-        (_, fallbacks) => format!("let `fit` give up {} too, {rest}", fallbacks.join(" and ")),
-    }
-}
-
 impl Error {
     /// The same, where it says what does not fit, of a plan by this policy.
     pub(crate) fn under(self, policy: &OffloadPolicy) -> Self {
@@ -764,38 +652,4 @@ impl Error {
             other => other,
         }
     }
-}
-
-fn list_devices(known: &[String]) -> String {
-    match known {
-        [] => "is only the CPU".to_owned(),
-        [only] => format!("is {only}, and the cpu"),
-        several => format!("are {}, and the cpu", several.join(", ")),
-    }
-}
-
-fn of_server(address: Option<&String>) -> String {
-    address.map_or_else(String::new, |address| format!(" of the RPC server at `{address}`"))
-}
-
-fn list_folders(folders: &[PathBuf]) -> String {
-    let folders: Vec<String> =
-        folders.iter().map(|folder| format!("`{}`", folder.display())).collect();
-    folders.join(" or ")
-}
-
-/// The engine itself only ever falls back to the CPU.
-fn broken(tensor: &str, actual: &str) -> String {
-    if actual == crate::plan::CPU {
-        format!(
-            ": the device cannot compute with it; put the rule `regex:^{}$=cpu` before the others",
-            escaped(&regex::escape(tensor))
-        )
-    } else {
-        String::new()
-    }
-}
-
-fn because(reason: &str) -> String {
-    if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }

@@ -45,6 +45,7 @@ pub use self::header::{
 };
 #[cfg(all(feature = "llama", target_os = "linux"))]
 pub(crate) use self::joined::JoinedFile;
+pub(crate) use self::scalar_types::{NUMBERS, NUMBERS_BY_LAYER};
 use self::scalar_types::{ScalarTypes, TYPED_IN_PARTS};
 use self::shards::ShardName;
 pub use self::types::GgmlType;

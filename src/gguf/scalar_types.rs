@@ -15,21 +15,20 @@ pub(super) const ALWAYS_TYPED: [(&str, ElementType); 2] =
 pub(super) const TYPED_IN_PARTS: [(&str, ElementType); 2] =
     [("split.no", ElementType::U16), ("split.tensors.count", ElementType::I32)];
 
-/// Hyper-parameters that the engine takes as numbers of 32 bits without a sign, by their names after
-/// the architecture (`llama_model_base::load_hparams`). `preflight` asks for them.
-const HYPER_PARAMETERS: [&str; 11] = [
-    "attention.head_count",
-    "attention.head_count_kv",
+/// Hyper-parameters that the engine takes as one number of 32 bits without a sign, in every architecture, by
+/// their names after it (`llama_model_base::load_hparams`).
+pub(crate) const NUMBERS: [&str; 7] = [
     "block_count",
     "context_length",
     "embedding_length",
     "expert_count",
     "expert_group_count",
     "expert_group_used_count",
-    "expert_used_count",
-    "feed_forward_length",
     "nextn_predict_layers",
 ];
+/// The same, or a list with one for each layer.
+pub(crate) const NUMBERS_BY_LAYER: [&str; 4] =
+    ["attention.head_count", "attention.head_count_kv", "expert_used_count", "feed_forward_length"];
 
 /// The type codes of those values that the file has, without other keys.
 #[derive(Clone, Debug, Default)]
@@ -39,8 +38,10 @@ impl ScalarTypes {
     /// Keeps the type if somebody may ask for it.
     pub(super) fn note(&mut self, key: &str, type_id: u32) {
         let named = ALWAYS_TYPED.iter().chain(&TYPED_IN_PARTS).any(|(name, _)| *name == key);
-        let hyper_parameter = key.split_once('.').map(|(_, name)| name);
-        if named || hyper_parameter.is_some_and(|name| HYPER_PARAMETERS.contains(&name)) {
+        let hyper_parameter = key
+            .split_once('.')
+            .is_some_and(|(_, name)| NUMBERS.contains(&name) || NUMBERS_BY_LAYER.contains(&name));
+        if named || hyper_parameter {
             self.0.push((key.into(), type_id));
         }
     }

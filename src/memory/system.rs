@@ -119,14 +119,16 @@ fn folder_bytes(folder: &Path, names: &Names, swap: u64) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn write(mounted: &Path, path: &str, text: &str) {
+        let path = mounted.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
     #[test]
     fn the_least_of_all_groups_above_counts() {
         let scratch = tempfile::tempdir().unwrap();
-        let write = |path: &str, text: &str| {
-            let path = scratch.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        };
+        let write = |path: &str, text: &str| write(scratch.path(), path, text);
         let left = |line: &str| group_bytes(line, scratch.path(), 0);
         write("a/b/memory.max", "max\n");
         write("a/b/memory.current", "10\n");
@@ -149,11 +151,7 @@ mod tests {
     #[test]
     fn swap_counts_as_far_as_the_group_may_have_it() {
         let scratch = tempfile::tempdir().unwrap();
-        let write = |path: &str, text: &str| {
-            let path = scratch.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, text).unwrap();
-        };
+        let write = |path: &str, text: &str| write(scratch.path(), path, text);
         let left = |line: &str| group_bytes(line, scratch.path(), 70);
         write("a/memory.max", "1000\n");
         write("a/memory.current", "300\n");

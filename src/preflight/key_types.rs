@@ -4,26 +4,13 @@
 use super::Checked;
 use super::keys::Keys;
 use crate::error::ModelFault;
-use crate::gguf::Value;
+use crate::gguf::{NUMBERS, NUMBERS_BY_LAYER, Value};
 
-/// One number of 32 bits without a sign, in every architecture.
-const NUMBERS: [&str; 7] = [
-    "block_count",
-    "context_length",
-    "embedding_length",
-    "expert_count",
-    "expert_group_count",
-    "expert_group_used_count",
-    "nextn_predict_layers",
-];
-/// The same, or a list with one for each layer.
-const BY_LAYER: [&str; 4] =
-    ["attention.head_count", "attention.head_count_kv", "expert_used_count", "feed_forward_length"];
 const NUMBER: &str = "u32";
 
 pub(super) fn check(keys: &Keys<'_>) -> Checked {
     NUMBERS.iter().try_for_each(|key| check_number(keys, key, "one number (u32)"))?;
-    BY_LAYER.iter().try_for_each(|key| match keys.gguf.hyper_parameter(key) {
+    NUMBERS_BY_LAYER.iter().try_for_each(|key| match keys.gguf.hyper_parameter(key) {
         Some(Value::Array(list)) => check_list(keys, key, list.len()),
         _ => check_number(keys, key, "a number (u32), or a list with one for each layer"),
     })

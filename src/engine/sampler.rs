@@ -181,3 +181,122 @@ impl Settings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MoeModel;
+    use crate::sampling::Dry;
+    use crate::synth::{self, SynthOptions};
+
+    /// The engine's own samplers, in the order that [`Sampling`] tells.
+    struct Reference(*mut ffi::llama_sampler);
+
+    impl Reference {
+        fn new(sampling: &Sampling, vocab: *const ffi::llama_vocab) -> Self {
+            let settings = Settings::new(sampling).unwrap();
+            let s = settings.raw(sampling);
+            // SAFETY: each sampler becomes the chain's, which copies what it is given; the vocabulary is alive.
+            unsafe {
+                let words = ffi::llama_vocab_n_tokens(vocab);
+                let chain =
+                    ffi::llama_sampler_chain_init(ffi::llama_sampler_chain_default_params());
+                let add = |step| ffi::llama_sampler_chain_add(chain, step);
+                let biases = i32::try_from(s.bias_count).unwrap();
+                add(ffi::llama_sampler_init_logit_bias(words, biases, s.bias));
+                add(ffi::llama_sampler_init_penalties(
+                    words,
+                    s.repeat_last,
+                    s.repeat_penalty,
+                    s.frequency_penalty,
+                    s.presence_penalty,
+                ));
+                add(ffi::llama_sampler_init_dry(
+                    vocab,
+                    s.dry_multiplier,
+                    s.dry_base,
+                    s.dry_allowed,
+                    s.dry_last,
+                    s.dry_breakers.cast_mut(),
+                    s.dry_breaker_count,
+                ));
+                if s.temperature == 0.0 {
+                    add(ffi::llama_sampler_init_greedy());
+                    return Self(chain);
+                }
+                add(ffi::llama_sampler_init_top_k(s.top_k));
+                add(ffi::llama_sampler_init_typical(s.typical_p, 1));
+                add(ffi::llama_sampler_init_top_p(s.top_p, 1));
+                add(ffi::llama_sampler_init_min_p(s.min_p, 1));
+                add(ffi::llama_sampler_init_xtc(s.xtc_probability, s.xtc_threshold, 1, s.seed));
+                add(ffi::llama_sampler_init_temp(s.temperature));
+                add(ffi::llama_sampler_init_dist(s.seed));
+                Self(chain)
+            }
+        }
+
+        fn sample(&mut self, context: &mut Context) -> Token {
+            // SAFETY: the chain and the context are alive and used by nobody else.
+            unsafe { ffi::llama_sampler_sample(self.0, context.as_ptr(), -1) }
+        }
+    }
+
+    impl Drop for Reference {
+        fn drop(&mut self) {
+            // SAFETY: the chain was ours alone.
+            unsafe { ffi::llama_sampler_free(self.0) };
+        }
+    }
+
+    fn settings() -> Vec<Sampling> {
+        let warm = || Sampling::default().temperature(2.0).seed(5);
+        let mut varied = vec![Sampling::greedy(), warm(), warm().top_k(1), warm().top_k(0)];
+        // Penalties move tokens out of the best, and others in from behind them.
+        for base in [Sampling::greedy(), warm().top_k(3), warm().top_k(40)] {
+            varied.push(base.clone().repeat_penalty(1.8));
+            varied.push(base.clone().repeat_penalty(0.5).presence_penalty(2.0));
+            varied.push(Sampling { frequency_penalty: 3.0, repeat_last_tokens: 2, ..base.clone() });
+            let dry = Dry { allowed_length: 1, breakers: Vec::new(), ..Dry::default() };
+            varied.push(Sampling { dry: Some(dry), ..base.clone() });
+            let mut biased = base.clone().presence_penalty(0.5);
+            // The last one is far behind without it.
+            biased.logit_bias.extend([(1, -1.0), (7, f32::NEG_INFINITY), (3000, 50.0)]);
+            varied.push(biased);
+        }
+        varied.push(Sampling { typical_p: 0.9, xtc_probability: 0.5, ..warm().top_k(10) });
+        varied
+    }
+
+    #[test]
+    fn tokens_are_those_of_the_engine_s_samplers_over_the_whole_vocabulary() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        // Large enough that the best are looked for.
+        let options = SynthOptions::tiny().layers(1).vocab(4096);
+        synth::family("olmoe-1b-7b")
+            .unwrap()
+            .build(&options)
+            .unwrap()
+            .save(&path, 1, |_| {})
+            .unwrap();
+        let mut model = MoeModel::builder(&path).threads(1).context_tokens(256).load().unwrap();
+        let mut distinct = std::collections::BTreeSet::new();
+        for sampling in settings() {
+            model.forget().unwrap();
+            let context = &mut model.context;
+            let weights = Arc::clone(context.weights());
+            let limits = Limits::default();
+            let mut ours = Sampler::new(&sampling, None, &weights, &limits).unwrap();
+            let mut reference = Reference::new(&sampling, weights.vocab());
+            context.decode(&[1, 2, 3, 4]).unwrap();
+            for i in 0..60 {
+                let expected = reference.sample(context);
+                let token = ours.sample(context).unwrap();
+                assert_eq!(token, expected, "token {i} with {sampling:?}");
+                distinct.insert(token);
+                context.decode(&[token]).unwrap();
+            }
+        }
+        assert!(distinct.len() > 100, "it always says the same: {distinct:?}");
+    }
+}

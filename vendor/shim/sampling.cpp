@@ -1,3 +1,4 @@
+#include "candidates.h"
 #include "guard.h"
 
 #include "llama-cpp.h"
@@ -11,10 +12,22 @@
 
 struct moe_sampler {
     llama_sampler_ptr chain;
+    // How many of the best tokens the chain considers after its penalties; 0 for all.
+    size_t considered = 0;
+    changed_tokens changed;
     std::vector<llama_token_data> candidates;
 };
 
 namespace {
+
+// Below this part of a vocabulary it pays to look for the best tokens first.
+constexpr size_t FEW = 8;
+// The engine looks a bias up by going through all of them for each candidate.
+constexpr size_t MOST_CHANGED = 1024;
+
+bool has_penalties(const moe_sampling & s) {
+    return s.repeat_penalty != 1.0f || s.frequency_penalty != 0.0f || s.presence_penalty != 0.0f;
+}
 
 llama_sampler * made(llama_sampler * sampler) {
     if (sampler == nullptr) {
@@ -33,7 +46,7 @@ void add_penalties(moe_sampler & sampler, const llama_vocab * vocab, const moe_s
     if (s.bias_count > 0) {
         add(sampler, llama_sampler_init_logit_bias(words, int32_t(s.bias_count), s.bias));
     }
-    if (s.repeat_penalty != 1.0f || s.frequency_penalty != 0.0f || s.presence_penalty != 0.0f) {
+    if (has_penalties(s)) {
         add(sampler, llama_sampler_init_penalties(words, s.repeat_last, s.repeat_penalty, s.frequency_penalty, s.presence_penalty));
     }
     if (s.dry_multiplier > 0.0f) {
@@ -89,18 +102,44 @@ const llama_vocab * vocab_of(llama_context * context) {
     return llama_model_get_vocab(llama_get_model(context));
 }
 
-llama_token choose(moe_sampler & sampler, llama_context * context, int32_t index, const bool * allowed) {
-    const float * logits = logits_at(context, index);
-    const llama_token words = llama_vocab_n_tokens(vocab_of(context));
-    auto & candidates = sampler.candidates;
-    candidates.resize(size_t(words));
-    size_t count = 0;
-    for (llama_token i = 0; i < words; i++) {
-        if (allowed == nullptr || allowed[i]) {
-            candidates[count++] = { i, logits[i], 0.0f };
+// How many of the best tokens are left after the penalties; 0 for all.
+size_t considered(const moe_sampling & s) {
+    if (s.temperature <= 0.0f) {
+        return 1;
+    }
+    return s.mirostat == 0 && s.top_k > 0 ? size_t(s.top_k) : 0;
+}
+
+// How many of the accepted tokens the penalties look at.
+size_t look_back(const moe_sampling & s) {
+    const int32_t penalties = has_penalties(s) ? s.repeat_last : 0;
+    const int32_t dry = s.dry_multiplier > 0.0f ? s.dry_last : 0;
+    return size_t(std::max({ penalties, dry, 0 }));
+}
+
+// Puts what the chain has to look at into `sampler.candidates`.
+void collect(moe_sampler & sampler, const float * logits, size_t words, const bool * allowed) {
+    auto & into = sampler.candidates;
+    const size_t best = sampler.considered + sampler.changed.size();
+    if (sampler.considered > 0 && best < words / FEW && sampler.changed.size() < MOST_CHANGED) {
+        candidates(logits, words, allowed, sampler.considered, sampler.changed, into);
+        if (!into.empty()) {
+            return;
         }
     }
-    llama_token_data_array array = { candidates.data(), count, -1, false };
+    into.clear();
+    into.reserve(words);
+    for (size_t i = 0; i < words; i++) {
+        if (allowed == nullptr || allowed[i]) {
+            into.push_back({ llama_token(i), logits[i], 0.0f });
+        }
+    }
+}
+
+llama_token choose(moe_sampler & sampler, llama_context * context, int32_t index, const bool * allowed) {
+    const float * logits = logits_at(context, index);
+    collect(sampler, logits, size_t(llama_vocab_n_tokens(vocab_of(context))), allowed);
+    llama_token_data_array array = { sampler.candidates.data(), sampler.candidates.size(), -1, false };
     if (array.size > 0) {
         llama_sampler_apply(sampler.chain.get(), &array);
     }
@@ -115,7 +154,8 @@ llama_token choose(moe_sampler & sampler, llama_context * context, int32_t index
 moe_status moe_sampler_new(const llama_vocab * vocab, const moe_sampling * sampling, moe_sampler ** sampler, moe_message * message) {
     return guarded(message, [&] {
         *sampler = nullptr;
-        auto fresh = std::make_unique<moe_sampler>();
+        const changed_tokens changed(sampling->bias, sampling->bias_count, look_back(*sampling));
+        auto fresh = std::unique_ptr<moe_sampler>(new moe_sampler { nullptr, considered(*sampling), changed, {} });
         fresh->chain.reset(made(llama_sampler_chain_init(llama_sampler_chain_default_params())));
         add_penalties(*fresh, vocab, *sampling);
         add_choice(*fresh, vocab, *sampling);
@@ -141,6 +181,7 @@ moe_status moe_sample(moe_sampler * sampler, llama_context * context, int32_t in
 moe_status moe_sampler_accept(moe_sampler * sampler, llama_token token, moe_message * message) {
     return guarded(message, [&] {
         llama_sampler_accept(sampler->chain.get(), token);
+        sampler->changed.accept(token);
         return MOE_OK;
     });
 }
@@ -160,19 +201,14 @@ moe_status moe_log_probabilities(llama_context * context, int32_t index, llama_t
         const auto log_probability = [&](llama_token id) {
             return moe_log_probability { id, float(double(logits[id]) - highest - std::log(sum)) };
         };
-        std::vector<llama_token> order(words);
-        for (size_t i = 0; i < words; i++) {
-            order[i] = llama_token(i);
-        }
-        const size_t likeliest = std::min(capacity, words);
-        std::partial_sort(order.begin(), order.begin() + likeliest, order.end(), [&](llama_token a, llama_token b) {
-            return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
-        });
+        std::vector<llama_token_data> best;
+        likeliest(logits, words, nullptr, std::min(capacity, words), best);
+        std::sort(best.begin(), best.end(), is_likelier);
         *chosen = log_probability(token);
-        for (size_t i = 0; i < likeliest; i++) {
-            rows[i] = log_probability(order[i]);
+        for (size_t i = 0; i < best.size(); i++) {
+            rows[i] = log_probability(best[i].id);
         }
-        *count = likeliest;
+        *count = best.size();
         return MOE_OK;
     });
 }

@@ -119,6 +119,34 @@ pub(super) fn make_room(device: &str, needed_bytes: u64, policy: &str) -> String
     }
 }
 
+/// What ran out of memory needs more than is known.
+pub(super) fn at_least(reason: &str) -> &'static str {
+    if reason.is_empty() { "" } else { "at least " }
+}
+
+/// How to leave a device the memory that computing takes.
+pub(super) fn hold_back(
+    device: &str,
+    overhead: u64,
+    planned: u64,
+    limit: u64,
+    policy: &str,
+) -> String {
+    let overhead_mib = overhead.div_ceil(1 << 20);
+    let hold = format!("hold {overhead_mib} MiB back for it (`device_overhead` of `{device}`)");
+    // A budget counts what is held back too.
+    let budget = limit.saturating_sub(overhead.saturating_sub(planned)) >> 20;
+    match policy.rsplit(';').next().filter(|rule| rule.starts_with("fit")) {
+        Some(_) if budget > 0 => {
+            format!("{hold}, load with `fit:{budget}MiB` at most, or free memory")
+        }
+        Some(_) => format!("{hold}, use a smaller context or micro-batch, or free memory"),
+        None => format!(
+            "let `fit` decide, or {hold}, use a smaller context or micro-batch, or free memory"
+        ),
+    }
+}
+
 pub(super) fn list_devices(known: &[String]) -> String {
     match known {
         [] => "is only the CPU".to_owned(),

@@ -480,7 +480,7 @@ pub enum Error {
         "`{device}` has too little memory to compute: weights, cache and buffers take {}, computing takes {}{} more, and {} may be used{}; {}",
         human_bytes(*.allocated_bytes), at_least(.reason), human_bytes(*.overhead_bytes),
         human_bytes(*.limit_bytes), because(.reason),
-        hold_back(.device, *.overhead_bytes, *.planned_overhead_bytes, *.limit_bytes, .policy)
+        hold_back(.device, *.overhead_bytes, .policy)
     )]
     NoRoomToCompute {
         /// The device.

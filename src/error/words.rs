@@ -125,24 +125,13 @@ pub(super) fn at_least(reason: &str) -> &'static str {
 }
 
 /// How to leave a device the memory that computing takes.
-pub(super) fn hold_back(
-    device: &str,
-    overhead: u64,
-    planned: u64,
-    limit: u64,
-    policy: &str,
-) -> String {
-    let overhead_mib = overhead.div_ceil(1 << 20);
-    let hold = format!("hold {overhead_mib} MiB back for it (`device_overhead` of `{device}`)");
-    // A budget counts what is held back too.
-    let budget = limit.saturating_sub(overhead.saturating_sub(planned)) >> 20;
+pub(super) fn hold_back(device: &str, overhead_bytes: u64, policy: &str) -> String {
+    let mib = overhead_bytes.div_ceil(1 << 20);
+    let rest = "use a smaller micro-batch or context, or free memory";
     match policy.rsplit(';').next().filter(|rule| rule.starts_with("fit")) {
-        Some(_) if budget > 0 => {
-            format!("{hold}, load with `fit:{budget}MiB` at most, or free memory")
-        }
-        Some(_) => format!("{hold}, use a smaller context or micro-batch, or free memory"),
+        Some(_) => format!("hold {mib} MiB of `{device}` back (`device_overhead`), {rest}"),
         None => format!(
-            "let `fit` decide, or {hold}, use a smaller context or micro-batch, or free memory"
+            "let `fit` move more to the CPU, with {mib} MiB of `{device}` held back (`device_overhead`), {rest}"
         ),
     }
 }

@@ -8,7 +8,9 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use moe_offload::experts::TensorKind;
 use moe_offload::gguf::GgmlType;
+use moe_offload::plan::Placement;
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
     ContextOptions, Device, DeviceKind, DeviceMemory, Error, GgufFile, MoeModel, MoeModelBuilder,
@@ -126,10 +128,10 @@ fn rows_are_padded_to_the_byte_in_every_family() {
 #[test]
 fn fit_is_exact_to_the_byte() {
     let planted = Planted::new();
-    planted.is(CARD);
     let scratch = tempfile::tempdir().unwrap();
     for arch in ["gpt-oss-20b", "qwen3-30b-a3b"] {
         let path = small(scratch.path(), arch, None);
+        planted.is(CARD);
         let whole = planted.whole(&path);
         for (total_bytes, is_whole) in [(whole, true), (whole - 1, false)] {
             planted.is(PlantedDevice { total_bytes, ..CARD });
@@ -224,7 +226,7 @@ fn too_little_left_to_compute_is_an_error_of_the_load() {
         assert!(plan.expert_bytes_on_devices() > 0, "{plan}");
         assert_eq!(on_device(&model).overhead_bytes, Some(hidden_bytes));
         assert!(!text(&mut model).is_empty());
-        let prompt = "word ".repeat(100);
+        let prompt = "word ".repeat(80);
         model.generate(&prompt, &greedy(8)).unwrap().text().unwrap();
     }
 }
@@ -251,13 +253,13 @@ fn more_than_the_budget_is_an_error_and_what_it_names_is_enough() {
     assert_eq!(row.overhead_bytes, Some(hidden_bytes));
     assert!(row.total_bytes() + hidden_bytes <= budget);
     let left = budget - row.total_bytes() - hidden_bytes;
-    let tensors = model.plan().tensors().iter().filter(|placed| placed.tensor.kind.is_expert());
-    let smallest = tensors.filter(|placed| placed.device == "cpu").map(|p| p.tensor.bytes).min();
-    assert!(
-        smallest.is_none_or(|bytes| left < 4 * bytes),
-        "{left} bytes are left\n{}",
-        model.plan()
-    );
+    // With their biases and padding, matrices of experts take a little more than their bytes.
+    let is_left_out =
+        |placed: &&Placement| placed.device == "cpu" && placed.tensor.kind.is_expert();
+    let out = model.plan().tensors().iter().filter(is_left_out);
+    let weights = out.filter(|placed| placed.tensor.kind != TensorKind::ExpertBias);
+    let smallest = weights.map(|placed| placed.tensor.bytes).min().unwrap();
+    assert!(left < smallest * 11 / 10, "{left} bytes are left\n{}", model.plan());
 }
 
 /// What is held back is part of what has to be free, also for a second context.

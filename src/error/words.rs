@@ -129,9 +129,11 @@ pub(super) fn hold_back(device: &str, overhead_bytes: u64, policy: &str) -> Stri
     let mib = overhead_bytes.div_ceil(1 << 20);
     let rest = "use a smaller micro-batch or context, or free memory";
     match policy.rsplit(';').next().filter(|rule| rule.starts_with("fit")) {
-        Some(_) => format!("hold {mib} MiB of `{device}` back (`device_overhead`), {rest}"),
+        Some(_) => {
+            format!("hold {mib} MiB of `{device}` back (`device_overhead`, `--overhead`), {rest}")
+        }
         None => format!(
-            "let `fit` move more to the CPU, with {mib} MiB of `{device}` held back (`device_overhead`), {rest}"
+            "let `fit` move more to the CPU, with {mib} MiB of `{device}` held back (`device_overhead`, `--overhead`), {rest}"
         ),
     }
 }

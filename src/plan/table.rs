@@ -154,7 +154,7 @@ impl Plan {
             writeln!(f, "(~ is held back by a cautious formula; the engine's dry run is exact)")?;
         }
         if self.devices.iter().any(|device| device.overhead_bytes > 0) {
-            writeln!(f, "(overhead: kernels, workspaces and pools of the device; an estimate)")?;
+            writeln!(f, "(overhead: held back for kernels, workspaces and pools)")?;
         }
         Ok(())
     }

@@ -322,7 +322,7 @@ impl MoeModelBuilder {
         placement::check_limits(&plan, &memory)?;
         warm_up.note_free(&mut memory)?;
         if warm_up.is_due(self.warm_up, &plan) {
-            warm_up.run(&mut context, &plan, &mut memory)?;
+            warm_up.run(&gguf, &mut context, &plan, &mut memory)?;
         }
         let loaded = (memory, context);
         let limits: Vec<Device> = devices.into_iter().chain([cpu]).collect();
@@ -480,13 +480,11 @@ fn ram_bytes(plan: &Plan) -> Option<u64> {
 /// The device that a name, or a server's address, stands for.
 fn meant<'a>(name: &str, devices: &'a mut [Device]) -> Result<&'a mut Device> {
     let name = named(name, devices).map_or_else(|| DeviceName::new(name), Ok)?;
-    match devices.iter().position(|device| name.matches(&device.name)) {
-        Some(i) => Ok(&mut devices[i]),
-        None => {
-            let known = devices.iter().map(|device| device.name.clone()).collect();
-            Err(Error::UnknownDevice { name: name.as_str().to_owned(), known })
-        }
-    }
+    let Some(i) = devices.iter().position(|device| name.matches(&device.name)) else {
+        let known = devices.iter().map(|device| device.name.clone()).collect();
+        return Err(Error::UnknownDevice { name: name.as_str().to_owned(), known });
+    };
+    Ok(&mut devices[i])
 }
 
 /// A server's address names its first device, whatever number that has in this process.

@@ -8,6 +8,7 @@
 use crate::cancel::CancelHandle;
 use crate::engine::{self, Context, Decoded, Token};
 use crate::error::{Error, Result};
+use crate::gguf::GgufFile;
 use crate::limits::Limits;
 use crate::memory::DeviceMemory;
 use crate::plan::{CPU, Device, DeviceKind, DevicePlan, Plan};
@@ -71,6 +72,7 @@ impl WarmUp {
     /// [`Error::NoRoomToCompute`], [`Error::Cancelled`], or what the engine reports.
     pub(crate) fn run(
         &self,
+        gguf: &GgufFile,
         context: &mut Context,
         plan: &Plan,
         memory: &mut [DeviceMemory],
@@ -94,30 +96,21 @@ impl WarmUp {
         for row in memory.iter_mut() {
             row.note_overhead(self.taken(&row.name, &after));
         }
-        let rows = used(plan).map(|planned| self.check_limit(plan, planned, memory, &after));
-        rows.collect()
+        for planned in used(plan) {
+            let growth = self.device(&planned.name).map_or(Ok(0), |device| {
+                device.overhead.growth_bytes(gguf, plan.context(), context.micro_batch_tokens())
+            });
+            if let Some(taken) = self.taken(&planned.name, &after) {
+                check_limit(plan, planned, memory, taken.saturating_add(growth?))?;
+            }
+        }
+        Ok(())
     }
 
     /// By how much a device's free memory has fallen.
     fn taken(&self, name: &str, after: &[Device]) -> Option<u64> {
         let after = after.iter().find(|device| device.name == name)?.free_bytes?;
         Some(self.device(name)?.free_bytes?.saturating_sub(after))
-    }
-
-    /// Whether what the device really took is within what the policy allows.
-    fn check_limit(
-        &self,
-        plan: &Plan,
-        planned: &DevicePlan,
-        memory: &[DeviceMemory],
-        after: &[Device],
-    ) -> Result<()> {
-        let Some(taken) = self.taken(&planned.name, after) else { return Ok(()) };
-        let limit = limit(plan, planned).unwrap_or(u64::MAX);
-        if taken <= limit {
-            return Ok(());
-        }
-        Err(no_room(plan, planned, memory, limit, taken, ""))
     }
 
     /// Of the devices that are used, the one with least left is taken to be the one that ran out.
@@ -154,6 +147,20 @@ fn limit(plan: &Plan, planned: &DevicePlan) -> Option<u64> {
     limit.bytes(planned.free_bytes)
 }
 
+/// Whether what the device really took, and will when the context is full, is within what the policy allows.
+fn check_limit(
+    plan: &Plan,
+    planned: &DevicePlan,
+    memory: &[DeviceMemory],
+    taken: u64,
+) -> Result<()> {
+    let limit = limit(plan, planned).unwrap_or(u64::MAX);
+    if taken <= limit {
+        return Ok(());
+    }
+    Err(no_room(plan, planned, memory, limit, taken, ""))
+}
+
 /// `taken` is what the device took, or needs at least.
 fn no_room(
     plan: &Plan,
@@ -184,7 +191,7 @@ fn compute(context: &mut Context, plan: &Plan) -> Result<()> {
     // Different ones, as of a prompt, so that different experts are chosen.
     let tokens: Vec<Token> =
         (0..batch).map(|i| Token::try_from(i * 7 % vocabulary).unwrap_or(0)).collect();
-    let one = if batch < room { 1 } else { 0 };
+    let one = usize::from(batch < room);
     for tokens in [&tokens[..], &tokens[..one]].into_iter().filter(|tokens| !tokens.is_empty()) {
         match context.decode(tokens)? {
             Decoded::Done => {}

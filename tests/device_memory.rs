@@ -13,8 +13,8 @@ use moe_offload::gguf::GgmlType;
 use moe_offload::plan::Placement;
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
-    ContextOptions, Device, DeviceKind, DeviceMemory, Error, GgufFile, MoeModel, MoeModelBuilder,
-    OffloadPolicy, PlantedDevice, devices,
+    ContextOptions, Device, DeviceKind, DeviceMemory, Error, Generation, GgufFile, MoeModel,
+    MoeModelBuilder, OffloadPolicy, PlantedDevice, devices,
 };
 use support::generate::greedy;
 
@@ -33,43 +33,37 @@ const CARD: PlantedDevice = PlantedDevice {
 };
 
 /// There is one device, which each test has for itself.
-struct Planted {
-    _turn: MutexGuard<'static, ()>,
+fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Planted {
-    fn new() -> Self {
-        static TURN: Mutex<()> = Mutex::new(());
-        Self { _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner) }
-    }
+/// Makes the device so; nothing may be loaded.
+fn plant(planted: PlantedDevice) -> Device {
+    planted.plant().unwrap();
+    let device = look();
+    assert_eq!((device.kind, device.free_bytes), (DeviceKind::Gpu, device.total_bytes));
+    device
+}
 
-    /// The device as it is now; nothing may be loaded.
-    fn is(&self, planted: PlantedDevice) -> Device {
-        planted.plant().unwrap();
-        let device = self.device();
-        assert_eq!((device.kind, device.free_bytes), (DeviceKind::Gpu, device.total_bytes));
-        device
-    }
+fn look() -> Device {
+    devices().unwrap().into_iter().find(|device| device.name == NAME).unwrap()
+}
 
-    fn device(&self) -> Device {
-        devices().unwrap().into_iter().find(|device| device.name == NAME).unwrap()
-    }
+/// On this device alone, if there are others.
+fn loading(path: &Path, policy: &str) -> MoeModelBuilder {
+    let others = devices().unwrap().into_iter().filter(|device| device.name != NAME);
+    let builder = MoeModel::builder(path)
+        .policy(policy.parse().unwrap())
+        .context_tokens(CONTEXT)
+        .micro_batch_tokens(MICRO_BATCH)
+        .threads(2);
+    others.fold(builder, |builder, other| builder.device_budget(other.name, 0))
+}
 
-    /// On this device alone, if there are others.
-    fn builder(&self, path: &Path, policy: &str) -> MoeModelBuilder {
-        let others = devices().unwrap().into_iter().filter(|device| device.name != NAME);
-        let builder = MoeModel::builder(path)
-            .policy(policy.parse().unwrap())
-            .context_tokens(CONTEXT)
-            .micro_batch_tokens(MICRO_BATCH)
-            .threads(2);
-        others.fold(builder, |builder, other| builder.device_budget(other.name, 0))
-    }
-
-    /// Bytes that all of the model takes on the device, by the engine's account.
-    fn whole(&self, path: &Path) -> u64 {
-        on_device(&self.builder(path, "none").load().unwrap()).total_bytes()
-    }
+/// Bytes that all of the model takes on the device, by the engine's account.
+fn bytes_of_all(path: &Path) -> u64 {
+    on_device(&loading(path, "none").load().unwrap()).total_bytes()
 }
 
 fn on_device(model: &MoeModel) -> &DeviceMemory {
@@ -89,8 +83,8 @@ fn text(model: &mut MoeModel) -> String {
 
 #[test]
 fn rows_are_padded_to_the_byte_in_every_family() {
-    let planted = Planted::new();
-    let device = planted.is(CARD);
+    let _turn = turn();
+    let device = plant(CARD);
     assert_eq!(device.row_padding_elements, Some(512));
     let scratch = tempfile::tempdir().unwrap();
     for family in synth::families() {
@@ -102,7 +96,7 @@ fn rows_are_padded_to_the_byte_in_every_family() {
         context.kv_type = kv_type;
         for policy in ["none", "all-experts"] {
             let what = format!("{} under {policy}", family.name);
-            let builder = planted.builder(&path, policy).kv_type(kv_type);
+            let builder = loading(&path, policy).kv_type(kv_type);
             // Without the engine: from the header, and the rule that the device told.
             let policy: OffloadPolicy = policy.parse().unwrap();
             let pure = policy.plan(&gguf, std::slice::from_ref(&device), &context).unwrap();
@@ -127,15 +121,15 @@ fn rows_are_padded_to_the_byte_in_every_family() {
 /// A device of exactly the size that everything takes holds everything, and one of a byte less does not.
 #[test]
 fn fit_is_exact_to_the_byte() {
-    let planted = Planted::new();
+    let _turn = turn();
     let scratch = tempfile::tempdir().unwrap();
     for arch in ["gpt-oss-20b", "qwen3-30b-a3b"] {
         let path = small(scratch.path(), arch, None);
-        planted.is(CARD);
-        let whole = planted.whole(&path);
+        plant(CARD);
+        let whole = bytes_of_all(&path);
         for (total_bytes, is_whole) in [(whole, true), (whole - 1, false)] {
-            planted.is(PlantedDevice { total_bytes, ..CARD });
-            let mut model = planted.builder(&path, "fit").load().unwrap();
+            plant(PlantedDevice { total_bytes, ..CARD });
+            let mut model = loading(&path, "fit").load().unwrap();
             let plan = model.plan();
             let all = plan.expert_bytes_on_devices() == plan.model().expert_bytes;
             assert_eq!(all, is_whole, "{arch} in {total_bytes} bytes\n{plan}");
@@ -147,20 +141,20 @@ fn fit_is_exact_to_the_byte() {
 
 #[test]
 fn the_warm_up_finds_what_is_hidden_and_leaves_no_trace() {
-    let planted = Planted::new();
+    let _turn = turn();
     let (hidden_bytes, hidden_bytes_per_token) = (5 * MIB + 7, 1001);
-    planted.is(PlantedDevice { hidden_bytes, hidden_bytes_per_token, ..CARD });
+    plant(PlantedDevice { hidden_bytes, hidden_bytes_per_token, ..CARD });
     let scratch = tempfile::tempdir().unwrap();
     let hidden = hidden_bytes + hidden_bytes_per_token * u64::from(MICRO_BATCH);
     // With attention over everything, in windows, and with recurrent layers.
     for arch in ["qwen3-30b-a3b", "gpt-oss-20b", "qwen3-next-80b-a3b", "lfm2-8b-a1b"] {
         let path = small(scratch.path(), arch, None);
-        let mut cold = planted.builder(&path, "fit").warm_up(false).load().unwrap();
+        let mut cold = loading(&path, "fit").warm_up(false).load().unwrap();
         assert_eq!(on_device(&cold).overhead_bytes, None);
         let expected = text(&mut cold);
         drop(cold);
 
-        let mut model = planted.builder(&path, "fit").load().unwrap();
+        let mut model = loading(&path, "fit").load().unwrap();
         assert_eq!(on_device(&model).overhead_bytes, Some(hidden), "{arch}");
         let verification = model.verify();
         let by_device = &verification.by_device()[0];
@@ -176,10 +170,10 @@ fn the_warm_up_finds_what_is_hidden_and_leaves_no_trace() {
         drop(model);
 
         // Another policy is only warmed up if somebody says so.
-        let model = planted.builder(&path, "all-experts").load().unwrap();
+        let model = loading(&path, "all-experts").load().unwrap();
         assert_eq!(on_device(&model).overhead_bytes, None);
         drop(model);
-        let model = planted.builder(&path, "all-experts").warm_up(true).load().unwrap();
+        let model = loading(&path, "all-experts").warm_up(true).load().unwrap();
         assert_eq!(on_device(&model).overhead_bytes, Some(hidden), "{arch}");
     }
 }
@@ -188,17 +182,17 @@ fn the_warm_up_finds_what_is_hidden_and_leaves_no_trace() {
 /// again, and which says how much to hold back.
 #[test]
 fn too_little_left_to_compute_is_an_error_of_the_load() {
-    let planted = Planted::new();
-    planted.is(CARD);
+    let _turn = turn();
+    plant(CARD);
     let scratch = tempfile::tempdir().unwrap();
     let path = small(scratch.path(), "gpt-oss-20b", Some(24));
-    let whole = planted.whole(&path);
+    let whole = bytes_of_all(&path);
     let hidden_bytes = whole / 2;
     for aborts in [false, true] {
         // There is room for everything but a byte of what is hidden.
         let total_bytes = whole + hidden_bytes - 1;
-        planted.is(PlantedDevice { total_bytes, hidden_bytes, aborts, ..CARD });
-        let error = planted.builder(&path, "fit").load().map(|_| ()).unwrap_err();
+        plant(PlantedDevice { total_bytes, hidden_bytes, aborts, ..CARD });
+        let error = loading(&path, "fit").load().map(|_| ()).unwrap_err();
         let Error::NoRoomToCompute { device, allocated_bytes, overhead_bytes, limit_bytes, .. } =
             &error
         else {
@@ -209,16 +203,16 @@ fn too_little_left_to_compute_is_an_error_of_the_load() {
         let says = if aborts { "PLANTED error" } else { "llama_decode returned -2" };
         let message = error.to_string();
         assert!(message.contains(says) && message.contains("device_overhead"), "{message}");
-        assert_eq!(planted.device().free_bytes, Some(total_bytes), "something stays allocated");
+        assert_eq!(look().free_bytes, Some(total_bytes), "something stays allocated");
 
         // Without a warm-up it is the first prompt.
-        let mut model = planted.builder(&path, "fit").warm_up(false).load().unwrap();
-        assert!(model.generate("Hello", &greedy(1)).and_then(|g| g.text()).is_err());
+        let mut model = loading(&path, "fit").warm_up(false).load().unwrap();
+        assert!(model.generate("Hello", &greedy(1)).and_then(Generation::text).is_err());
         drop(model);
-        assert_eq!(planted.device().free_bytes, Some(total_bytes), "something stays allocated");
+        assert_eq!(look().free_bytes, Some(total_bytes), "something stays allocated");
 
         // Held back, it is there, and nothing more is left unused than the smallest tensors left out.
-        let builder = planted.builder(&path, "fit").device_overhead(NAME, hidden_bytes);
+        let builder = loading(&path, "fit").device_overhead(NAME, hidden_bytes);
         let mut model = builder.load().unwrap();
         let plan = model.plan();
         assert_eq!(plan.device(NAME).unwrap().overhead_bytes, hidden_bytes);
@@ -234,20 +228,20 @@ fn too_little_left_to_compute_is_an_error_of_the_load() {
 /// A budget is for everything that the device takes.
 #[test]
 fn more_than_the_budget_is_an_error_and_what_it_names_is_enough() {
-    let planted = Planted::new();
+    let _turn = turn();
     let hidden_bytes = 2 * MIB + 5;
-    planted.is(PlantedDevice { hidden_bytes, ..CARD });
+    plant(PlantedDevice { hidden_bytes, ..CARD });
     let scratch = tempfile::tempdir().unwrap();
     let path = small(scratch.path(), "gpt-oss-20b", Some(48));
-    let budget = planted.whole(&path) + MIB;
+    let budget = bytes_of_all(&path) + MIB;
     let policy = format!("fit:{budget}B");
-    let error = planted.builder(&path, &policy).load().map(|_| ()).unwrap_err();
+    let error = loading(&path, &policy).load().map(|_| ()).unwrap_err();
     let Error::NoRoomToCompute { overhead_bytes, limit_bytes, reason, .. } = error else {
         panic!("{error}")
     };
     assert_eq!((overhead_bytes, limit_bytes, reason.as_str()), (hidden_bytes, budget, ""));
-    assert_eq!(planted.device().free_bytes, Some(CARD.total_bytes));
-    let builder = planted.builder(&path, &policy).device_overhead(NAME, overhead_bytes);
+    assert_eq!(look().free_bytes, Some(CARD.total_bytes));
+    let builder = loading(&path, &policy).device_overhead(NAME, overhead_bytes);
     let model = builder.load().unwrap();
     let row = on_device(&model);
     assert_eq!(row.overhead_bytes, Some(hidden_bytes));
@@ -265,13 +259,13 @@ fn more_than_the_budget_is_an_error_and_what_it_names_is_enough() {
 /// What is held back is part of what has to be free, also for a second context.
 #[test]
 fn what_is_held_back_is_reserved() {
-    let planted = Planted::new();
-    planted.is(CARD);
+    let _turn = turn();
+    plant(CARD);
     let scratch = tempfile::tempdir().unwrap();
     let path = small(scratch.path(), "qwen3-30b-a3b", None);
-    let whole = planted.whole(&path);
-    planted.is(PlantedDevice { total_bytes: whole + 3 * MIB, ..CARD });
-    let load = |bytes| planted.builder(&path, "none").device_overhead(NAME, bytes).load();
+    let whole = bytes_of_all(&path);
+    plant(PlantedDevice { total_bytes: whole + 3 * MIB, ..CARD });
+    let load = |bytes| loading(&path, "none").device_overhead(NAME, bytes).load();
     let model = load(3 * MIB).unwrap();
     let error = model.another().map(|_| ()).unwrap_err();
     let row = on_device(&model);
@@ -282,6 +276,6 @@ fn what_is_held_back_is_reserved() {
     assert!(
         matches!(error, Error::DoesNotFit { needed_bytes, .. } if needed_bytes == whole + 3 * MIB + 1)
     );
-    let unknown = planted.builder(&path, "none").device_overhead("CUDA7", 1).load();
+    let unknown = loading(&path, "none").device_overhead("CUDA7", 1).load();
     assert!(matches!(unknown.map(|_| ()).unwrap_err(), Error::UnknownDevice { .. }));
 }

@@ -58,7 +58,23 @@ impl Overhead {
         })
     }
 
-    /// The same of a file that is classified already.
+    /// By how much it grows while the context fills, after so many tokens were computed in it.
+    ///
+    /// # Errors
+    /// As [`bytes`](Self::bytes).
+    #[cfg(any(feature = "llama", test))]
+    pub(crate) fn growth_bytes(
+        self,
+        gguf: &GgufFile,
+        context: &ContextOptions,
+        tokens: u32,
+    ) -> crate::Result<u64> {
+        let filled = context.context_tokens.map_or(tokens, |all| all.min(tokens));
+        let now = ContextOptions { context_tokens: Some(filled), ..context.clone() };
+        Ok(self.bytes(gguf, context)?.saturating_sub(self.bytes(gguf, &now)?))
+    }
+
+    /// As [`bytes`](Self::bytes), of a file that is classified already.
     pub(super) fn bytes_of(
         self,
         gguf: &GgufFile,

@@ -93,6 +93,9 @@ fn without_flash_attention_the_scores_grow_with_the_context() {
     assert!(full >= 8192 * 512 * 48 * 2, "{full}");
     let short = ContextOptions { context_tokens: Some(1000), ..context(512) };
     assert!(pool(&gguf, &short) < full / 6);
+    let growth = |overhead: Overhead| overhead.growth_bytes(&gguf, &context(512), 1000).unwrap();
+    assert_eq!(growth(Overhead::CUDA), full - pool(&gguf, &short));
+    assert_eq!(growth(Overhead::Bytes(5)), 0);
 }
 
 #[test]

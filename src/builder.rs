@@ -253,8 +253,19 @@ impl MoeModelBuilder {
     /// too little fails with [`Error::NoRoomToCompute`] instead of the first long prompt. It takes as long
     /// as such a micro-batch does, and what a first prompt has to wait for is done already.
     ///
-    /// Without it: under [`fit`](OffloadPolicy::Fit) with a device of this machine that tells its free memory,
-    /// unless experts are on disk.
+    /// Without it: under [`fit`](OffloadPolicy::Fit) with a graphics card of this machine that tells its free
+    /// memory, unless experts are on disk. Without such a card nothing is computed.
+    ///
+    /// ```
+    /// let builder = moe_offload::MoeModel::builder("examples/demo-model/demo-moe.gguf");
+    /// let model = builder.policy("all-experts".parse()?).warm_up(true).load()?;
+    /// for row in model.memory() {
+    ///     if let Some(bytes) = row.overhead_bytes {
+    ///         println!("{} took {bytes} bytes beside the model", row.name);
+    ///     }
+    /// }
+    /// # Ok::<(), moe_offload::Error>(())
+    /// ```
     pub fn warm_up(mut self, warm_up: bool) -> Self {
         self.warm_up = Some(warm_up);
         self
@@ -288,6 +299,15 @@ impl MoeModelBuilder {
     pub fn forecast(&self) -> Result<Plan> {
         let gguf = self.open_file()?;
         self.exact_plan(&gguf, &self.devices()?)
+    }
+
+    /// For tests: what a dry run of the plan by which [`load`](Self::load) would load counts, weights too.
+    #[cfg(feature = "bench")]
+    #[doc(hidden)]
+    pub fn dry_run_memory(&self) -> Result<Vec<DeviceMemory>> {
+        let gguf = self.open_file()?;
+        let plan = self.exact_plan(&gguf, &self.devices()?)?;
+        self.dry_run(&gguf, &plan)
     }
 
     /// Plans, sees that it fits, loads, and checks that every tensor is where the plan puts it.

@@ -36,8 +36,8 @@ pub struct DeviceMemory {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_fell_bytes: Option<u64>,
     /// What the device took beyond weights, context and compute bytes, by its own account after the
-    /// warm-up of the load ([`MoeModelBuilder::warm_up`](crate::MoeModelBuilder::warm_up)): kernels,
-    /// workspaces, pools, and what allocations are rounded up by. `None` without a warm-up, for [`CPU`],
+    /// warm-up of the load (`MoeModelBuilder::warm_up`): kernels, workspaces, pools, and what allocations
+    /// are rounded up by. `None` without a warm-up, for [`CPU`],
     /// where the device does not tell, and where another load of this process changed its memory
     /// meanwhile. Another process can make it wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]

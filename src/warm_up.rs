@@ -17,7 +17,8 @@ use crate::reservation;
 
 const OPERATION: &str = "warm up";
 
-/// A device that ran out of memory lacked at least so much, by its step of allocation.
+/// What a device that ran out of memory lacked is not told. This is the largest piece of a size that is known:
+/// cuBLAS's workspace (docs/engine.md).
 const LEAST_SHORTAGE: u64 = 32 << 20;
 
 /// What was there before a load, to be compared with what is left after it.
@@ -59,10 +60,11 @@ impl WarmUp {
         wanted.unwrap_or(under_fit) && used(plan).any(tells)
     }
 
-    /// A device of this machine that told its free memory.
+    /// A card of this machine that told its free memory, which is its own: of what is shared with the CPU,
+    /// other things take some too.
     fn device(&self, name: &str) -> Option<&Device> {
         let tells =
-            |device: &&Device| device.kind != DeviceKind::Remote && device.free_bytes.is_some();
+            |device: &&Device| device.kind == DeviceKind::Gpu && device.free_bytes.is_some();
         self.before.iter().filter(tells).find(|device| device.name == name)
     }
 

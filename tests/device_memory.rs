@@ -101,11 +101,16 @@ fn rows_are_padded_to_the_byte_in_every_family() {
             let policy: OffloadPolicy = policy.parse().unwrap();
             let pure = policy.plan(&gguf, std::slice::from_ref(&device), &context).unwrap();
             let pure = pure.device(NAME).unwrap();
+            let dry = builder.dry_run_memory().unwrap();
             let model = builder.load().unwrap_or_else(|error| panic!("{what}: {error}"));
             assert!(model.verify().holds(), "{what}\n{}", model.verify());
             let row = on_device(&model);
             assert_eq!(row.weights_bytes, pure.weights_bytes + pure.padding_bytes, "{what}");
             assert_eq!(Some(row.context_bytes), pure.context_bytes, "{what}");
+            let dry = dry.iter().find(|dry| dry.name == NAME).unwrap();
+            let counted = [dry.weights_bytes, dry.context_bytes, dry.compute_bytes];
+            let allocated = [row.weights_bytes, row.context_bytes, row.compute_bytes];
+            assert_eq!(counted, allocated, "a dry run of {what}");
             // The device's own account knows of nothing else.
             assert_eq!(row.free_fell_bytes, Some(row.total_bytes()), "{what}");
             let mut unpadded = device.clone();

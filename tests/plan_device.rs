@@ -5,6 +5,7 @@ mod support;
 
 use std::path::PathBuf;
 
+use moe_offload::gguf::GgmlType;
 use moe_offload::plan::{DevicePlan, Overhead, pool_bytes};
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{ContextOptions, Device, Error, ExpertMap, GgufFile, OffloadPolicy, Plan};
@@ -71,7 +72,7 @@ fn a_quantised_cache_is_padded_too() {
     let Model { gguf, .. } = &model("gpt-oss-20b", &SynthOptions::tiny());
     let context = |kv_type: &str| {
         let mut context = ContextOptions::with_context_tokens(256);
-        context.kv_type = moe_offload::gguf::GgmlType::from_name(kv_type).unwrap();
+        context.kv_type = GgmlType::from_name(kv_type).unwrap();
         context
     };
     let bytes = |device: &Device, kv_type: &str| {
@@ -139,6 +140,56 @@ fn the_table_has_a_column_for_it_where_there_is_any() {
     let read: Plan = serde_json::from_value(serde_json::to_value(&with).unwrap()).unwrap();
     assert_eq!(read, with);
     assert!(read.check(gguf).is_ok());
+}
+
+/// What the free memory of an H100 (80 GB, CUDA 13.0, driver 580) fell by beyond the engine's account, in KiB, from
+/// before the load to after a prompt that filled the context, in a process of its own each.
+const MEASURED: [(&str, u32, u32, u32, &str, u64); 25] = [
+    ("gpt-oss-20b", 6, 128, 4096, "f16", 4247 + 176_128),
+    ("gpt-oss-20b", 6, 512, 4096, "f16", 6149 + 180_224),
+    ("gpt-oss-20b", 6, 512, 4096, "f16", 13_161 + 180_224), // `all-experts`, read
+    ("gpt-oss-20b", 6, 512, 4096, "q8_0", 7477 + 180_224),
+    ("gpt-oss-20b", 6, 512, 32_768, "q8_0", 6197 + 180_224),
+    ("gpt-oss-20b", 6, 512, 32_768, "f16", 6149 + 180_224),
+    ("gpt-oss-20b", 6, 2048, 4096, "f16", 5053 + 196_608),
+    ("gpt-oss-20b", 6, 2048, 4096, "f16", 12_095 + 196_608), // `all-experts`, read
+    ("gpt-oss-20b", 6, 4096, 8192, "f16", 4957 + 225_280),
+    ("qwen3-30b-a3b", 2, 512, 4096, "f16", 3599 + 180_224),
+    ("qwen3-30b-a3b", 2, 512, 32_768, "f16", 3599 + 180_224),
+    ("qwen3-30b-a3b", 2, 2048, 4096, "f16", 5352 + 206_848), // `all-experts`, read
+    ("qwen3-30b-a3b", 2, 2048, 32_768, "q4_0", 3215 + 206_848),
+    ("qwen3-next-80b-a3b", 4, 512, 4096, "f16", 5589 + 186_368),
+    ("qwen3-next-80b-a3b", 4, 512, 4096, "f16", 12_513 + 186_368), // `all-experts`, read
+    ("qwen3-next-80b-a3b", 4, 2048, 4096, "f16", 5285 + 215_040),
+    ("qwen3-next-80b-a3b", 4, 2048, 4096, "f16", 11_477 + 215_040), // `all-experts`, read
+    // Tiny shapes.
+    ("grok-1", 0, 512, 1024, "f16", 2825 + 176_128),
+    ("gemma-4-26b-a4b", 0, 512, 1024, "f16", 4281 + 176_128),
+    ("llama-4-scout", 0, 512, 1024, "f16", 3014 + 176_128),
+    ("deepseek-v3", 0, 512, 1024, "f16", 4240 + 176_128),
+    ("jamba-1.5-mini", 0, 512, 1024, "f16", 3527 + 176_128),
+    ("dbrx", 0, 512, 1024, "f16", 3341 + 176_128),
+    ("lfm2-8b-a1b", 0, 512, 1024, "f16", 3954 + 176_128),
+    ("arctic", 0, 512, 1024, "f16", 2869 + 178_176),
+];
+
+#[test]
+fn the_estimate_for_cuda_is_what_a_card_was_seen_to_take_and_little_more() {
+    for (arch, layers, micro_batch_tokens, tokens, kv_type, kib) in MEASURED {
+        let options = match layers {
+            0 => SynthOptions::tiny(),
+            layers => SynthOptions::default().layers(layers),
+        };
+        let Model { gguf, .. } = &model(arch, &options);
+        let mut context = ContextOptions::with_context_tokens(tokens);
+        context.micro_batch_tokens = micro_batch_tokens;
+        context.batch_tokens = context.batch_tokens.max(micro_batch_tokens);
+        context.kv_type = GgmlType::from_name(kv_type).unwrap();
+        let estimate = Overhead::CUDA.bytes(gguf, &context).unwrap();
+        let measured = kib << 10;
+        let what = format!("{arch}, {micro_batch_tokens} of {tokens}: {estimate} for {measured}");
+        assert!((measured..=measured + 32 * MIB).contains(&estimate), "{what}");
+    }
 }
 
 /// The pool follows the micro-batch, and is what the device's overhead is made of.

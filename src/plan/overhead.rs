@@ -90,8 +90,8 @@ impl Overhead {
     }
 }
 
-/// Beside the pool, measured: see docs/engine.md, "Memory that the engine does not count".
-const CUDA_BESIDE: u64 = 160 << 20;
+/// Beside the pool, measured on an H100: see docs/engine.md, "Memory of devices".
+const CUDA_BESIDE: u64 = 176 << 20;
 
 /// The pool grows in such steps (`vmm_granularity`; 2 MiB on every card that was looked at).
 const STEP: u64 = 2 << 20;
@@ -122,6 +122,25 @@ const SCAN_CHUNK: u64 = 256;
 /// attention makes of a quantised cache (`ggml_cuda_flash_attn_ext_get_alloc_size`) is no part of it:
 /// the engine counts that among its compute buffers. Results are taken to be wanted of one token of each
 /// sequence, as `generate` does.
+///
+/// ```
+/// # use moe_offload::synth::{self, SynthOptions};
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("model.gguf");
+/// # let options = SynthOptions::default().layers(2);
+/// # synth::family("gpt-oss-20b")?.build(&options)?.save_without_weights(&path, 1)?;
+/// use moe_offload::plan::pool_bytes;
+/// use moe_offload::{ContextOptions, ExpertMap, GgufFile};
+///
+/// let gguf = GgufFile::open(&path)?;
+/// let (experts, mut context) = (ExpertMap::new(&gguf)?, ContextOptions::default());
+/// let of_512 = pool_bytes(&gguf, &experts, &context);
+/// context.micro_batch_tokens = 2048;
+/// let of_2048 = pool_bytes(&gguf, &experts, &context);
+/// // 512 and 2048 tokens with 4 experts each, and partial sums.
+/// assert_eq!((of_512, of_2048), (20 << 20, 40 << 20));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn pool_bytes(gguf: &GgufFile, experts: &ExpertMap, context: &ContextOptions) -> u64 {
     let tokens = context.computed_at_once();
     let batch = Batch {

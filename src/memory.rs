@@ -38,8 +38,9 @@ pub struct DeviceMemory {
     /// What the device took beyond weights, context and compute bytes, by its own account after the
     /// warm-up of the load (`MoeModelBuilder::warm_up`): kernels, workspaces, pools, and what allocations
     /// are rounded up by. `None` without a warm-up, for [`CPU`],
-    /// where the device does not tell, and where another load of this process changed its memory
-    /// meanwhile. Another process can make it wrong.
+    /// where the device does not tell, and where another load of this process, or 128 MiB or more of another
+    /// program's, changed its memory meanwhile. Another program that takes some in the second of the warm-up
+    /// makes it wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overhead_bytes: Option<u64>,
 }

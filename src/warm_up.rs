@@ -21,6 +21,10 @@ const OPERATION: &str = "warm up";
 /// cuBLAS's workspace (docs/engine.md).
 const LEAST_SHORTAGE: u64 = 32 << 20;
 
+/// A load itself takes some 3 to 13 MiB beyond the engine's account (docs/engine.md). Where much more is gone before
+/// anything was computed, another program took it.
+const MOST_AT_LOAD: u64 = 128 << 20;
+
 /// What was there before a load, to be compared with what is left after it.
 pub(crate) struct WarmUp {
     /// The devices before anything was allocated.
@@ -96,17 +100,24 @@ impl WarmUp {
         }
         let after = self.devices()?;
         for row in memory.iter_mut() {
-            row.note_overhead(self.taken(&row.name, &after));
+            row.note_overhead(self.taken_by(row, &after));
         }
         for planned in used(plan) {
             let growth = self.device(&planned.name).map_or(Ok(0), |device| {
                 device.overhead.growth_bytes(gguf, plan.context(), context.micro_batch_tokens())
-            });
-            if let Some(taken) = self.taken(&planned.name, &after) {
-                check_limit(plan, planned, memory, taken.saturating_add(growth?))?;
+            })?;
+            let row = memory.iter().find(|row| row.name == planned.name);
+            if let Some(taken) = row.and_then(|row| self.taken_by(row, &after)) {
+                check_limit(plan, planned, memory, taken.saturating_add(growth))?;
             }
         }
         Ok(())
+    }
+
+    /// By how much a device's free memory has fallen, if that is this load's doing.
+    fn taken_by(&self, row: &DeviceMemory, after: &[Device]) -> Option<u64> {
+        let at_load = row.free_fell_bytes.unwrap_or(0).saturating_sub(row.total_bytes());
+        self.taken(&row.name, after).filter(|_| at_load <= MOST_AT_LOAD)
     }
 
     /// By how much a device's free memory has fallen.

@@ -6,7 +6,7 @@
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use moe_offload::experts::TensorKind;
 use moe_offload::gguf::GgmlType;
@@ -259,6 +259,49 @@ fn more_than_the_budget_is_an_error_and_what_it_names_is_enough() {
     let weights = out.filter(|placed| placed.tensor.kind != TensorKind::ExpertBias);
     let smallest = weights.map(|placed| placed.tensor.bytes).min().unwrap();
     assert!(left < smallest * 11 / 10, "{left} bytes are left\n{}", model.plan());
+}
+
+/// What others take while a model is loaded is none of its own: neither counted nor held against its budget.
+#[test]
+fn memory_of_others_is_not_this_load_s() {
+    let _turn = turn();
+    let hidden_bytes = MIB;
+    plant(PlantedDevice { hidden_bytes, total_bytes: 1 << 30, ..CARD });
+    let scratch = tempfile::tempdir().unwrap();
+    let path = small(scratch.path(), "qwen3-30b-a3b", None);
+    let policy = format!("fit:{}B", bytes_of_all(&path) + hidden_bytes);
+    let alone = loading(&path, &policy).device_overhead(NAME, hidden_bytes);
+    assert_eq!(on_device(&alone.load().unwrap()).overhead_bytes, Some(hidden_bytes));
+
+    // Another program.
+    let elsewhere = 200 << 20;
+    let mut taken = false;
+    let builder = loading(&path, &policy).device_overhead(NAME, hidden_bytes);
+    let model = builder.on_progress(move |_| {
+        if !std::mem::replace(&mut taken, true) {
+            PlantedDevice::take_elsewhere(elsewhere).unwrap();
+        }
+    });
+    let model = model.load().unwrap();
+    assert!(on_device(&model).free_fell_bytes > Some(200 << 20));
+    assert_eq!(on_device(&model).overhead_bytes, None);
+    drop(model);
+    PlantedDevice::take_elsewhere(-elsewhere).unwrap();
+
+    // Another load of this process.
+    let other = Arc::new(Mutex::new(None));
+    let builder = loading(&path, &policy).device_overhead(NAME, hidden_bytes);
+    let (slot, its_path) = (Arc::clone(&other), path.clone());
+    let model = builder.on_progress(move |_| {
+        let mut slot = slot.lock().unwrap();
+        if slot.is_none() {
+            *slot = Some(loading(&its_path, "none").load().unwrap());
+        }
+    });
+    let mut model = model.load().unwrap();
+    assert_eq!(on_device(&model).overhead_bytes, None);
+    assert!(!text(&mut model).is_empty());
+    drop(other.lock().unwrap().take());
 }
 
 /// What is held back is part of what has to be free, also for a second context.

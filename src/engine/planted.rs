@@ -50,4 +50,14 @@ impl PlantedDevice {
             reason: format!("{} ({in_use} bytes)", failure.reason),
         })
     }
+
+    /// As another program: takes so many bytes of the device, or gives them back if negative.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] if there are none left.
+    pub fn take_elsewhere(bytes: i64) -> Result<()> {
+        // SAFETY: it only counts.
+        guarded(|message| unsafe { ffi::moe_planted_take(bytes, message) })
+            .map_err(|failure| failure.into_error("take memory of the planted device"))
+    }
 }

@@ -276,3 +276,13 @@ moe_status moe_plant_device(const moe_planted_device * wanted, uint64_t * in_use
         return MOE_OK;
     });
 }
+
+moe_status moe_planted_take(int64_t bytes, moe_message * message) {
+    return guarded(message, [&] {
+        if (bytes < 0) {
+            give_back(-bytes);
+            return MOE_OK;
+        }
+        return take(bytes) ? MOE_OK : fail(message, "the planted device has not so much left");
+    });
+}

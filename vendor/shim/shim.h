@@ -93,6 +93,9 @@ typedef struct moe_planted_device {
 // Nothing may look at the list of devices meanwhile.
 moe_status moe_plant_device(const moe_planted_device * planted, uint64_t * in_use, moe_message * message);
 
+// For tests: as another program, takes so many bytes of it, or gives them back. MOE_FAILED if there are none.
+moe_status moe_planted_take(int64_t bytes, moe_message * message);
+
 // Connects to an RPC server, or sees whether it still answers. Its devices are not registered yet.
 moe_status moe_rpc_connect(const char * endpoint, ggml_backend_reg_t * server, moe_message * message);
 

@@ -217,6 +217,9 @@ fn compute(context: &mut Context, plan: &Plan) -> Result<()> {
         context.synchronize()?;
     }
     context.keep(0, None)?;
+    if let Some(pager) = context.weights().pager() {
+        pager.reset();
+    }
     #[cfg(feature = "bench")]
     context.forget_expert_use();
     Ok(())

@@ -3,12 +3,14 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use moe_offload::gguf::GgmlType;
 use moe_offload::plan::{DevicePlan, Overhead, pool_bytes};
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{ContextOptions, Device, Error, ExpertMap, GgufFile, OffloadPolicy, Plan};
+use support::engine_source;
 use support::model_files::demo;
 
 const MIB: u64 = 1 << 20;
@@ -190,6 +192,29 @@ fn the_estimate_for_cuda_is_what_a_card_was_seen_to_take_and_little_more() {
         let what = format!("{arch}, {micro_batch_tokens} of {tokens}: {estimate} for {measured}");
         assert!((measured..=measured + 32 * MIB).contains(&estimate), "{what}");
     }
+}
+
+/// What `src/plan/overhead.rs` and `Device::of_backend` took from the engine's source is still there.
+#[test]
+fn the_rules_are_the_engine_s() {
+    let source = |path: &str| engine_source::read(&format!("../ggml/src/{path}"));
+    let cuda = source("ggml-cuda/common.cuh");
+    for padding in [&cuda, &source("ggml-sycl/presets.hpp"), &source("ggml-cann/common.h")] {
+        let found = engine_source::all(r"#define MATRIX_ROW_PADDING +([0-9]+)", padding);
+        assert_eq!(found, BTreeSet::from(["512".to_owned()]));
+    }
+    let workspace = engine_source::between(&cuda, "cc >= GGML_CUDA_CC_HOPPER) ?", ":");
+    assert_eq!(workspace.trim(), "32 * 1024 * 1024");
+    let scan = source("ggml-cuda/ssm-scan.cu");
+    assert!(scan.contains("#define SSM_SSD_CHUNK_SIZE 256"));
+    // Types that the device multiplies with directly; all others are dequantised first.
+    let mmq = source("ggml-cuda/mmq.cu");
+    let list = engine_source::between(&mmq, "bool ggml_cuda_should_use_mmq", "default:");
+    let direct = engine_source::all("case GGML_TYPE_([A-Z0-9_]+):", list);
+    let quantised = GgmlType::all().filter(|ggml_type| ggml_type.is_quantised());
+    let others = quantised.filter(|t| !direct.contains(&t.name().to_ascii_uppercase()));
+    let others: BTreeSet<&str> = others.map(GgmlType::name).collect();
+    assert_eq!(others, BTreeSet::from(["iq1_m", "tq1_0", "tq2_0", "q8_1", "q8_K"]));
 }
 
 /// The pool follows the micro-batch, and is what the device's overhead is made of.

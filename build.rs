@@ -223,22 +223,23 @@ mod shim {
     }
 
     fn compile(include_dirs: &[PathBuf]) {
+        let mut files = vec![
+            "shim",
+            "candidates",
+            "sampling",
+            "measure",
+            "paging",
+            "guess",
+            "threads",
+            "host_memory",
+        ];
+        if cfg!(feature = "bench") {
+            files.push("planted_device"); // for tests
+        }
         cc::Build::new()
             .cpp(true)
             .std("c++17")
-            .files(
-                [
-                    "shim",
-                    "candidates",
-                    "sampling",
-                    "measure",
-                    "paging",
-                    "guess",
-                    "threads",
-                    "host_memory",
-                ]
-                .map(|f| format!("vendor/shim/{f}.cpp")),
-            )
+            .files(files.iter().map(|file| format!("vendor/shim/{file}.cpp")))
             .includes(include_dirs)
             .warnings(false) // the engine's headers have their own
             .compile("moe_offload_shim");

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use clap::Parser;
 use moe_offload::gguf::GgmlType;
 use moe_offload::memory::allocatable_bytes;
-use moe_offload::plan::{CPU, DiskPlan};
+use moe_offload::plan::{CPU, DiskPlan, Overhead};
 use moe_offload::{
     ContextOptions, Device, Error, GgufFile, OffloadPolicy, Plan, Result, preflight,
 };
@@ -51,6 +51,10 @@ struct Arguments {
     /// There is no device but the CPU, with the memory that this machine has now
     #[arg(long, conflicts_with = "device")]
     cpu_only: bool,
+    /// Memory of a device to hold back for what it takes beside the model, such as CUDA0=300MiB, in place of
+    /// what is known of its backend; 0B for none. May be repeated
+    #[arg(long, value_name = "NAME=BYTES", value_parser = named_bytes)]
+    overhead: Vec<(String, u64)>,
     /// CPU memory for experts that the policy leaves on disk, such as 8GiB; beside `ram:` the
     /// smaller one counts
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
@@ -110,6 +114,13 @@ fn run(arguments: Arguments) -> Result<bool> {
             "planned for an assumed device `gpu` of any size; name the real ones, as in --device gpu=12GiB, or \
              give --cpu-only"
         );
+    }
+    for (name, bytes) in arguments.overhead {
+        let Some(device) = devices.iter_mut().find(|device| device.name == name) else {
+            let known = devices.into_iter().map(|device| device.name).collect();
+            return Err(Error::UnknownDevice { name, known });
+        };
+        device.overhead = Overhead::Bytes(bytes);
     }
     let mut plan = policy.plan(&gguf, &devices, &context)?;
     if let [_, twice, ..] = &cpu[..] {
@@ -188,10 +199,16 @@ fn some_bytes(text: &str) -> Result<u64, String> {
 }
 
 /// `NAME=BYTES`, the bytes with a unit such as `12GiB` or `12GB`.
-fn device(text: &str) -> Result<Device, String> {
+fn named_bytes(text: &str) -> Result<(String, u64), String> {
     let (name, bytes) = text.rsplit_once('=').ok_or("write NAME=BYTES, as in CUDA0=24GiB")?;
-    let bytes = self::bytes(bytes)?;
-    Ok(Device::new(name).with_free_bytes(bytes))
+    Ok((name.to_owned(), self::bytes(bytes)?))
+}
+
+/// A device of the backend that its name begins with, as the engine's names do: `CUDA0`.
+fn device(text: &str) -> Result<Device, String> {
+    let (name, bytes) = named_bytes(text)?;
+    let backend = name.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned();
+    Ok(Device::new(name).of_backend(&backend).with_free_bytes(bytes))
 }
 
 /// A value, or `auto`.

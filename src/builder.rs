@@ -15,10 +15,11 @@ use crate::memory::{self, DeviceMemory};
 use crate::model::MoeModel;
 use crate::paging::{Layout, PagingOptions};
 use crate::placement;
-use crate::plan::{self, CPU, Compute, ContextOptions, Device, OpenChoices, Plan};
+use crate::plan::{self, CPU, Compute, ContextOptions, Device, OpenChoices, Overhead, Plan};
 use crate::policy::{DeviceName, OffloadPolicy};
 use crate::preflight;
 use crate::reservation::{self, Reservation};
+use crate::warm_up::WarmUp;
 
 /// Everything about a model to load. Setters never fail; [`load`](Self::load) checks it all.
 #[must_use = "nothing is loaded before `load`"]
@@ -29,6 +30,8 @@ pub struct MoeModelBuilder {
     context: ContextOptions,
     rpc_servers: Vec<String>,
     budgets: Vec<(String, u64)>,
+    overheads: Vec<(String, u64)>,
+    warm_up: Option<bool>,
     threads: Option<u32>,
     checkpoint_bytes: u64,
     load: LoadSettings,
@@ -55,6 +58,8 @@ impl MoeModelBuilder {
             context: ContextOptions::default(),
             rpc_servers: Vec::new(),
             budgets: Vec::new(),
+            overheads: Vec::new(),
+            warm_up: None,
             threads: None,
             checkpoint_bytes: CHECKPOINT_BYTES,
             load: LoadSettings::default(),
@@ -234,6 +239,38 @@ impl MoeModelBuilder {
         self
     }
 
+    /// So many bytes of a device's memory are left to what the engine does not count, such as kernels,
+    /// workspaces and pools, in place of the estimate ([`Overhead`]); 0 for none. What a load really took is
+    /// [`DeviceMemory::overhead_bytes`](crate::DeviceMemory::overhead_bytes). A server's address stands
+    /// for its first device. A plan that was made before has its own.
+    pub fn device_overhead(mut self, device: impl Into<String>, bytes: u64) -> Self {
+        self.overheads.push((device.into(), bytes));
+        self
+    }
+
+    /// Whether the load ends with a micro-batch of the largest size and a single token, which are computed
+    /// and forgotten: only then is it known what the devices take for computing, and a load that leaves them
+    /// too little fails with [`Error::NoRoomToCompute`] instead of the first long prompt. It takes as long
+    /// as such a micro-batch does, and what a first prompt has to wait for is done already.
+    ///
+    /// Without it: under [`fit`](OffloadPolicy::Fit) with a graphics card of this machine that tells its free
+    /// memory, unless experts are on disk. Without such a card nothing is computed.
+    ///
+    /// ```
+    /// let builder = moe_offload::MoeModel::builder("examples/demo-model/demo-moe.gguf");
+    /// let model = builder.policy("all-experts".parse()?).warm_up(true).load()?;
+    /// for row in model.memory() {
+    ///     if let Some(bytes) = row.overhead_bytes {
+    ///         println!("{} took {bytes} bytes beside the model", row.name);
+    ///     }
+    /// }
+    /// # Ok::<(), moe_offload::Error>(())
+    /// ```
+    pub fn warm_up(mut self, warm_up: bool) -> Self {
+        self.warm_up = Some(warm_up);
+        self
+    }
+
     /// Counts which experts each layer uses, for
     /// [`MoeModel::expert_use`](crate::MoeModel::expert_use). The engine then stops after every
     /// router, so measure no speed meanwhile.
@@ -264,6 +301,15 @@ impl MoeModelBuilder {
         self.exact_plan(&gguf, &self.devices()?)
     }
 
+    /// For tests: what a dry run of the plan by which [`load`](Self::load) would load counts, weights too.
+    #[cfg(feature = "bench")]
+    #[doc(hidden)]
+    pub fn dry_run_memory(&self) -> Result<Vec<DeviceMemory>> {
+        let gguf = self.open_file()?;
+        let plan = self.exact_plan(&gguf, &self.devices()?)?;
+        self.dry_run(&gguf, &plan)
+    }
+
     /// Plans, sees that it fits, loads, and checks that every tensor is where the plan puts it.
     ///
     /// # Errors
@@ -273,7 +319,8 @@ impl MoeModelBuilder {
     /// need none; [`Error::HostMemory`] if CPU memory cannot be held as
     /// [`load_mode`](Self::load_mode) says; [`Error::PagingBudget`] if what experts on disk may take of it
     /// is too little for a token; [`Error::LoadFailed`] with the engine's reason;
-    /// [`Error::PlanBroken`] if the engine placed a tensor elsewhere; [`Error::FileChanged`];
+    /// [`Error::NoRoomToCompute`] if a device has too little left to compute (see
+    /// [`warm_up`](Self::warm_up)); [`Error::PlanBroken`] if the engine placed a tensor elsewhere; [`Error::FileChanged`];
     /// [`Error::RpcLost`]; [`Error::Cancelled`]. Nothing
     /// stays allocated after an error.
     pub fn load(mut self) -> Result<MoeModel> {
@@ -285,17 +332,17 @@ impl MoeModelBuilder {
         let mut reservation = Reservation::new(&plan, &devices, &cpu)?;
         let settings = std::mem::take(&mut self.load);
         let cancel = settings.cancel.clone();
-        let before = engine::devices_with(&self.rpc_servers, cancel.as_ref())?;
-        let (weights, context) = self.open(&gguf, &plan, settings)?;
+        let warm_up = WarmUp::before(&self.rpc_servers, cancel.as_ref())?;
+        let (weights, mut context) = self.open(&gguf, &plan, settings)?;
         gguf.check_unchanged()?;
         placement::check(&weights, &plan)?;
         reservation.loaded();
         let mut memory = context.memory()?;
         weights.check_held(&mut memory)?;
         placement::check_limits(&plan, &memory)?;
-        let after = engine::devices_with(&self.rpc_servers, cancel.as_ref())?;
-        for row in &mut memory {
-            row.note_free(&before, &after);
+        warm_up.note_free(&mut memory)?;
+        if warm_up.is_due(self.warm_up, &plan) {
+            warm_up.run(&gguf, &mut context, &plan, &mut memory)?;
         }
         let loaded = (memory, context);
         let limits: Vec<Device> = devices.into_iter().chain([cpu]).collect();
@@ -311,13 +358,11 @@ impl MoeModelBuilder {
 
     fn devices(&self) -> Result<Vec<Device>> {
         let mut devices = engine::devices_with(&self.rpc_servers, self.load.cancel.as_ref())?;
+        for (name, bytes) in &self.overheads {
+            meant(name, &mut devices)?.overhead = Overhead::Bytes(*bytes);
+        }
         for (name, budget) in self.budgets.iter().filter(|(name, _)| !is_cpu(name)) {
-            let name = named(name, &devices).map_or_else(|| DeviceName::new(name), Ok)?;
-            let Some(i) = devices.iter().position(|device| name.matches(&device.name)) else {
-                let known = devices.into_iter().map(|device| device.name).collect();
-                return Err(Error::UnknownDevice { name: name.as_str().to_owned(), known });
-            };
-            let device = &mut devices[i];
+            let device = meant(name, &mut devices)?;
             device.free_bytes = Some(device.free_bytes.map_or(*budget, |free| free.min(*budget)));
             device.total_bytes = Some(device.total_bytes.map_or(*budget, |all| all.min(*budget)));
         }
@@ -450,6 +495,16 @@ fn rebound(plan: &Plan, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
 /// Most bytes of CPU memory, by a plan's policy.
 fn ram_bytes(plan: &Plan) -> Option<u64> {
     plan.policy().fit().and_then(|fit| fit.ram_bytes)
+}
+
+/// The device that a name, or a server's address, stands for.
+fn meant<'a>(name: &str, devices: &'a mut [Device]) -> Result<&'a mut Device> {
+    let name = named(name, devices).map_or_else(|| DeviceName::new(name), Ok)?;
+    let Some(i) = devices.iter().position(|device| name.matches(&device.name)) else {
+        let known = devices.iter().map(|device| device.name.clone()).collect();
+        return Err(Error::UnknownDevice { name: name.as_str().to_owned(), known });
+    };
+    Ok(&mut devices[i])
 }
 
 /// A server's address names its first device, whatever number that has in this process.

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::gguf::{GgufFile, TensorInfo, Value};
+use crate::gguf::{GgmlType, GgufFile, TensorInfo, Value};
 
 /// Layers of a model. The pinned engine runs at most 512.
 pub const MAX_LAYERS: u32 = 65_535;
@@ -119,6 +119,8 @@ pub struct ExpertMap {
     experts: Option<u64>,
     active_experts: Option<u64>,
     tensors: Vec<ClassifiedTensor>,
+    /// Of each tensor its type and the elements of a row.
+    rows: Vec<(GgmlType, u64)>,
     expert_bytes_by_layer: BTreeMap<u32, u64>,
 }
 
@@ -138,6 +140,9 @@ impl ExpertMap {
             .ok_or_else(|| gguf.missing(&key))?;
         let first_next_token = u64::from(layers).saturating_sub(next_token_layers(gguf));
         let mut tensors = Vec::with_capacity(gguf.tensors().len());
+        let row =
+            |tensor: &TensorInfo| (tensor.ggml_type, tensor.shape.first().copied().unwrap_or(1));
+        let rows = gguf.tensors().iter().map(row).collect();
         let mut expert_bytes_by_layer = BTreeMap::new();
         for tensor in gguf.tensors() {
             let (layer, mut kind) = classify(gguf, tensor, &architecture)?;
@@ -165,8 +170,14 @@ impl ExpertMap {
             active_experts: number(gguf, "expert_used_count"),
             architecture,
             tensors,
+            rows,
             expert_bytes_by_layer,
         })
+    }
+
+    /// Of each tensor, in file order, its type and the elements of a row.
+    pub(crate) fn rows(&self) -> &[(GgmlType, u64)] {
+        &self.rows
     }
 
     /// The model's architecture, for example `gpt-oss`.

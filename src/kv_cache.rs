@@ -6,7 +6,7 @@
 //! `llama-hparams.cpp` in the pinned llama.cpp. An architecture that is not listed here is not
 //! guessed at.
 
-use crate::gguf::{GgufFile, Value};
+use crate::gguf::{GgmlType, GgufFile, Value};
 use crate::plan::ContextOptions;
 
 /// Bytes of an element of a recurrent state, which is `f32`.
@@ -60,7 +60,13 @@ impl LayerCache {
         self.parts(context)?.into_iter().try_fold(0_u64, u64::checked_add)
     }
 
-    /// The same by allocation: each takes a whole number of the device's alignment.
+    /// The elements in a row of each of [`Self::parts`], with their type.
+    pub(crate) fn part_rows(&self, context: &ContextOptions) -> [(GgmlType, u64); 4] {
+        let [a, b] = self.state_elements.map(|elements| (GgmlType::F32, elements));
+        [(context.kv_type, self.key_elements), (context.kv_type, self.value_elements), a, b]
+    }
+
+    /// The same by allocation: each takes what the device makes of it.
     pub(crate) fn parts(&self, context: &ContextOptions) -> Option<[u64; 4]> {
         let tokens = u64::from(context.context_tokens?);
         let all = tokens.checked_next_multiple_of(CELLS)?;

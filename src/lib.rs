@@ -79,12 +79,17 @@ mod timing;
 mod together;
 #[cfg(feature = "llama")]
 mod tokenize;
+#[cfg(feature = "llama")]
+mod warm_up;
 
 #[cfg(feature = "llama")]
 pub use self::builder::MoeModelBuilder;
 #[cfg(feature = "llama")]
 pub use self::cancel::CancelHandle;
 pub use self::chat::{ChatTemplate, Message, Role, TemplateOptions, ToolCall};
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub use self::engine::PlantedDevice;
 #[cfg(feature = "llama")]
 pub use self::engine::{LoadMode, connect_rpc, devices, serve_rpc};
 pub use self::error::{Error, Result};

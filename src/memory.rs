@@ -35,6 +35,14 @@ pub struct DeviceMemory {
     /// reports all its memory as free.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub free_fell_bytes: Option<u64>,
+    /// What the device took beyond weights, context and compute bytes, by its own account after the
+    /// warm-up of the load (`MoeModelBuilder::warm_up`): kernels, workspaces, pools, and what allocations
+    /// are rounded up by. `None` without a warm-up, for [`CPU`],
+    /// where the device does not tell, and where another load of this process, or 128 MiB or more of another
+    /// program's, changed its memory meanwhile. Another program that takes some in the second of the warm-up
+    /// makes it wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overhead_bytes: Option<u64>,
 }
 
 /// How CPU memory is held: the first three together are the CPU's weights, context and compute bytes.
@@ -58,7 +66,7 @@ pub struct HostMemory {
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
-fn is_zero(bytes: &u64) -> bool {
+pub(crate) fn is_zero(bytes: &u64) -> bool {
     *bytes == 0
 }
 
@@ -83,7 +91,14 @@ impl DeviceMemory {
             compute_bytes: 0,
             host: None,
             free_fell_bytes: None,
+            overhead_bytes: None,
         }
+    }
+
+    /// Notes what the device took beyond the engine's account; `taken` is all that it took.
+    #[cfg(feature = "llama")]
+    pub(crate) fn note_overhead(&mut self, taken: Option<u64>) {
+        self.overhead_bytes = taken.and_then(|taken| taken.checked_sub(self.total_bytes()));
     }
 
     /// Notes by how much the device's free memory fell, if it tells.
@@ -165,6 +180,12 @@ pub struct FreeFell {
     pub allocated_bytes: u64,
     /// By how much its free memory fell; `None` where the device does not tell.
     pub free_fell_bytes: Option<u64>,
+    /// What the plan holds back for what the engine does not count.
+    #[serde(default)]
+    pub planned_overhead_bytes: u64,
+    /// What it really took beyond the engine's account, if the load was warmed up.
+    #[serde(default)]
+    pub overhead_bytes: Option<u64>,
 }
 
 /// One figure of one device.
@@ -244,6 +265,8 @@ impl Plan {
                 device: planned.name.clone(),
                 allocated_bytes: found.map_or(0, DeviceMemory::total_bytes),
                 free_fell_bytes: found.and_then(|memory| memory.free_fell_bytes),
+                planned_overhead_bytes: planned.overhead_bytes,
+                overhead_bytes: found.and_then(|memory| memory.overhead_bytes),
             });
         }
         Verification { rows, by_device }
@@ -278,14 +301,21 @@ impl fmt::Display for Verification {
                 human_bytes(row.measured_bytes)
             )?;
         }
-        for FreeFell { device, allocated_bytes, free_fell_bytes } in &self.by_device {
-            let Some(fell) = free_fell_bytes else { continue };
-            let difference = i128::from(*fell) - i128::from(*allocated_bytes);
-            let (allocated, fell) = (human_bytes(*allocated_bytes), human_bytes(*fell));
-            write!(
-                f,
-                "\n{device:width$}  itself    {allocated:>11}  {fell:>11}  {difference:>+14} B"
-            )?;
+        for by_device in &self.by_device {
+            let FreeFell { device, allocated_bytes, free_fell_bytes, .. } = by_device;
+            let rows = [
+                ("itself", *allocated_bytes, *free_fell_bytes),
+                ("overhead", by_device.planned_overhead_bytes, by_device.overhead_bytes),
+            ];
+            for (what, counted, told) in rows {
+                let Some(told) = told else { continue };
+                let difference = i128::from(told) - i128::from(counted);
+                let (counted, told) = (human_bytes(counted), human_bytes(told));
+                write!(
+                    f,
+                    "\n{device:width$}  {what:8}  {counted:>11}  {told:>11}  {difference:>+14} B"
+                )?;
+            }
         }
         Ok(())
     }

@@ -13,7 +13,8 @@ use crate::policy::FitLimit;
 pub(crate) fn check_limits(plan: &Plan, memory: &[DeviceMemory]) -> Result<()> {
     for planned in plan.devices().iter().filter(|device| device.name != plan::CPU) {
         let measured = memory.iter().find(|memory| memory.name == planned.name);
-        let needed_bytes = measured.map_or(0, DeviceMemory::total_bytes);
+        let allocated = measured.map_or(0, DeviceMemory::total_bytes);
+        let needed_bytes = allocated.saturating_add(planned.overhead_bytes);
         let limit = plan.policy().fit().map_or(FitLimit::Free, |fit| fit.limit);
         if let Some(free_bytes) = limit.bytes(planned.free_bytes).filter(|&n| needed_bytes > n) {
             let (device, policy) = (planned.name.clone(), plan.policy().to_string());

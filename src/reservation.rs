@@ -4,6 +4,7 @@
 //! first reserves what its plan needs, and gives it back when the model goes.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
@@ -11,6 +12,14 @@ use crate::plan::{CPU, Device, DevicePlan, Plan};
 
 /// Bytes by device.
 static LEDGER: Mutex<BTreeMap<String, Held>> = Mutex::new(BTreeMap::new());
+
+/// How often anything in it changed.
+static CHANGES: AtomicU64 = AtomicU64::new(0);
+
+/// How often a model of this process reserved memory, allocated or gave back what it had reserved.
+pub(crate) fn changes() -> u64 {
+    CHANGES.load(Ordering::SeqCst)
+}
 
 #[derive(Clone, Copy, Default)]
 struct Held {
@@ -36,7 +45,8 @@ impl Reservation {
     /// Reserves what one more context over the same weights needs.
     pub(crate) fn of_context(plan: &Plan, devices: &[Device], cpu: &Device) -> Result<Self> {
         Self::of(plan, devices, cpu, |device| {
-            device.context_bytes.unwrap_or(0).saturating_add(device.compute_bytes.unwrap_or(0))
+            let known = [device.context_bytes, device.compute_bytes, Some(device.overhead_bytes)];
+            known.into_iter().flatten().fold(0, u64::saturating_add)
         })
     }
 
@@ -47,6 +57,7 @@ impl Reservation {
         bytes: impl Fn(&DevicePlan) -> u64,
     ) -> Result<Self> {
         let mut ledger = lock();
+        CHANGES.fetch_add(1, Ordering::SeqCst);
         let needs: Vec<(String, u64)> =
             plan.devices().iter().map(|device| (device.name.clone(), bytes(device))).collect();
         for (name, needed_bytes) in &needs {
@@ -75,6 +86,7 @@ impl Reservation {
     /// The memory is allocated now.
     pub(crate) fn loaded(&mut self) {
         let mut ledger = lock();
+        CHANGES.fetch_add(1, Ordering::SeqCst);
         for (name, bytes) in &self.devices {
             let held = ledger.entry(name.clone()).or_default();
             held.pending -= bytes;
@@ -87,6 +99,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut ledger = lock();
+        CHANGES.fetch_add(1, Ordering::SeqCst);
         for (name, bytes) in &self.devices {
             let held = ledger.entry(name.clone()).or_default();
             let kind = if self.loaded { &mut held.live } else { &mut held.pending };

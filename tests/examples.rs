@@ -284,6 +284,28 @@ fn plan_fits_a_card_and_freezes_what_chat_loads() {
 }
 
 #[test]
+fn plan_holds_back_what_a_card_takes_for_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hole.gguf").to_str().unwrap().to_owned();
+    run("synth", &["--arch", "gpt-oss-20b", "--no-weights", "--out", &path]);
+    let overhead = |arguments: &[&str]| {
+        let first = ["--model", &path, "--json", "--policy", "fit"];
+        let output = run("plan", &[&first[..], arguments].concat());
+        let json = serde_json::from_slice::<Value>(&output.stdout).unwrap();
+        json["devices"][0]["overhead_bytes"].as_u64()
+    };
+    let cuda = ["--device", "CUDA0=12GiB"];
+    // 176 MiB and the pool of 512 tokens with 4 experts each.
+    assert_eq!(overhead(&cuda), Some((176 + 20) << 20));
+    assert_eq!(overhead(&["--device", "Vulkan0=12GiB"]), None);
+    assert_eq!(overhead(&[&cuda[..], &["--overhead", "CUDA0=0B"]].concat()), None);
+    let by_hand = ["--overhead", "CUDA0=300MiB"];
+    assert_eq!(overhead(&[&cuda[..], &by_hand].concat()), Some(300 << 20));
+    let wrong = ["--model", &path, "--device", "gpu=12GiB", "--overhead", "CUDA0=300MiB"];
+    assert!(refused(&run("plan", &wrong)).contains("there is no device `CUDA0`"));
+}
+
+#[test]
 fn a_plan_that_does_not_fit_has_a_status_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("hole.gguf").to_str().unwrap().to_owned();
@@ -294,7 +316,8 @@ fn a_plan_that_does_not_fit_has_a_status_of_its_own() {
     let output = plan(&card);
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     let table = text(&output.stdout);
-    assert!(table.contains("DOES NOT FIT: CUDA0 is short by at least 2."), "{table}");
+    // What CUDA takes for itself is part of it.
+    assert!(table.contains("DOES NOT FIT: CUDA0 is short by at least 3."), "{table}");
     let output = plan(&[&card[..], &["--json"]].concat());
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 
 use moe_offload::gguf::{GgmlType, GgufWriter};
-use moe_offload::plan::{CPU, Decision};
+use moe_offload::plan::{CPU, Decision, Overhead};
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{ContextOptions, Device, Error, ExpertMap, GgufFile, OffloadPolicy, Plan};
 use proptest::prelude::*;
@@ -560,10 +560,14 @@ proptest! {
         cpu in 0_u64..1 << 20,
         tokens in 1_u32..10_000,
         cache_on_host: bool,
+        row_padding in prop::option::of(1_u64..600),
+        overhead in 0_u64..1 << 16,
     ) {
         let shape = Shape { layers, tied, rope_factors: tied, ..Shape::default() };
         let device = |(name, free): (&str, &Option<u64>)| {
-            free.map_or_else(|| Device::new(name), |free| card(name, free))
+            let mut device = free.map_or_else(|| Device::new(name), |free| card(name, free));
+            device.row_padding_elements = row_padding;
+            device.with_overhead(Overhead::Bytes(overhead))
         };
         let devices: Vec<Device> = ["a", "b", "c"].into_iter().zip(&free).map(device).collect();
         let text = if rules.is_empty() { "none".to_owned() } else { rules.join(";") };
@@ -576,7 +580,8 @@ proptest! {
         let mut weights = 0;
         for device in plan.devices() {
             let compute = device.compute_bytes.unwrap_or(device.reserved_bytes);
-            let parts = [device.padding_bytes, device.context_bytes.unwrap(), compute];
+            let context = device.context_bytes.unwrap();
+            let parts = [device.padding_bytes, context, compute, device.overhead_bytes];
             let sum = parts.into_iter().try_fold(device.weights_bytes, u64::checked_add);
             prop_assert_eq!(Some(device.total_bytes), sum);
             weights += device.weights_bytes;

@@ -77,6 +77,10 @@ pub(crate) struct Arguments {
     /// Use the devices of this RPC server too; may be repeated
     #[arg(long, value_name = "HOST:PORT", value_parser = endpoint)]
     pub(crate) rpc: Vec<String>,
+    /// Memory of a device to hold back for what it takes beside the model, such as CUDA0=300MiB; 0B for none.
+    /// May be repeated
+    #[arg(long, value_name = "NAME=BYTES", value_parser = named_bytes)]
+    pub(crate) overhead: Vec<(String, u64)>,
     /// What to print after each answer: a line of statistics, all as a table (also without a value),
     /// all as JSON on standard output, or none
     #[arg(long, value_enum, num_args = 0..=1, value_name = "FORMAT")]
@@ -175,4 +179,10 @@ fn endpoint(text: &str) -> Result<String, &'static str> {
     let is_one = |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
     let is_endpoint = text.rsplit_once(':').is_some_and(is_one);
     if is_endpoint { Ok(text.to_owned()) } else { Err("it needs HOST:PORT") }
+}
+
+fn named_bytes(text: &str) -> Result<(String, u64), String> {
+    let (name, bytes) = text.rsplit_once('=').ok_or("write NAME=BYTES, as in CUDA0=300MiB")?;
+    let bytes = moe_offload::plan::parse_bytes(bytes).map_err(|error| error.to_string())?;
+    Ok((name.to_owned(), bytes))
 }

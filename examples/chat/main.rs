@@ -80,6 +80,9 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
         say(&format!("connecting to {endpoint} (waits while it serves another process)"));
         builder = builder.rpc_server(endpoint);
     }
+    for (device, bytes) in &arguments.overhead {
+        builder = builder.device_overhead(device, *bytes);
+    }
     let model = builder.load();
     bar.finish_and_clear();
     let model = model?;

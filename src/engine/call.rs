@@ -11,6 +11,10 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub(super) struct Failure {
     status: ffi::moe_status,
+    /// An assertion failed in the backend of a device, not in the CPU's.
+    of_device: bool,
+    /// What the engine logged on this thread.
+    logged: String,
     /// The exception's text, or else what the engine logged on this thread.
     pub(super) reason: String,
 }
@@ -24,6 +28,16 @@ impl Failure {
     /// The engine threw, or an assertion failed, somewhere in the middle of its work.
     pub(super) fn is_exception(&self) -> bool {
         self.status == ffi::MOE_EXCEPTION
+    }
+
+    /// Likewise, but in a device's part, in which none of the engine's threads take part.
+    pub(super) fn is_of_device(&self) -> bool {
+        self.of_device
+    }
+
+    /// Whether a device had no memory left: the words of the drivers, which the backends log.
+    pub(super) fn is_out_of_memory(&self) -> bool {
+        says_out_of_memory(&self.reason) || says_out_of_memory(&self.logged)
     }
 
     pub(super) fn into_error(self, operation: &'static str) -> Error {
@@ -44,8 +58,27 @@ pub(super) fn guarded(
     // SAFETY: before anything else the shim writes an empty text, later perhaps a longer one, always
     // with its NUL inside the array; only what is before the NUL is read.
     let text = unsafe { CStr::from_ptr(message.as_ptr().cast()) }.to_string_lossy();
-    let reason = if text.is_empty() { logged } else { without_place(&text).to_owned() };
-    Err(Failure { status, reason })
+    let of_device = status == ffi::MOE_EXCEPTION && is_in_device_backend(&text);
+    let reason = if text.is_empty() { logged.clone() } else { without_place(&text).to_owned() };
+    Err(Failure { status, of_device, logged, reason })
+}
+
+/// By the words of CUDA, HIP and SYCL, and of Vulkan.
+fn says_out_of_memory(text: &str) -> bool {
+    let plain = text.to_ascii_lowercase().replace(['_', '-'], " ");
+    ["out of memory", "out of device memory", "outofdevicememory", "outofmemory"]
+        .iter()
+        .any(|words| plain.contains(words))
+}
+
+/// Whether an assertion's text begins with a source file of a backend that computes without the threads of
+/// the CPU's: they lie in folders of their own, such as `ggml-cuda`.
+fn is_in_device_backend(text: &str) -> bool {
+    let place = text.split_once(": ").map_or("", |(place, _)| place);
+    let Some((folders, _)) = place.rsplit_once(['/', '\\']) else { return false };
+    folders.split(['/', '\\']).next_back().is_some_and(|folder| {
+        folder.starts_with("ggml-") && !["ggml-cpu", "ggml-blas"].contains(&folder)
+    })
 }
 
 /// A failed assertion's text without the path of the source file that it begins with.
@@ -118,4 +151,37 @@ pub(super) unsafe fn copied(text: *const std::ffi::c_char) -> String {
     }
     // SAFETY: by the caller's promise.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_s_backend_is_known_by_its_folder() {
+        let cuda = "/home/me/llama.cpp/ggml/src/ggml-cuda/ggml-cuda.cu:103: CUDA error";
+        assert!(is_in_device_backend(cuda));
+        assert!(is_in_device_backend(r"C:\llama.cpp\ggml\src\ggml-vulkan\ggml-vulkan.cpp:7: lost"));
+        for other in [
+            "/llama.cpp/ggml/src/ggml-cpu/ops.cpp:12: GGML_ASSERT(a == b) failed",
+            "/llama.cpp/ggml/src/ggml-backend.cpp:12: GGML_ASSERT(a == b) failed",
+            "/llama.cpp/src/llama-graph.cpp:12: GGML_ASSERT(a == b) failed",
+            "vector::at",
+            "",
+        ] {
+            assert!(!is_in_device_backend(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn no_memory_is_told_in_many_words() {
+        for words in [
+            "CUDA error: out of memory",
+            "vk::Device::allocateMemory: ErrorOutOfDeviceMemory",
+            "UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY",
+        ] {
+            assert!(says_out_of_memory(words), "{words}");
+        }
+        assert!(!says_out_of_memory("CUDA error: an illegal memory access was encountered"));
+    }
 }

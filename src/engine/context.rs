@@ -84,6 +84,8 @@ pub(crate) struct Context {
     /// What the engine's abort callback looks at; kept as long as the engine may.
     limits: Option<Box<Limits>>,
     state: State,
+    /// The last failure was that a device had no memory left.
+    out_of_memory: bool,
     /// Where a callback looks into graphs. Dropped after the context is freed.
     threads: Option<Threads>,
     /// What the engine's evaluation callback pages by. Its memory stays where it is until this is
@@ -165,6 +167,7 @@ impl Context {
                 rewind: rewind_of(raw),
                 limits: None,
                 state: State::Usable,
+                out_of_memory: false,
                 threads: None,
                 paging,
                 #[cfg(feature = "bench")]
@@ -241,6 +244,18 @@ impl Context {
         self.decoded(result)
     }
 
+    /// Waits until what was begun is done.
+    pub(crate) fn synchronize(&mut self) -> Result<()> {
+        let context = self.raw.as_ptr();
+        // SAFETY: the context is alive and used by nobody else.
+        self.computing("compute", |message| unsafe { ffi::moe_synchronize(context, message) })
+    }
+
+    /// Whether the last failure was that a device had no memory left.
+    pub(crate) fn ran_out_of_memory(&self) -> bool {
+        self.out_of_memory
+    }
+
     /// Computes one token of each of several sequences, each at its position.
     pub(crate) fn decode_together(&mut self, steps: &[Step]) -> Result<Decoded> {
         let tokens: Vec<Token> = steps.iter().map(|step| step.token).collect();
@@ -277,6 +292,7 @@ impl Context {
                 if code < -1 {
                     self.state = State::Lost;
                 }
+                self.out_of_memory = code == -2; // GGML_STATUS_ALLOC_FAILED
                 let reason = format!("llama_decode returned {code}");
                 Err(Error::Engine { operation: "compute", reason })
             }
@@ -429,14 +445,17 @@ impl Context {
     ) -> Result<()> {
         let done = self.watched(operation, call)?;
         done.map_err(|failure| {
-            self.state = self.state_after(failure.is_exception());
+            self.state = self.state_after(&failure);
+            self.out_of_memory = failure.is_out_of_memory();
             failure.into_error(operation)
         })
     }
 
-    /// An exception ends the calling thread's part of a computation, not that of the others.
-    fn state_after(&self, is_exception: bool) -> State {
-        if is_exception && self.settings.threads > 1 { State::Abandoned } else { State::Lost }
+    /// An exception ends the calling thread's part of a computation, not that of the others. There are none
+    /// in what a device's backend does.
+    fn state_after(&self, failure: &Failure) -> State {
+        let computes_on = failure.is_exception() && !failure.is_of_device();
+        if computes_on && self.settings.threads > 1 { State::Abandoned } else { State::Lost }
     }
 
     /// Runs a call that only looks at the context, which is as before if the call fails.
@@ -485,12 +504,11 @@ impl Context {
         };
         let given_up = turn.check();
         let spoiled = self.weights.rpc.check().and(paged);
-        let is_exception = done.as_ref().is_err_and(Failure::is_exception);
-        self.state = match (&given_up, &spoiled) {
-            (Ok(()), Ok(())) => return Ok(done),
-            _ if is_exception => self.state_after(true),
-            (_, Err(_)) => State::Lost,
-            (Err(_), Ok(())) => State::Stale,
+        self.state = match (&given_up, &spoiled, &done) {
+            (Ok(()), Ok(()), _) => return Ok(done),
+            (.., Err(failure)) if failure.is_exception() => self.state_after(failure),
+            (_, Err(_), _) => State::Lost,
+            (Err(_), Ok(()), _) => State::Stale,
         };
         given_up.and(spoiled).map(|()| done)
     }

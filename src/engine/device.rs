@@ -238,8 +238,12 @@ impl Row {
     /// # Errors
     /// That of the limits.
     fn device(&self, limits: &Limits) -> Result<Option<Device>> {
-        let mut info =
-            ffi::moe_device_memory_info { free_bytes: 0, total_bytes: 0, alignment_bytes: 1 };
+        let mut info = ffi::moe_device_memory_info {
+            free_bytes: 0,
+            total_bytes: 0,
+            alignment_bytes: 1,
+            row_padding_elements: 0,
+        };
         let is_remote = self.backend == RPC;
         let turn =
             if is_remote { RpcTurn::to_ask(limits, QUESTION_TIMEOUT)? } else { RpcTurn::default() };
@@ -262,11 +266,12 @@ impl Row {
     }
 
     fn with_memory(&self, info: &ffi::moe_device_memory_info) -> Option<Device> {
-        let mut device = Device::new(&self.name);
+        // What an RPC server's device takes besides is the server's business.
+        let mut device = Device::new(&self.name).of_backend(&self.backend);
         device.description.clone_from(&self.description);
-        device.backend.clone_from(&self.backend);
         device.kind = self.kind()?;
         device.alignment_bytes = Some(info.alignment_bytes);
+        device.row_padding_elements = Some(info.row_padding_elements).filter(|&n| n > 0);
         // Some devices report nothing at all.
         if info.total_bytes > 0 {
             device.free_bytes = Some(info.free_bytes);

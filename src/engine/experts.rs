@@ -46,6 +46,12 @@ impl ExpertWatch {
         let (watch, counts) = unsafe { (self.watch.as_ref(), self.counts.as_ref()) };
         (!watch.failed && !counts.panicked).then(|| counts.counted.clone())
     }
+
+    /// Counts from here on. `&mut`: the context is not computing.
+    pub(super) fn reset(&mut self) {
+        // SAFETY: as in `counted`.
+        unsafe { self.counts.as_mut() }.counted = ExpertUse::default();
+    }
 }
 
 impl Drop for ExpertWatch {

@@ -29,6 +29,13 @@ impl Context {
         }
     }
 
+    /// Counts in [`expert_use`](Self::expert_use) from here on.
+    pub(crate) fn forget_expert_use(&mut self) {
+        if let Some(watch) = &mut self.watch {
+            watch.reset();
+        }
+    }
+
     /// What was counted since the context was made; `None` if nothing is, or a count failed.
     pub(crate) fn expert_use(&mut self) -> Option<crate::bench::ExpertUse> {
         self.watch.as_mut()?.counted()

@@ -29,6 +29,8 @@ mod paging;
 #[cfg(not(target_os = "linux"))]
 #[path = "paging_elsewhere.rs"]
 mod paging;
+#[cfg(feature = "bench")]
+mod planted;
 mod progress;
 #[cfg(feature = "bench")]
 mod revision;
@@ -43,6 +45,8 @@ pub(crate) use self::device::{check_threads, devices_named, devices_with};
 pub use self::device::{connect_rpc, devices, serve_rpc};
 pub(crate) use self::dry_run::DryRun;
 pub use self::load_mode::LoadMode;
+#[cfg(feature = "bench")]
+pub use self::planted::PlantedDevice;
 #[cfg(feature = "bench")]
 pub use self::revision::Revision;
 #[cfg(feature = "bench")]

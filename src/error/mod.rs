@@ -18,8 +18,8 @@ pub use self::foreign::ForeignFile;
 pub use self::host_memory::HostMemoryFault;
 pub use self::purpose::FilePurpose;
 use self::words::{
-    because, broken, did_you_mean, escaped, in_one_line, list_devices, list_folders, make_room,
-    near_misses, not_a_policy, not_enough, of_server, same_name,
+    at_least, because, broken, did_you_mean, escaped, hold_back, in_one_line, list_devices,
+    list_folders, make_room, near_misses, not_a_policy, not_enough, of_server, same_name,
 };
 use crate::plan::human_bytes;
 use crate::policy::OffloadPolicy;
@@ -474,6 +474,29 @@ pub enum Error {
         free_bytes: u64,
         /// The policy as text, whose own remedies are not recommended again; empty if not known.
         policy: String,
+    },
+    /// The warm-up of a load found that a device has too little memory left to compute.
+    #[error(
+        "`{device}` has too little memory to compute: weights, cache and buffers take {}, computing takes {}{} more, and {} may be used{}; {}",
+        human_bytes(*.allocated_bytes), at_least(.reason), human_bytes(*.overhead_bytes),
+        human_bytes(*.limit_bytes), because(.reason),
+        hold_back(.device, *.overhead_bytes, .policy)
+    )]
+    NoRoomToCompute {
+        /// The device.
+        device: String,
+        /// Bytes of weights, cache and compute buffers, by the engine's account.
+        allocated_bytes: u64,
+        /// Bytes that the device took beyond them, or needs at least if it ran out of memory.
+        overhead_bytes: u64,
+        /// Bytes that the plan held back for that.
+        planned_overhead_bytes: u64,
+        /// Bytes that the policy allows, or that were free.
+        limit_bytes: u64,
+        /// The policy as text.
+        policy: String,
+        /// What the engine said where the device ran out of memory; else empty.
+        reason: String,
     },
     /// Loading, or generating, was cancelled.
     #[error("{operation} was cancelled")]

@@ -119,6 +119,25 @@ pub(super) fn make_room(device: &str, needed_bytes: u64, policy: &str) -> String
     }
 }
 
+/// What ran out of memory needs more than is known.
+pub(super) fn at_least(reason: &str) -> &'static str {
+    if reason.is_empty() { "" } else { "at least " }
+}
+
+/// How to leave a device the memory that computing takes.
+pub(super) fn hold_back(device: &str, overhead_bytes: u64, policy: &str) -> String {
+    let mib = overhead_bytes.div_ceil(1 << 20);
+    let rest = "use a smaller micro-batch or context, or free memory";
+    match policy.rsplit(';').next().filter(|rule| rule.starts_with("fit")) {
+        Some(_) => {
+            format!("hold {mib} MiB of `{device}` back (`device_overhead`, `--overhead`), {rest}")
+        }
+        None => format!(
+            "let `fit` move more to the CPU, with {mib} MiB of `{device}` held back (`device_overhead`, `--overhead`), {rest}"
+        ),
+    }
+}
+
 pub(super) fn list_devices(known: &[String]) -> String {
     match known {
         [] => "is only the CPU".to_owned(),

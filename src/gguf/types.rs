@@ -63,6 +63,11 @@ impl GgmlType {
         self.layout().2
     }
 
+    /// Whether several elements share a block.
+    pub fn is_quantised(self) -> bool {
+        self.block_elements() > 1
+    }
+
     /// Bytes of a tensor of this shape, or `None` if a row is no whole number of blocks or the
     /// product overflows.
     pub fn tensor_bytes(self, shape: &[u64]) -> Option<u64> {

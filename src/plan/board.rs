@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::context::ContextOptions;
-use super::device::Device;
+use super::device::{Device, Stored};
 use super::fit::{self, Candidate};
 use super::homes::{Decided, Home, own_layer};
 use super::{CPU, DISK, DevicePlan, NOT_LOADED, Placement, Source, TensorCopy};
@@ -114,7 +114,7 @@ impl Board<'_> {
                 bytes: 0,
             });
             candidate.tensors.push(i);
-            candidate.bytes += device.padded(tensor.bytes);
+            candidate.bytes += device.padded(stored(experts, i));
         }
         let mut candidates: Vec<Candidate> = by_stem.into_values().collect();
         candidates.sort_by(|a, b| a.tensors.cmp(&b.tensors));
@@ -180,17 +180,22 @@ impl Board<'_> {
                 Some(_) => Source::Formula,
                 None => Source::Unknown,
             };
-            let padded = |bytes| device.map_or(bytes, |device| device.padded(bytes));
-            let mut add = |bytes: u64, is_expert: bool| {
-                plan.weights_bytes += bytes;
-                plan.padding_bytes += padded(bytes) - bytes;
-                plan.expert_bytes += if is_expert { bytes } else { 0 };
+            let padded =
+                |tensor: Stored| device.map_or(tensor.bytes, |device| device.padded(tensor));
+            let mut add = |tensor: Stored, is_expert: bool| {
+                plan.weights_bytes += tensor.bytes;
+                plan.padding_bytes += padded(tensor) - tensor.bytes;
+                plan.expert_bytes += if is_expert { tensor.bytes } else { 0 };
             };
-            for placement in tensors.iter().filter(|placement| placement.device == plan.name) {
-                add(placement.tensor.bytes, placement.tensor.kind.is_expert());
+            let here = |placement: &Placement| placement.device == plan.name;
+            for (i, placement) in tensors.iter().enumerate().filter(|(_, placed)| here(placed)) {
+                add(stored(experts, i), placement.tensor.kind.is_expert());
             }
             for copy in copies.iter().filter(|copy| copy.device == plan.name) {
-                add(copy.bytes, false);
+                let is_copied = |tensor: &ClassifiedTensor| tensor.name == copy.name;
+                if let Some(i) = experts.tensors().iter().position(is_copied) {
+                    add(stored(experts, i), false);
+                }
             }
             // As the engine does if it is left to it; copies in another layout it does not tell.
             plan.host = device.is_none().then(|| HostMemory {
@@ -232,8 +237,18 @@ pub(super) fn layer_cache(
     layer: &LayerCache,
     context: &ContextOptions,
 ) -> Option<u64> {
-    let padded = |bytes| device.map_or(bytes, |device| device.padded(bytes));
-    layer.parts(context)?.into_iter().map(padded).try_fold(0_u64, u64::checked_add)
+    let padded = |(bytes, (ggml_type, row_elements))| {
+        let part = Stored { bytes, ggml_type, row_elements };
+        device.map_or(bytes, |device| device.padded(part))
+    };
+    let parts = std::iter::zip(layer.parts(context)?, layer.part_rows(context));
+    parts.map(padded).try_fold(0_u64, u64::checked_add)
+}
+
+/// The tensor of this index, as far as a device pads it.
+pub(super) fn stored(experts: &ExpertMap, index: usize) -> Stored {
+    let (ggml_type, row_elements) = experts.rows()[index];
+    Stored { bytes: experts.tensors()[index].bytes, ggml_type, row_elements }
 }
 
 /// Whether the tensor is an embedding that serves as output too.

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "llama")]
 use super::CPU;
+use super::Overhead;
 use crate::error::{Error, Result};
+use crate::gguf::GgmlType;
 use crate::policy::FitLimit;
 
 /// A device that can hold layers, such as a GPU or a server reached over RPC.
@@ -42,6 +44,21 @@ pub struct Device {
     /// Every tensor on it takes a whole number of so many bytes, where known.
     #[serde(default)]
     pub alignment_bytes: Option<u64>,
+    /// The last row of every quantised tensor on it takes a whole number of so many elements; `None`
+    /// where a row takes what it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row_padding_elements: Option<u64>,
+    /// What it takes beyond weights, cache and compute buffers.
+    #[serde(default)]
+    pub overhead: Overhead,
+}
+
+/// A tensor's bytes, with what a device may make of its rows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stored {
+    pub(super) bytes: u64,
+    pub(super) ggml_type: GgmlType,
+    pub(super) row_elements: u64,
 }
 
 /// What kind of device can hold layers.
@@ -82,7 +99,49 @@ impl Device {
             free_bytes: None,
             total_bytes: None,
             alignment_bytes: None,
+            row_padding_elements: None,
+            overhead: Overhead::NONE,
         }
+    }
+
+    /// The same device with what is known of a backend of the engine, by the name that the engine
+    /// has for it; a device that the engine itself lists has all this already.
+    ///
+    /// | backend | alignment | quantised rows | overhead |
+    /// | --- | ---: | ---: | --- |
+    /// | `CUDA` | 128 bytes | 512 elements | [`Overhead::CUDA`], measured |
+    /// | `ROCm`, `MUSA` | 128 bytes | 512 elements | the same, as they are the same source; not measured |
+    /// | `CANN` | 128 bytes | 512 elements | none known |
+    /// | `SYCL` | not known here | 512 elements | none known |
+    /// | any other | not known here | as they are | none known |
+    ///
+    /// The figures are those of `get_alignment` and `get_alloc_size` in `ggml-cuda.cu`,
+    /// `ggml-cann.cpp` and `ggml-sycl.cpp` of the pinned engine.
+    ///
+    /// ```
+    /// use moe_offload::Device;
+    /// let card = Device::new("CUDA0").of_backend("CUDA");
+    /// assert_eq!((card.alignment_bytes, card.row_padding_elements), (Some(128), Some(512)));
+    /// ```
+    #[must_use]
+    pub fn of_backend(self, backend: &str) -> Self {
+        let of_cuda = matches!(backend, "CUDA" | "ROCm" | "MUSA");
+        let pads = of_cuda || matches!(backend, "CANN" | "SYCL");
+        let is_aligned = pads && backend != "SYCL";
+        Self {
+            backend: backend.to_owned(),
+            alignment_bytes: if is_aligned { Some(128) } else { self.alignment_bytes },
+            row_padding_elements: if pads { Some(512) } else { self.row_padding_elements },
+            overhead: if of_cuda { Overhead::CUDA } else { self.overhead },
+            ..self
+        }
+    }
+
+    /// The same device with another overhead, such as one that was measured
+    /// ([`DeviceMemory::overhead_bytes`](crate::DeviceMemory::overhead_bytes)), or none.
+    #[must_use]
+    pub fn with_overhead(self, overhead: Overhead) -> Self {
+        Self { overhead, ..self }
     }
 
     /// The same device with so much free memory.
@@ -104,10 +163,23 @@ impl Device {
         is_known.then_some(self.description.as_str())
     }
 
-    /// What a tensor of so many bytes takes on it.
-    pub(super) fn padded(&self, bytes: u64) -> u64 {
+    /// What a tensor takes on it, as `ggml_backend_buft_get_alloc_size_n` sums it up: its bytes, the rest
+    /// of its last row, and what the alignment leaves free.
+    pub(super) fn padded(&self, tensor: Stored) -> u64 {
         let alignment = self.alignment_bytes.unwrap_or(1).max(1);
+        let bytes = tensor.bytes.saturating_add(self.rest_of_row(tensor));
         bytes.checked_next_multiple_of(alignment).unwrap_or(bytes)
+    }
+
+    fn rest_of_row(&self, Stored { ggml_type, row_elements, .. }: Stored) -> u64 {
+        let Some(padding) = self.row_padding_elements.filter(|&n| n > 0) else { return 0 };
+        let beyond = row_elements % padding;
+        if !ggml_type.is_quantised() || beyond == 0 {
+            return 0;
+        }
+        (padding - beyond)
+            .div_ceil(ggml_type.block_elements())
+            .saturating_mul(ggml_type.block_bytes())
     }
 
     /// The bytes that `fit` may use of it.

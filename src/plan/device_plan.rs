@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::CPU;
-use crate::memory::HostMemory;
+use crate::memory::{HostMemory, is_zero};
 
 /// What a plan puts on one device. The last device of a plan is always [`CPU`](super::CPU).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,10 @@ pub struct DevicePlan {
     /// Bytes that `fit` holds back for compute buffers, by a cautious formula, as long as no dry
     /// run has measured them.
     pub reserved_bytes: u64,
+    /// Bytes that the device is expected to take beyond all of these, for kernels, workspaces and pools
+    /// ([`Overhead`](super::Overhead)); 0 where nothing is known to, and for CPU memory.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub overhead_bytes: u64,
     /// For [`CPU`](super::CPU): bytes of it that experts on disk, and rows of an embedding on disk,
     /// may take; `None` where that is decided when the model is loaded.
     #[serde(default = "nothing_on_disk")]
@@ -88,6 +92,7 @@ impl DevicePlan {
             compute_bytes: None,
             compute_from: Source::Unknown,
             reserved_bytes: 0,
+            overhead_bytes: 0,
             disk_cache_bytes: nothing_on_disk(),
             total_bytes: 0,
             total_is_at_least: false,
@@ -123,6 +128,11 @@ impl DevicePlan {
         self.total_bytes.saturating_sub(self.disk_cache_bytes.unwrap_or(0))
     }
 
+    /// Whether anything is on it, or computed there.
+    pub(crate) fn is_used(&self) -> bool {
+        self.layers > 0 || self.weights_bytes > 0
+    }
+
     /// Whether compute buffers are counted, be it by a reserve.
     pub(super) fn knows_compute(&self) -> bool {
         self.compute_bytes.is_some() || self.compute_from == Source::Reserve
@@ -131,9 +141,10 @@ impl DevicePlan {
     /// The parts of the total; `None` if no number holds their sum.
     fn sum(&self) -> Option<u64> {
         let compute = self.compute_bytes.unwrap_or(self.reserved_bytes);
-        let others = [self.context_bytes.unwrap_or(0), self.disk_cache_bytes.unwrap_or(0), compute];
+        let known = [self.context_bytes.unwrap_or(0), self.disk_cache_bytes.unwrap_or(0)];
+        let others = known.into_iter().chain([compute, self.overhead_bytes]);
         let weights = self.weights_bytes.checked_add(self.padding_bytes);
-        others.into_iter().try_fold(weights?, u64::checked_add)
+        others.fold(weights, |sum, bytes| sum?.checked_add(bytes))
     }
 
     /// Whether the figures of a plan from outside agree.
@@ -149,7 +160,7 @@ impl DevicePlan {
     /// Computes what follows from the other figures.
     pub(super) fn settle(&mut self) {
         self.total_bytes = self.sum().unwrap_or(u64::MAX);
-        let is_used = self.name == CPU || self.layers > 0 || self.weights_bytes > 0;
+        let is_used = self.name == CPU || self.is_used();
         let is_known = self.context_bytes.is_some() && self.disk_cache_bytes.is_some();
         self.total_is_at_least = is_used && !(is_known && self.knows_compute());
         let free = self.free_bytes.unwrap_or(u64::MAX);

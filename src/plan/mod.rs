@@ -18,6 +18,7 @@ mod fallback;
 mod fingerprint;
 mod fit;
 mod homes;
+mod overhead;
 mod patterns;
 mod picture;
 #[cfg(feature = "llama")]
@@ -41,6 +42,7 @@ pub use self::device_plan::{DevicePlan, Source};
 pub use self::disk::DiskPlan;
 #[cfg(feature = "llama")]
 pub(crate) use self::disk::{PAGE_BYTES, ROWS_BYTES};
+pub use self::overhead::{Overhead, pool_bytes};
 pub use self::picture::Picture;
 pub use self::rules::RuleMatch;
 pub(crate) use self::solve::{Compute, plan as solve};
@@ -302,6 +304,11 @@ fn check_devices(devices: &[Device]) -> Result<()> {
     for device in devices {
         if let Some(alignment) = device.alignment_bytes.filter(|&n| n == 0 || n > MAX_ALIGNMENT) {
             let (option, value) = ("alignment_bytes", alignment.to_string());
+            return Err(Error::InvalidOption { option, value, expected: "from 1 to 2^30" });
+        }
+        if let Some(padding) = device.row_padding_elements.filter(|&n| n == 0 || n > MAX_ALIGNMENT)
+        {
+            let (option, value) = ("row_padding_elements", padding.to_string());
             return Err(Error::InvalidOption { option, value, expected: "from 1 to 2^30" });
         }
         if [CPU, DISK].iter().any(|name| device.name.eq_ignore_ascii_case(name)) {

@@ -1,6 +1,6 @@
 //! Solves for a plan: what goes where, once and for all devices together.
 
-use super::board::{At, Board, is_tied_embedding, layer_cache};
+use super::board::{At, Board, is_tied_embedding, layer_cache, stored};
 use super::fit::Candidate;
 use super::homes::{self, Decided, Home};
 use super::rules::{self, Rule};
@@ -125,7 +125,10 @@ impl Task<'_> {
     fn round<'a>(&'a self, setting: &'a Setting, limit: FitLimit) -> Result<Round<'a>> {
         let host_layers = setting.host_layers as usize;
         let (decided, rules) = homes::decide_all(&self.experts, &self.rules, host_layers)?;
-        Ok(Round { task: self, setting, limit, decided, rules })
+        let overhead =
+            |device: &Device| device.overhead.bytes_of(self.gguf, &self.experts, &setting.context);
+        let overheads = self.devices.iter().map(overhead).collect();
+        Ok(Round { task: self, setting, limit, overheads, decided, rules })
     }
 
     /// The plan of a policy without `fit`: layers are dealt out as the engine would.
@@ -212,6 +215,8 @@ struct Round<'a> {
     task: &'a Task<'a>,
     setting: &'a Setting,
     limit: FitLimit,
+    /// What each device takes beyond weights, cache and compute buffers, if it is used.
+    overheads: Vec<u64>,
     decided: Vec<Decided>,
     rules: Vec<RuleMatch>,
 }
@@ -263,6 +268,10 @@ impl Round<'_> {
             layer_devices: board.layer_devices.clone(),
         };
         plan.fill(board, &task.experts, places, task.cache.as_ref());
+        for (planned, &bytes) in std::iter::zip(&mut plan.devices, &self.overheads) {
+            planned.overhead_bytes = if planned.is_used() { bytes } else { 0 };
+            planned.settle();
+        }
         plan
     }
 
@@ -335,12 +344,14 @@ impl Round<'_> {
         let demand = |(index, device): (usize, &Device)| {
             let measured = known.iter().find(|row| row.name == device.name);
             let compute = measured.map_or(reserve, |row| row.compute_bytes);
-            let mut room = device.limit_bytes(self.limit)?.checked_sub(compute);
+            let taken = compute.saturating_add(self.overheads[index]);
+            let mut room = device.limit_bytes(self.limit)?.checked_sub(taken);
             let layers = self.task.experts.layers() as usize + 1;
             let mut demand =
                 Demand { room: None, fixed: vec![0; layers], experts: vec![0; layers] };
-            for (tensor, decided) in std::iter::zip(self.task.experts.tensors(), &self.decided) {
-                let bytes = device.padded(tensor.bytes);
+            let tensors = std::iter::zip(self.task.experts.tensors(), &self.decided);
+            for (i, (tensor, decided)) in tensors.enumerate() {
+                let bytes = device.padded(stored(&self.task.experts, i));
                 let is_copied = !decided.by_rule
                     && tensor.kind == TensorKind::Input
                     && is_tied_embedding(&self.task.experts, tensor);

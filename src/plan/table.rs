@@ -41,18 +41,21 @@ impl Plan {
         let width =
             self.devices.iter().map(|d| d.name.chars().count()).max().unwrap_or(0).clamp(6, 60);
         // Columns that would be empty are left out.
-        let knows_free = self.devices.iter().any(|device| device.free_bytes.is_some());
-        let has_disk = self.disk.is_some();
+        let columns = Columns {
+            overhead: self.devices.iter().any(|device| device.overhead_bytes > 0),
+            disk: self.disk.is_some(),
+            free: self.devices.iter().any(|device| device.free_bytes.is_some()),
+        };
         for (i, device) in self.devices.iter().enumerate() {
             if i == 0 {
                 write!(f, "{:width$}  layers", "device")?;
-                for (column, _) in cells(device, has_disk, knows_free) {
+                for (column, _) in cells(device, columns) {
                     write!(f, "  {column:>width$}", width = column_width(column))?;
                 }
                 writeln!(f)?;
             }
             write!(f, "{:width$}  {:>6}", device.name, device.layers)?;
-            for (column, cell) in cells(device, has_disk, knows_free) {
+            for (column, cell) in cells(device, columns) {
                 write!(f, "  {cell:>width$}", width = column_width(column))?;
             }
             writeln!(f)?;
@@ -150,6 +153,9 @@ impl Plan {
         } else if self.devices.iter().any(|device| device.reserved_bytes > 0) {
             writeln!(f, "(~ is held back by a cautious formula; the engine's dry run is exact)")?;
         }
+        if self.devices.iter().any(|device| device.overhead_bytes > 0) {
+            writeln!(f, "(overhead: held back for kernels, workspaces and pools)")?;
+        }
         Ok(())
     }
 
@@ -174,13 +180,21 @@ impl Plan {
     }
 }
 
+/// Which columns there are beside those of every table.
+#[derive(Clone, Copy)]
+struct Columns {
+    overhead: bool,
+    disk: bool,
+    free: bool,
+}
+
 /// Characters of a column: two have room for a sign.
 fn column_width(column: &str) -> usize {
     if matches!(column, "total" | "left over") { 13 } else { 11 }
 }
 
 /// The figures of a device's row, each with its column.
-fn cells(device: &DevicePlan, has_disk: bool, knows_free: bool) -> Vec<(&'static str, String)> {
+fn cells(device: &DevicePlan, columns: Columns) -> Vec<(&'static str, String)> {
     let or =
         |bytes: Option<u64>, unknown: &str| bytes.map_or_else(|| unknown.to_owned(), human_bytes);
     // A reserve is a guess, and marked as one.
@@ -197,11 +211,14 @@ fn cells(device: &DevicePlan, has_disk: bool, knows_free: bool) -> Vec<(&'static
         ("KV cache", or(device.context_bytes, "unknown")),
         ("compute", compute),
     ];
-    if has_disk {
+    if columns.overhead {
+        cells.push(("overhead", human_bytes(device.overhead_bytes)));
+    }
+    if columns.disk {
         cells.push(("disk cache", or(device.disk_cache_bytes, "when loaded")));
     }
     cells.push(("total", bound("≥", human_bytes(device.total_bytes))));
-    if knows_free {
+    if columns.free {
         let left = match device.left_over_bytes() {
             None => "-".to_owned(),
             Some(_) if device.short_by_bytes > 0 => {

@@ -212,12 +212,37 @@ moe_status moe_devices(moe_device * rows, size_t capacity, size_t * count, moe_m
     });
 }
 
+namespace {
+
+// How far rows of quantised tensors are padded, asked with tensors that have no data: one block, and then a row that
+// is as long as the first was padded to, which must stay as it is.
+uint64_t row_padding(ggml_backend_buffer_type_t buffer_type) {
+    const ggml_type type  = GGML_TYPE_Q8_0;
+    const int64_t   block = ggml_blck_size(type);
+    ggml_context_ptr context(ggml_init({ 2 * ggml_tensor_overhead(), nullptr, true }));
+    if (context == nullptr) {
+        return 0;
+    }
+    const auto padded = [&](int64_t elements) -> int64_t {
+        const ggml_tensor * row = ggml_new_tensor_2d(context.get(), type, elements, 1);
+        return ggml_backend_buft_get_alloc_size(buffer_type, row) / ggml_type_size(type) * block;
+    };
+    const int64_t least = padded(block);
+    return least > block && padded(least) == least ? least : 0;
+}
+
+} // namespace
+
 moe_status moe_device_memory(ggml_backend_dev_t device, moe_device_memory_info * info, moe_message * message) {
     return guarded(message, [&] {
         size_t free = 0, total = 0;
         ggml_backend_dev_memory(device, &free, &total);
         ggml_backend_buffer_type_t buffer_type = ggml_backend_dev_buffer_type(device);
-        *info = { free, total, buffer_type == nullptr ? 1 : ggml_backend_buft_get_alignment(buffer_type) };
+        *info = { free, total, 1, 0 };
+        if (buffer_type != nullptr) {
+            info->alignment_bytes      = ggml_backend_buft_get_alignment(buffer_type);
+            info->row_padding_elements = row_padding(buffer_type);
+        }
         return MOE_OK;
     });
 }

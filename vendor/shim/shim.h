@@ -68,6 +68,7 @@ typedef struct moe_device_memory_info {
     uint64_t free_bytes;
     uint64_t total_bytes;
     uint64_t alignment_bytes; // every tensor takes a whole number of these
+    uint64_t row_padding_elements; // the last row of a quantised tensor takes a whole number of these; 0: what it has
 } moe_device_memory_info;
 
 // Asks a device for its memory; fails for a server that is gone, waits for one that is busy.
@@ -78,6 +79,22 @@ moe_status moe_device_maps(ggml_backend_dev_t device, bool * maps, moe_message *
 
 // Whether a device has memory of the host that it reads directly.
 moe_status moe_device_pins(ggml_backend_dev_t device, bool * pins, moe_message * message);
+
+// For tests: a device of this machine with memory that the CPU computes in.
+typedef struct moe_planted_device {
+    uint64_t total_bytes;
+    uint64_t row_padding_elements;
+    uint64_t hidden_bytes;           // taken with the first graph, and not counted by the engine
+    uint64_t hidden_bytes_per_token; // likewise, for the most tokens that were computed at once
+    bool     aborts;                 // an assertion fails where there is no memory to compute, as in the CUDA backend
+} moe_planted_device;
+
+// Registers the device at the first call, and later changes it; `in_use` is what is in use of it, which must be nothing.
+// Nothing may look at the list of devices meanwhile.
+moe_status moe_plant_device(const moe_planted_device * planted, uint64_t * in_use, moe_message * message);
+
+// For tests: as another program, takes so many bytes of it, or gives them back. MOE_FAILED if there are none.
+moe_status moe_planted_take(int64_t bytes, moe_message * message);
 
 // Connects to an RPC server, or sees whether it still answers. Its devices are not registered yet.
 moe_status moe_rpc_connect(const char * endpoint, ggml_backend_reg_t * server, moe_message * message);

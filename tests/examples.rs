@@ -352,13 +352,13 @@ fn measure_counts_what_a_token_costs() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_an_error_and_a_reader_who_went_away_is_none() {
-    use std::process::{Command, Stdio};
+    use std::process::Stdio;
     let demo = demo().to_str().unwrap().to_owned();
     for (program, arguments) in
         [("plan", &["--json"][..]), ("chat", &["--prompt", "Hello", "--threads", "1"])]
     {
         let to = |stdout: Stdio| {
-            let mut command = Command::new(support::process::example(program));
+            let mut command = support::process::program(program);
             command.args(["--model", &demo]).args(arguments).stdin(Stdio::null());
             command.stdout(stdout).stderr(Stdio::null()).status().unwrap()
         };
@@ -373,8 +373,8 @@ fn a_full_disk_is_an_error_and_a_reader_who_went_away_is_none() {
 #[test]
 fn a_conversation_goes_on_after_an_error() {
     use std::io::Write;
-    use std::process::{Command, Stdio};
-    let mut chat = Command::new(support::process::example("chat"))
+    use std::process::Stdio;
+    let mut chat = support::process::program("chat")
         .args(["--threads", "1", "--temperature", "0", "--context", "256", "--stats", "none"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -350,7 +350,7 @@ fn measure_counts_what_a_token_costs() {
 }
 
 #[test]
-fn measure_fills_a_context_and_says_what_does_not_fit() {
+fn measure_sets_what_it_is_told_and_says_what_does_not_fit() {
     let server = Server::start();
     let usual = ["--rpc", &server.endpoint, "--threads", "1", "--json", "--context", "256"];
     let measure = |more: &[&str]| run("measure", &[&usual, more].concat());
@@ -361,8 +361,6 @@ fn measure_fills_a_context_and_says_what_does_not_fit() {
     let row: Value = serde_json::from_slice(&output.stdout).unwrap();
     let number = |key: &str| row[key].as_u64().unwrap_or_else(|| panic!("{key}: {row}"));
     assert!((190..=200).contains(&number("prompt_tokens")), "{row}");
-    // The last token is not computed any more, so that it needs no place.
-    assert_eq!(number("prompt_tokens") + number("generated_tokens"), 257, "{row}");
     assert_eq!((number("micro_batch_tokens"), &row["load_mode"]), (64, &Value::from("read")));
     assert_eq!(row["planned"][0]["server"], server.endpoint.as_str(), "{row}");
 

@@ -57,7 +57,7 @@ struct Arguments {
     /// Tokens to generate
     #[arg(long, default_value_t = 32)]
     tokens: u64,
-    /// Generate until the context is full
+    /// Generate until the model ends the text or the context is full
     #[arg(long)]
     to_the_end: bool,
     /// Threads that compute on the CPU

@@ -69,7 +69,7 @@ struct Arguments {
     /// How weights in CPU memory come from the file, as `chat --help` has it
     #[arg(long, value_name = "MODE")]
     load_mode: Option<LoadMode>,
-    /// Element type of the KV cache, such as q8_0
+    /// Element type of the KV cache, such as `q8_0`
     #[arg(long, value_parser = kv_type)]
     kv_type: Option<GgmlType>,
     /// What the devices may take, and how fast it is then: the table of docs/gpu.md, as Markdown

@@ -68,13 +68,11 @@ pub(super) fn measure(arguments: &Arguments, setting: &Setting) -> Result<Value,
     let output = command.output().map_err(unstarted)?;
     let said = String::from_utf8_lossy(&output.stderr);
     let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-    match (output.status.success(), serde_json::from_slice(&output.stdout)) {
-        (true, Ok(row)) => Ok(row),
-        _ => {
-            let reason = format!("{}: {}", output.status, last.trim_start_matches("error: "));
-            Err(Failure::new(output.status.code() == Some(DOES_NOT_FIT), &reason))
-        }
+    if let (true, Ok(row)) = (output.status.success(), serde_json::from_slice(&output.stdout)) {
+        return Ok(row);
     }
+    let reason = format!("{}: {}", output.status, last.trim_start_matches("error: "));
+    Err(Failure::new(output.status.code() == Some(DOES_NOT_FIT), &reason))
 }
 
 /// A figure of a row with so many digits, or a dash.

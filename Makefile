@@ -56,6 +56,6 @@ demo-model:
 three-machines: setup
 	@scripts/three-machines
 
-# The test of one device with the Vulkan backend, on Mesa's software device.
+# The test of one device with the Vulkan backend, on Mesa's software device, and all others beside it.
 vulkan-check:
 	scripts/vulkan-check

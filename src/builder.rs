@@ -15,7 +15,9 @@ use crate::memory::{self, DeviceMemory};
 use crate::model::MoeModel;
 use crate::paging::{Layout, PagingOptions};
 use crate::placement;
-use crate::plan::{self, CPU, Compute, ContextOptions, Device, OpenChoices, Overhead, Plan};
+use crate::plan::{
+    self, CPU, Compute, ContextOptions, Device, DeviceKind, OpenChoices, Overhead, Plan,
+};
 use crate::policy::{DeviceName, OffloadPolicy};
 use crate::preflight;
 use crate::reservation::{self, Reservation};
@@ -32,6 +34,7 @@ pub struct MoeModelBuilder {
     budgets: Vec<(String, u64)>,
     overheads: Vec<(String, u64)>,
     warm_up: Option<bool>,
+    local_devices: Option<Vec<String>>,
     threads: Option<u32>,
     checkpoint_bytes: u64,
     load: LoadSettings,
@@ -60,6 +63,7 @@ impl MoeModelBuilder {
             budgets: Vec::new(),
             overheads: Vec::new(),
             warm_up: None,
+            local_devices: None,
             threads: None,
             checkpoint_bytes: CHECKPOINT_BYTES,
             load: LoadSettings::default(),
@@ -223,6 +227,23 @@ impl MoeModelBuilder {
         self
     }
 
+    /// Of this machine's own devices, uses only these; none of them where there are none: then the CPU computes,
+    /// and what [`rpc_server`](Self::rpc_server) names. Without it all are used. The others are as if they were
+    /// not there: a policy or a stored plan that names one is refused.
+    ///
+    /// ```
+    /// use moe_offload::MoeModel;
+    ///
+    /// // Whatever GPUs there are.
+    /// let model = MoeModel::builder("examples/demo-model/demo-moe.gguf").local_devices(&[]).load()?;
+    /// assert_eq!(model.plan().devices().len(), 1);
+    /// # Ok::<(), moe_offload::Error>(())
+    /// ```
+    pub fn local_devices(mut self, names: &[&str]) -> Self {
+        self.local_devices = Some(names.iter().map(|&name| name.to_owned()).collect());
+        self
+    }
+
     /// Lets this process use at most so much of a device's memory, all its models together. A server's
     /// address stands for its first device, and `cpu` for CPU memory, of which what is mapped from a file
     /// and what experts on disk are held in take nothing.
@@ -231,6 +252,7 @@ impl MoeModelBuilder {
     /// use moe_offload::{Error, MoeModel};
     ///
     /// let model = MoeModel::builder("examples/demo-model/demo-moe.gguf").context_tokens(4_000_000);
+    /// let model = model.local_devices(&[]); // the cache is in CPU memory then
     /// let error = model.device_budget("cpu", 1 << 30).load().unwrap_err();
     /// assert!(matches!(error, Error::DoesNotFit { device, .. } if device == "cpu"));
     /// ```
@@ -366,7 +388,10 @@ impl MoeModelBuilder {
             device.free_bytes = Some(device.free_bytes.map_or(*budget, |free| free.min(*budget)));
             device.total_bytes = Some(device.total_bytes.map_or(*budget, |all| all.min(*budget)));
         }
-        Ok(devices)
+        match &self.local_devices {
+            Some(names) => only(names, devices),
+            None => Ok(devices),
+        }
     }
 
     /// The CPU with the memory that a load may take of it.
@@ -482,6 +507,21 @@ impl MoeModelBuilder {
     }
 }
 
+/// Of this machine's devices those of these names, and all others.
+fn only(names: &[String], mut devices: Vec<Device>) -> Result<Vec<Device>> {
+    let is_local = |device: &Device| device.kind != DeviceKind::Remote;
+    let local = devices.iter().filter(|device| is_local(device));
+    let known: Vec<String> = local.map(|device| device.name.clone()).collect();
+    let unknown = names.iter().find(|name| !known.iter().any(|one| one.eq_ignore_ascii_case(name)));
+    if let Some(name) = unknown.cloned() {
+        return Err(Error::UnknownDevice { name, known });
+    }
+    let is_named =
+        |device: &Device| names.iter().any(|name| name.eq_ignore_ascii_case(&device.name));
+    devices.retain(|device| !is_local(device) || is_named(device));
+    Ok(devices)
+}
+
 fn is_cpu(name: &str) -> bool {
     name.eq_ignore_ascii_case(CPU)
 }
@@ -511,4 +551,39 @@ fn meant<'a>(name: &str, devices: &'a mut [Device]) -> Result<&'a mut Device> {
 fn named(address: &str, devices: &[Device]) -> Option<DeviceName> {
     let is_meant = |device: &&Device| device.server() == Some(address);
     devices.iter().find(is_meant).and_then(|device| DeviceName::new(&device.name).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_this_machine_s_devices_only_those_named_are_left() {
+        let device = |name: &str, kind| {
+            let mut device = Device::new(name);
+            device.kind = kind;
+            device
+        };
+        let left = |names: &[&str]| {
+            let all = vec![
+                device("RPC0", DeviceKind::Remote),
+                device("CUDA0", DeviceKind::Gpu),
+                device("CUDA1", DeviceKind::Gpu),
+            ];
+            let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+            let left = only(&names, all)?.into_iter().map(|device| device.name);
+            Ok::<_, Error>(left.collect::<Vec<_>>())
+        };
+        assert_eq!(left(&["cuda1"]).unwrap(), ["RPC0", "CUDA1"]);
+        assert_eq!(left(&[]).unwrap(), ["RPC0"]);
+        // A server's device is named by its server.
+        for unknown in ["CUDA2", "RPC0"] {
+            let error = left(&["CUDA0", unknown]).unwrap_err();
+            let known = vec!["CUDA0".to_owned(), "CUDA1".to_owned()];
+            assert!(
+                matches!(&error, Error::UnknownDevice { name, known: there } if name == unknown && *there == known),
+                "{error}"
+            );
+        }
+    }
 }

@@ -2,12 +2,15 @@
 #![cfg(feature = "llama")]
 #![allow(missing_docs)]
 
+mod support;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use moe_offload::error::HostMemoryFault;
 use moe_offload::synth::{self, SynthOptions};
-use moe_offload::{Error, GenerateOptions, GgufFile, LoadMode, MoeModel, MoeModelBuilder};
+use moe_offload::{Error, GenerateOptions, GgufFile, LoadMode, MoeModelBuilder};
+use support::load::on_cpu;
 
 /// A model of zeros, aligned to so many bytes; a note is as long as it takes to have data beside multiples of 32.
 fn model(folder: &Path, alignment: u32) -> PathBuf {
@@ -32,7 +35,7 @@ fn model(folder: &Path, alignment: u32) -> PathBuf {
 }
 
 fn builder(path: &Path) -> MoeModelBuilder {
-    MoeModel::builder(path).context_tokens(256).threads(1)
+    on_cpu(path).context_tokens(256).threads(1)
 }
 
 #[test]

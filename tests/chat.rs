@@ -10,14 +10,14 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::process::example;
+use support::process::program;
 
 /// A bound against hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Greedy, one thread, a small context: quick, and the same each time.
 fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(example("chat"));
+    let mut command = program("chat");
     command.args(["--threads", "1", "--temperature", "0", "--context", "512"]).args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -228,7 +228,7 @@ fn errors_name_the_options_of_the_program() {
         (&["--xtc", "7", "--prompt", "x"], "--xtc is 7"),
         (&["--dry", "700", "--prompt", "x"], "--dry is 700"),
     ] {
-        let mut command = Command::new(example("chat"));
+        let mut command = program("chat");
         let output = command.args(["--threads", "1"]).args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(said(&output).contains(expected), "{}", said(&output));
@@ -361,7 +361,7 @@ fn options_are_checked_before_anything_else_is_done() {
         #[cfg(unix)]
         (&["--plan", "/dev/zero"], "more than 64 MiB"),
     ] {
-        let mut command = Command::new(example("chat"));
+        let mut command = program("chat");
         let output = command.args(["--prompt", "x"]).args(arguments).output().unwrap();
         let said = said(&output);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -384,7 +384,7 @@ fn llama_cpp_s_flags_are_a_policy_also_without_an_equals_sign() {
 fn more_threads_than_cpus_are_warned_of() {
     let cpus = std::thread::available_parallelism().unwrap().get();
     for (threads, is_warned) in [(cpus, false), (cpus + 1, true)] {
-        let mut command = Command::new(example("chat"));
+        let mut command = program("chat");
         command.args(["--prompt", "x", "--max-tokens", "1", "--threads", &threads.to_string()]);
         let output = command.output().unwrap();
         assert_eq!(said(&output).contains("warning: --threads"), is_warned, "{}", said(&output));

@@ -11,6 +11,7 @@ use std::time::Duration;
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{CancelHandle, Error, GenerateOptions, MoeModel, MoeModelBuilder};
 use support::generate::greedy;
+use support::load::on_cpu;
 
 /// With a recurrent state, and last one with windows.
 const FAMILIES: [&str; 5] =
@@ -25,7 +26,7 @@ fn made(name: &str, folder: &Path) -> PathBuf {
 }
 
 fn builder(path: &Path) -> MoeModelBuilder {
-    MoeModel::builder(path).threads(1).context_tokens(2048).micro_batch_tokens(64)
+    on_cpu(path).threads(1).context_tokens(2048).micro_batch_tokens(64)
 }
 
 /// A text of at least so many tokens, and what it has.

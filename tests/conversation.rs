@@ -14,6 +14,7 @@ use moe_offload::{
     Structure,
 };
 use support::generate::greedy;
+use support::load::on_cpu;
 use support::model_files::demo;
 use support::process::Server;
 
@@ -31,7 +32,7 @@ const QUESTIONS: [&str; 10] = [
 ];
 
 fn builder() -> MoeModelBuilder {
-    MoeModel::builder(demo()).threads(1).context_tokens(2048)
+    on_cpu(demo()).threads(1).context_tokens(2048)
 }
 
 fn family(name: &str, folder: &Path) -> PathBuf {
@@ -76,7 +77,7 @@ fn editing_an_earlier_message_drops_from_there() {
     // Full attention, latent attention, a sliding window, and a recurrent state.
     for name in ["mixtral-8x7b", "deepseek-v2-lite", "gpt-oss-20b", "qwen3-next-80b-a3b"] {
         let path = family(name, folder.path());
-        let load = || MoeModel::builder(&path).threads(1).context_tokens(1024).load().unwrap();
+        let load = || on_cpu(&path).threads(1).context_tokens(1024).load().unwrap();
         let mut model = load();
         let start = "The quick brown fox jumps over the lazy dog. ".repeat(6);
         for end in ["It was late", "It was early in the morning", "It", "Nobody saw it, and"] {
@@ -169,7 +170,7 @@ fn sessions_of_every_kind_of_cache_and_with_another_placement() {
     for name in ["mixtral-8x7b", "gpt-oss-20b", "qwen3-next-80b-a3b", "jamba-1.5-mini"] {
         let path = family(name, folder.path());
         let session = folder.path().join("a.session");
-        let load = || MoeModel::builder(&path).threads(1).context_tokens(512);
+        let load = || on_cpu(&path).threads(1).context_tokens(512);
         let mut model = load().load().unwrap();
         let prompt = "The quick brown fox jumps over the lazy dog. ".repeat(8);
         model.generate(&prompt, &greedy(0)).unwrap().text().unwrap();
@@ -215,7 +216,7 @@ fn a_session_of_another_model_cut_or_altered_is_refused() {
     let mut wider = builder().context_tokens(512).load().unwrap();
     assert_eq!(refused(&mut wider, &path), SessionFault::OtherContext);
     let other = family("mixtral-8x7b", folder.path());
-    let mut other = MoeModel::builder(other).threads(1).context_tokens(256).load().unwrap();
+    let mut other = on_cpu(other).threads(1).context_tokens(256).load().unwrap();
     assert_eq!(refused(&mut other, &path), SessionFault::OtherModel);
     // After all that the model still holds its conversation.
     model.chat(&question, &greedy(4)).unwrap().text().unwrap();
@@ -355,8 +356,7 @@ fn memory_for_several_sequences_is_as_planned() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["mixtral-8x7b", "gpt-oss-20b", "qwen3-next-80b-a3b", "lfm2-8b-a1b"] {
         let path = family(name, folder.path());
-        let model =
-            MoeModel::builder(path).threads(1).context_tokens(3000).sequences(4).load().unwrap();
+        let model = on_cpu(path).threads(1).context_tokens(3000).sequences(4).load().unwrap();
         let planned = model.plan().device("cpu").unwrap().context_bytes;
         assert_eq!(Some(model.memory().last().unwrap().context_bytes), planned, "{name}");
     }

@@ -12,6 +12,7 @@ use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, LoadMode, MoeModel, MoeModelBuilder};
 use support::generate::greedy;
 use support::group::Group;
+use support::load::on_cpu;
 use support::model_files::demo;
 use support::process::example;
 
@@ -23,7 +24,7 @@ fn turn() -> MutexGuard<'static, ()> {
 }
 
 fn builder(budget: u64) -> MoeModelBuilder {
-    MoeModel::builder(demo()).threads(1).context_tokens(256).device_budget("cpu", budget)
+    on_cpu(demo()).threads(1).context_tokens(256).device_budget("cpu", budget)
 }
 
 /// What the error says is needed, of how much.
@@ -78,7 +79,7 @@ fn exactly_what_must_be_in_memory_will_do() {
         (&repacked, LoadMode::Read),
     ] {
         let builder = |budget: u64| {
-            let builder = MoeModel::builder(path).threads(1).context_tokens(256);
+            let builder = on_cpu(path).threads(1).context_tokens(256);
             builder.device_budget("cpu", budget).load_mode(mode)
         };
         let plan = builder(1 << 40).forecast().unwrap();

@@ -12,6 +12,7 @@ use moe_offload::{
     OffloadPolicy, Plan, connect_rpc, devices, rpc_traffic,
 };
 use support::generate::greedy;
+use support::load::on_cpu;
 use support::model_files::demo;
 use support::process::{Server, run};
 
@@ -31,7 +32,7 @@ impl Three {
     }
 
     fn builder(&self, path: &Path) -> MoeModelBuilder {
-        let builder = MoeModel::builder(path).threads(1).context_tokens(128);
+        let builder = on_cpu(path).threads(1).context_tokens(128);
         self.servers.iter().fold(builder, |builder, server| builder.rpc_server(&server.endpoint))
     }
 
@@ -93,7 +94,7 @@ fn as_many_devices_as_the_engine_takes_and_no_more() {
     let path = small(scratch.path(), "mixtral-8x7b", 20);
     let servers: Vec<Server> = (0..18).map(|_| Server::start()).collect();
     let load = |count: usize| {
-        let builder = MoeModel::builder(&path).threads(1).context_tokens(128);
+        let builder = on_cpu(&path).threads(1).context_tokens(128);
         let builder = builder.policy(OffloadPolicy::None);
         let servers = servers[..count].iter();
         servers.fold(builder, |builder, server| builder.rpc_server(&server.endpoint)).load()
@@ -113,7 +114,7 @@ fn as_many_devices_as_the_engine_takes_and_no_more() {
 fn each_server_holds_what_the_plan_says() {
     let three = Three::start();
     let names = three.names();
-    let mut alone = MoeModel::builder(demo()).threads(1).context_tokens(128).load().unwrap();
+    let mut alone = on_cpu(demo()).threads(1).context_tokens(128).load().unwrap();
     let expected = text(&mut alone).unwrap();
     let [a, b, c] = [&names[0], &names[1], &names[2]];
     let policy = format!("layers:0={b};layers:1,2={c};regex:blk\\.3\\..*exps={a}");
@@ -230,12 +231,8 @@ fn a_device_that_the_plan_does_not_use_is_left_alone() {
     assert_eq!(text(&mut model).unwrap(), expected);
     // Nor does the stored plan need it.
     drop(model);
-    let mut model = MoeModel::builder(demo())
-        .threads(1)
-        .rpc_server(&three.servers[0].endpoint)
-        .plan(plan)
-        .load()
-        .unwrap();
+    let mut model =
+        on_cpu(demo()).threads(1).rpc_server(&three.servers[0].endpoint).plan(plan).load().unwrap();
     assert_eq!(text(&mut model).unwrap(), expected);
 }
 
@@ -257,7 +254,7 @@ fn a_device_that_is_not_there_is_an_error_that_lists_those_that_are() {
     let plan = three.builder(&demo()).policy(policy.parse().unwrap()).forecast().unwrap();
     let plan: Plan = serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap();
     let two = || {
-        let builder = MoeModel::builder(demo()).threads(1).plan(plan.clone());
+        let builder = on_cpu(demo()).threads(1).plan(plan.clone());
         three.servers[..2]
             .iter()
             .fold(builder, |builder, server| builder.rpc_server(&server.endpoint))
@@ -314,7 +311,7 @@ fn a_stored_plan_finds_its_servers_by_their_addresses() {
         three.servers.reverse();
     }
     // Another server under one of the addresses' numbers is not taken for it.
-    let builder = MoeModel::builder(demo()).plan(stored);
+    let builder = on_cpu(demo()).plan(stored);
     let other = Server::start();
     let builder = builder.rpc_server(&other.endpoint).rpc_server(&three.servers[1].endpoint);
     let error = builder.load().unwrap_err();
@@ -377,7 +374,7 @@ fn a_plan_made_without_the_engine_may_name_servers_by_address() {
 
 #[test]
 fn without_any_device_the_plan_says_so_and_the_cpu_does_it() {
-    let mut model = MoeModel::builder(demo()).threads(1).context_tokens(128).load().unwrap();
+    let mut model = on_cpu(demo()).threads(1).context_tokens(128).load().unwrap();
     if model.plan().devices().len() > 1 {
         return; // this machine has a GPU
     }
@@ -397,8 +394,7 @@ fn a_server_with_a_cache_is_not_sent_the_same_weights_again() {
     let cache = scratch.path().join("cache");
     let load = || {
         let server = Server::with_cache(&cache);
-        let model =
-            MoeModel::builder(&path).threads(1).context_tokens(64).rpc_server(&server.endpoint);
+        let model = on_cpu(&path).threads(1).context_tokens(64).rpc_server(&server.endpoint);
         let model = model.load().unwrap();
         assert!(model.verify().holds(), "{}", model.verify());
         rpc_traffic(&server.endpoint).unwrap().sent_bytes

@@ -14,6 +14,7 @@ use moe_offload::{
     OffloadPolicy, Plan, Sampling, StopReason,
 };
 use support::generate::greedy;
+use support::load::on_cpu;
 use support::model_files::{Shape, demo};
 use support::process::Server;
 
@@ -26,7 +27,7 @@ static_assertions::assert_impl_all!(CancelHandle: Send, Sync);
 
 /// One thread each, since several tests run at once.
 fn builder() -> MoeModelBuilder {
-    MoeModel::builder(demo()).threads(1).context_tokens(512)
+    on_cpu(demo()).threads(1).context_tokens(512)
 }
 
 fn ask(model: &mut MoeModel, question: &str, tokens: u64) -> String {
@@ -80,7 +81,7 @@ fn the_device_s_own_memory_falls() {
     let used = |policy: &str| {
         let server = Server::start();
         let before = server.anonymous_bytes();
-        let model = MoeModel::builder(&path)
+        let model = on_cpu(&path)
             .rpc_server(&server.endpoint)
             .policy(policy.parse().unwrap())
             .threads(1)
@@ -173,7 +174,7 @@ fn a_stored_plan_loads_again_and_a_foreign_one_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let other = folder.path().join("other.gguf");
     std::fs::write(&other, without_vocabulary()).unwrap();
-    let error = MoeModel::builder(&other).plan(plan.clone()).load().unwrap_err();
+    let error = on_cpu(&other).plan(plan.clone()).load().unwrap_err();
     assert!(matches!(error, Error::ForeignPlan { .. }), "{error}");
 
     drop((model, server));
@@ -234,7 +235,7 @@ fn generation_stops_where_it_should() {
 
 #[test]
 fn a_full_context_ends_the_text_without_an_error() {
-    let mut model = MoeModel::builder(demo()).threads(1).context_tokens(40).load().unwrap();
+    let mut model = on_cpu(demo()).threads(1).context_tokens(40).load().unwrap();
     let story = [Message::user("Tell me a story about a dragon")];
     let options = GenerateOptions::default().sampling(Sampling::greedy());
     let mut full = model.chat(&story, &options).unwrap();
@@ -356,7 +357,7 @@ fn a_failed_load_says_why() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("no-vocabulary.gguf");
     std::fs::write(&path, without_vocabulary()).unwrap();
-    let error = MoeModel::builder(&path).load().unwrap_err();
+    let error = on_cpu(&path).load().unwrap_err();
     assert!(matches!(&error, Error::LoadFailed { reason, .. } if !reason.is_empty()), "{error}");
 }
 
@@ -499,7 +500,7 @@ fn a_file_that_changes_during_the_load_is_refused() {
         let file = std::fs::File::options().append(true).open(&written).unwrap();
         file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
     };
-    let load = || MoeModel::builder(&path).threads(1).context_tokens(128);
+    let load = || on_cpu(&path).threads(1).context_tokens(128);
     let error = load().on_progress(touch).load().unwrap_err();
     assert!(matches!(error, Error::FileChanged { .. }), "{error}");
     load().load().unwrap();
@@ -518,7 +519,7 @@ fn memory_that_is_not_there_after_all_is_an_error() {
     options.layers = Some(200);
     family.build(&options).unwrap().save(&path, 1, |_| {}).unwrap();
     let load = |policy: &str| {
-        MoeModel::builder(&path)
+        on_cpu(&path)
             .rpc_server(&server.endpoint)
             .policy(policy.parse().unwrap())
             .threads(1)
@@ -542,7 +543,7 @@ fn a_smaller_context_counts_with_its_own_buffers() {
     model.save(&path, 1, |_| {}).unwrap();
     let server = Server::start();
     let forecast = |policy: String, context_tokens| {
-        let builder = MoeModel::builder(&path).threads(1).context_tokens(context_tokens);
+        let builder = on_cpu(&path).threads(1).context_tokens(context_tokens);
         builder.rpc_server(&server.endpoint).policy(policy.parse().unwrap()).forecast().unwrap()
     };
     for context_tokens in [256, 1024, 3072] {
@@ -567,7 +568,7 @@ fn fit_never_fails_where_all_experts_fits() {
     let family = synth::family("deepseek-v2-lite").unwrap();
     family.build(&SynthOptions::tiny()).unwrap().save(&path, 1, |_| {}).unwrap();
     let forecast = |policy: &str| {
-        let builder = MoeModel::builder(&path).threads(1).context_tokens(2048);
+        let builder = on_cpu(&path).threads(1).context_tokens(2048);
         builder.rpc_server(&server.endpoint).policy(policy.parse().unwrap()).forecast()
     };
     let lean = forecast("all-experts").unwrap().devices()[0].total_bytes;

@@ -372,16 +372,35 @@ fn measure_counts_what_a_token_costs() {
     assert!(fitted(3) <= fitted(4) && fitted(4) <= fitted(5) && fitted(5) <= fitted(0), "{rows:?}");
 }
 
+#[test]
+fn measure_sets_what_it_is_told_and_says_what_does_not_fit() {
+    let server = Server::start();
+    let usual = ["--rpc", &server.endpoint, "--threads", "1", "--json", "--context", "256"];
+    let measure = |more: &[&str]| run("measure", &[&usual, more].concat());
+    let filled = ["--policy", "all-experts", "--prompt-tokens", "200", "--to-the-end"];
+    let set = ["--micro-batch", "64", "--load-mode", "read", "--kv-type", "q8_0"];
+    let output = measure(&[&filled[..], &set].concat());
+    assert!(output.status.success(), "{output:?}");
+    let row: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let number = |key: &str| row[key].as_u64().unwrap_or_else(|| panic!("{key}: {row}"));
+    assert!((190..=200).contains(&number("prompt_tokens")), "{row}");
+    assert_eq!((number("micro_batch_tokens"), &row["load_mode"]), (64, &Value::from("read")));
+    assert_eq!(row["planned"][0]["server"], server.endpoint.as_str(), "{row}");
+
+    let short = measure(&["--policy", "fit:1KiB"]);
+    assert!(refused_with(3, &short).contains("1.00 KiB"), "{short:?}");
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_an_error_and_a_reader_who_went_away_is_none() {
-    use std::process::{Command, Stdio};
+    use std::process::Stdio;
     let demo = demo().to_str().unwrap().to_owned();
     for (program, arguments) in
         [("plan", &["--json"][..]), ("chat", &["--prompt", "Hello", "--threads", "1"])]
     {
         let to = |stdout: Stdio| {
-            let mut command = Command::new(support::process::example(program));
+            let mut command = support::process::program(program);
             command.args(["--model", &demo]).args(arguments).stdin(Stdio::null());
             command.stdout(stdout).stderr(Stdio::null()).status().unwrap()
         };
@@ -396,8 +415,8 @@ fn a_full_disk_is_an_error_and_a_reader_who_went_away_is_none() {
 #[test]
 fn a_conversation_goes_on_after_an_error() {
     use std::io::Write;
-    use std::process::{Command, Stdio};
-    let mut chat = Command::new(support::process::example("chat"))
+    use std::process::Stdio;
+    let mut chat = support::process::program("chat")
         .args(["--threads", "1", "--temperature", "0", "--context", "256", "--stats", "none"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

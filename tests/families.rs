@@ -11,12 +11,13 @@ use moe_offload::gguf::GgmlType;
 use moe_offload::plan::Decision;
 use moe_offload::synth::{self, Family, SynthOptions};
 use support::generate::greedy;
+use support::load::on_cpu;
 use support::process::Server;
 
 const TOKENS: u64 = 12;
 
 fn load(path: &Path, server: &Server, policy: &str) -> MoeModel {
-    MoeModel::builder(path)
+    on_cpu(path)
         .rpc_server(&server.endpoint)
         .policy(policy.parse().unwrap())
         .threads(1)
@@ -66,7 +67,7 @@ fn check_contexts(family: &Family, path: &Path) {
     // Grok cannot use flash attention, which the engine wants for a quantised cache.
     let q8 = if family.architecture == "grok" { GgmlType::F32 } else { GgmlType::Q8_0 };
     for (tokens, micro_batch, kv_type) in [(700, 100, q8), (3000, 512, GgmlType::F16)] {
-        let model = MoeModel::builder(path)
+        let model = on_cpu(path)
             .threads(1)
             .context_tokens(tokens)
             .micro_batch_tokens(micro_batch)
@@ -83,7 +84,7 @@ fn check_contexts(family: &Family, path: &Path) {
 fn check_fit(family: &Family, path: &Path, server: &Server) {
     for context in [256, 1000] {
         let load = |policy: String| {
-            MoeModel::builder(path)
+            on_cpu(path)
                 .rpc_server(&server.endpoint)
                 .policy(policy.parse().unwrap())
                 .threads(1)

@@ -6,11 +6,10 @@
 
 mod support;
 
-use std::process::Command;
-
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Device, DeviceKind, Message, MoeModel, MoeModelBuilder, devices};
 use support::generate::greedy;
+use support::load::on_cpu;
 use support::model_files::demo;
 use support::process::Server;
 
@@ -51,17 +50,12 @@ fn place() -> Place {
 impl Place {
     fn builder(&self, path: &std::path::Path, policy: &str) -> MoeModelBuilder {
         let policy = policy.replace("DEVICE", &self.device.name).parse().unwrap();
-        let mut builder = MoeModel::builder(path).policy(policy).threads(1).context_tokens(512);
+        let builder = MoeModel::builder(path).policy(policy).threads(1).context_tokens(512);
         if let Some(server) = &self.server {
-            builder = builder.rpc_server(&server.endpoint);
+            return builder.rpc_server(&server.endpoint);
         }
         // Only this one, if there are several.
-        for device in devices().unwrap() {
-            if device.kind != DeviceKind::Remote && device.name != self.device.name {
-                builder = builder.device_budget(device.name, 0);
-            }
-        }
-        builder
+        builder.local_devices(&[&self.device.name])
     }
 }
 
@@ -73,33 +67,11 @@ fn answers(model: &mut MoeModel) -> Vec<String> {
         .collect()
 }
 
-/// In a process of its own that sees no GPU.
 fn answers_of_the_cpu() -> Vec<String> {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["on_the_cpu_alone", "--exact", "--nocapture"]).env("MOE_OFFLOAD_TEST_CPU", "1");
-    for variable in [
-        "CUDA_VISIBLE_DEVICES",
-        "HIP_VISIBLE_DEVICES",
-        "ROCR_VISIBLE_DEVICES",
-        "GGML_VK_VISIBLE_DEVICES",
-    ] {
-        command.env(variable, "");
-    }
-    let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let line = said.lines().find_map(|line| line.split_once("ANSWERS "));
-    let (_, json) = line.unwrap_or_else(|| panic!("{output:?}"));
-    serde_json::from_str(json).unwrap()
-}
-
-#[test]
-fn on_the_cpu_alone() {
-    if std::env::var_os("MOE_OFFLOAD_TEST_CPU").is_none() {
-        return; // only for the other test
-    }
-    let mut model = MoeModel::builder(demo()).threads(1).context_tokens(512).load().unwrap();
+    let builder = on_cpu(demo()).threads(1).context_tokens(512);
+    let mut model = builder.load().unwrap();
     assert_eq!(model.plan().devices().len(), 1, "{}", model.plan());
-    println!("\nANSWERS {}", serde_json::to_string(&answers(&mut model)).unwrap());
+    answers(&mut model)
 }
 
 #[test]

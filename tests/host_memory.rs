@@ -13,11 +13,12 @@ use moe_offload::memory::HostMemory;
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, LoadMode, MoeModel, MoeModelBuilder};
 use support::generate::greedy;
+use support::load::on_cpu;
 use support::model_files::demo;
 use support::process::{Server, run};
 
 fn builder(path: &Path, mode: LoadMode) -> MoeModelBuilder {
-    MoeModel::builder(path).load_mode(mode).threads(1).context_tokens(256)
+    on_cpu(path).load_mode(mode).threads(1).context_tokens(256)
 }
 
 fn text(model: &mut MoeModel) -> String {

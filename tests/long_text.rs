@@ -2,10 +2,13 @@
 #![cfg(feature = "llama")]
 #![allow(missing_docs)]
 
+mod support;
+
 use std::time::Duration;
 
 use moe_offload::synth::{self, SynthOptions};
-use moe_offload::{CancelHandle, Error, GenerateOptions, Message, MoeModel, StopReason};
+use moe_offload::{CancelHandle, Error, GenerateOptions, Message, StopReason};
+use support::load::on_cpu;
 
 #[test]
 fn a_long_run_of_the_same_letter_is_only_too_long() {
@@ -14,7 +17,7 @@ fn a_long_run_of_the_same_letter_is_only_too_long() {
     let model = synth::family("gpt-oss-20b").unwrap().build(&SynthOptions::tiny()).unwrap();
     model.save(&path, 1, |_| {}).unwrap();
     // With the 2 MiB of a thread, as tests have, 20,000 letters overflowed.
-    let mut model = MoeModel::builder(&path).threads(1).context_tokens(256).load().unwrap();
+    let mut model = on_cpu(&path).threads(1).context_tokens(256).load().unwrap();
     for letter in ["a", " ", "!", "é", "\n"] {
         let text = letter.repeat(200_000);
         let error = model.generate(&text, &GenerateOptions::default()).unwrap_err();
@@ -27,7 +30,7 @@ fn a_long_run_of_the_same_letter_is_only_too_long() {
 #[test]
 fn limits_hold_while_text_is_split_into_tokens() {
     let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
-    let load = || MoeModel::builder(demo).threads(1).context_tokens(256).sequences(2);
+    let load = || on_cpu(demo).threads(1).context_tokens(256).sequences(2);
     let mut model = load().load().unwrap();
     let text = "word ".repeat(40_000);
     let talk = vec![Message::user(&text)];

@@ -8,8 +8,9 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use moe_offload::{GgufFile, MoeModel, MoeModelBuilder, PagingOptions, PagingStats};
+use moe_offload::{GgufFile, MoeModelBuilder, PagingOptions, PagingStats};
 use support::generate::greedy;
+use support::load::on_cpu;
 use support::model_files::demo;
 use support::paging::{least_cache, made};
 use support::process::Server;
@@ -38,7 +39,7 @@ fn changed(folder: &Path, family: &str, tensor: &str, value: Value) -> PathBuf {
 }
 
 fn builder(path: &Path, cache_bytes: u64) -> MoeModelBuilder {
-    MoeModel::builder(path)
+    on_cpu(path)
         .policy("all-experts=disk".parse().unwrap())
         .paging(PagingOptions::default().cache_bytes(cache_bytes))
         .threads(1)

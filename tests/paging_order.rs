@@ -7,9 +7,10 @@ mod support;
 
 use std::sync::{Arc, Mutex};
 
-use moe_offload::{MoeModel, MoeModelBuilder, PagingOptions, synth};
+use moe_offload::{MoeModelBuilder, PagingOptions, synth};
 use regex::Regex;
 use support::generate::greedy;
+use support::load::on_cpu;
 use support::paging::{least_cache, made};
 
 /// What the crate logs in a call.
@@ -63,7 +64,7 @@ fn every_family_needs_what_is_read_first_first() {
     for family in synth::families() {
         let path = made(folder.path(), family.name, None, 1);
         let load = |bytes: u64| -> MoeModelBuilder {
-            MoeModel::builder(&path)
+            on_cpu(&path)
                 .policy("all-experts=disk".parse().unwrap())
                 .paging(PagingOptions::default().cache_bytes(bytes).read_ahead(false))
                 .threads(1)

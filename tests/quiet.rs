@@ -6,8 +6,9 @@ mod support;
 
 use std::process::Command;
 
-use moe_offload::{GgufFile, Message, MoeModel};
+use moe_offload::{GgufFile, Message};
 use support::generate::greedy;
+use support::load::on_cpu;
 use support::model_files::demo;
 
 /// Plans, loads, talks, fails and drops.
@@ -17,7 +18,7 @@ fn use_everything() {
     policy
         .plan(&gguf, &[moe_offload::Device::new("gpu")], &moe_offload::ContextOptions::default())
         .unwrap();
-    let builder = || MoeModel::builder(demo()).threads(1).context_tokens(128);
+    let builder = || on_cpu(demo()).threads(1).context_tokens(128);
     builder().forecast().unwrap();
     let mut model = builder().load().unwrap();
     let options = greedy(5);
@@ -25,7 +26,7 @@ fn use_everything() {
     let _ = model.generate("", &options).map(|_| ()).unwrap_err();
     let _ = builder().rpc_server("127.0.0.1:9").load().unwrap_err();
     let _ = builder().policy("regex:nothing=cpu".parse().unwrap()).load().unwrap_err();
-    let _ = MoeModel::builder("nonexistent").load().unwrap_err();
+    let _ = on_cpu("nonexistent").load().unwrap_err();
     moe_offload::devices().unwrap();
 }
 

@@ -13,6 +13,7 @@ use moe_offload::{
     Error, GenerateOptions, Message, MoeModel, MoeModelBuilder, connect_rpc, rpc_traffic,
 };
 use support::generate::greedy;
+use support::load::on_cpu;
 use support::model_files::demo;
 use support::process::Server;
 
@@ -20,7 +21,7 @@ const PROMPT: &str = "What does this crate do?";
 
 fn builder(endpoint: &str) -> MoeModelBuilder {
     let policy = "first-layers:1".parse().unwrap();
-    MoeModel::builder(demo()).rpc_server(endpoint).policy(policy).threads(1).context_tokens(256)
+    on_cpu(demo()).rpc_server(endpoint).policy(policy).threads(1).context_tokens(256)
 }
 
 fn options() -> GenerateOptions {

@@ -12,6 +12,7 @@ use moe_offload::{
     CancelHandle, Error, GenerateOptions, Message, MoeModel, MoeModelBuilder, StopReason,
 };
 use support::generate::greedy;
+use support::load::on_cpu;
 use support::model_files::demo;
 use support::process::Server;
 
@@ -22,7 +23,7 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 fn builder(endpoint: &str) -> MoeModelBuilder {
     let policy = "first-layers:1".parse().unwrap();
-    MoeModel::builder(demo()).rpc_server(endpoint).policy(policy).threads(1).context_tokens(512)
+    on_cpu(demo()).rpc_server(endpoint).policy(policy).threads(1).context_tokens(512)
 }
 
 fn text(model: &mut MoeModel, options: &GenerateOptions) -> moe_offload::Result<String> {

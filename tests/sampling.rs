@@ -11,10 +11,11 @@ use moe_offload::{
     Dry, Error, GenerateOptions, Message, Mirostat, MoeModel, Sampling, StopReason, TemplateOptions,
 };
 use support::generate::greedy;
+use support::load::on_cpu;
 use support::model_files::demo;
 
 fn model() -> MoeModel {
-    MoeModel::builder(demo()).threads(1).context_tokens(512).load().unwrap()
+    on_cpu(demo()).threads(1).context_tokens(512).load().unwrap()
 }
 
 fn varied() -> Sampling {
@@ -222,7 +223,7 @@ fn patched(from: &str, to: &str) -> MoeModel {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("patched.gguf");
     std::fs::write(&path, file).unwrap();
-    MoeModel::builder(&path).threads(1).context_tokens(512).load().unwrap()
+    on_cpu(&path).threads(1).context_tokens(512).load().unwrap()
 }
 
 #[test]

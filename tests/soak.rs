@@ -4,8 +4,9 @@
 
 mod support;
 
-use moe_offload::{CancelHandle, Error, Message, MoeModel};
+use moe_offload::{CancelHandle, Error, Message};
 use support::generate::greedy;
+use support::load::on_cpu;
 use support::model_files::demo;
 
 /// Several threads load, generate, cancel and drop, over and over: nothing hangs, and memory levels
@@ -21,7 +22,7 @@ fn many_threads_load_generate_cancel_and_drop() {
     };
     let cycle = |number: usize| {
         let cancel = CancelHandle::new();
-        let mut model = MoeModel::builder(demo()).threads(1).context_tokens(128).load().unwrap();
+        let mut model = on_cpu(demo()).threads(1).context_tokens(128).load().unwrap();
         let options = greedy(20).cancel(&cancel);
         let generation = model.chat(&[Message::user("What is this?")], &options).unwrap();
         for (i, piece) in generation.enumerate() {

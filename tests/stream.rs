@@ -12,13 +12,14 @@ use moe_offload::{
     AsyncModel, CancelHandle, Error, GenerateOptions, Message, MoeModel, Sampling, StopReason,
 };
 use support::generate::greedy;
+use support::load::on_cpu;
 use support::model_files::demo;
 
 static_assertions::assert_impl_all!(AsyncModel: Send, Sync, Clone);
 static_assertions::assert_impl_all!(moe_offload::PieceStream: Send, Unpin);
 
 fn load() -> MoeModel {
-    MoeModel::builder(demo()).threads(1).context_tokens(512).load().unwrap()
+    on_cpu(demo()).threads(1).context_tokens(512).load().unwrap()
 }
 
 fn question() -> Vec<Message> {

@@ -8,10 +8,11 @@ use moe_offload::{
     CancelHandle, Error, GenerateOptions, Generation, MoeModel, Sampling, StopReason, Structure,
 };
 use serde_json::{Value, json};
+use support::load::on_cpu;
 use support::model_files::demo;
 
 fn model() -> MoeModel {
-    MoeModel::builder(demo()).threads(1).context_tokens(1024).load().unwrap()
+    on_cpu(demo()).threads(1).context_tokens(1024).load().unwrap()
 }
 
 /// The answer and why it ended.

@@ -5,18 +5,17 @@
 mod support;
 
 use std::path::Path;
-use std::process::Command;
 
 use rexpect::session::{PtySession, spawn_command};
 use serde_json::{Value, json};
-use support::process::example;
+use support::process::program;
 
 /// What is waited for at most, in milliseconds: a bound against hanging.
 const PATIENCE: u64 = 120_000;
 
 /// A conversation that waits for its first question.
 fn chat(arguments: &[&str]) -> PtySession {
-    let mut command = Command::new(example("chat"));
+    let mut command = program("chat");
     command.args(["--threads", "1", "--temperature", "0", "--stats", "none"]).args(arguments);
     command.env("TERM", "xterm");
     let mut session = spawn_command(command, Some(PATIENCE)).unwrap();

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use moe_offload::MoeModel;
 use support::generate::greedy;
+use support::load::on_cpu;
 use support::model_files::demo;
 
 const CHILD: &str = "MOE_OFFLOAD_TEST_IS_CHILD";
@@ -15,7 +16,7 @@ const LIBRARY: &str = "-- library: ";
 
 /// Answers in this process; the variant of the library that it used.
 fn answer() -> String {
-    let mut model = MoeModel::builder(demo()).threads(1).context_tokens(256).load().unwrap();
+    let mut model = on_cpu(demo()).threads(1).context_tokens(256).load().unwrap();
     let question = "What is an expert? ".repeat(12);
     let text = model.generate(&question, &greedy(8)).unwrap().text().unwrap();
     assert!(!text.is_empty());

@@ -57,7 +57,8 @@ fn generate(path: &Path, number: u64, threads: u32) -> Result<String, String> {
             ["bad_alloc", "insufficient memory", "out of memory"].iter().any(|t| text.contains(t));
         if memory { format!("MEMORY {text}") } else { format!("{} | {text}", shape(&text)) }
     };
-    let mut model = MoeModel::builder(path).threads(threads).load().map_err(named)?;
+    let builder = MoeModel::builder(path).local_devices(&[]).threads(threads);
+    let mut model = builder.load().map_err(named)?;
     let sampling = if number.is_multiple_of(3) { Sampling::greedy() } else { Sampling::default() };
     let options = GenerateOptions::default().sampling(sampling).max_tokens(TOKENS);
     let _ = model.chat_prompt(&[Message::user("Hello")], &moe_offload::TemplateOptions::default());

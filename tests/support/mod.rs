@@ -4,8 +4,12 @@
 pub mod engine_source;
 #[cfg(feature = "llama")]
 pub mod generate;
+#[cfg(feature = "llama")]
+pub mod gpus;
 #[cfg(target_os = "linux")]
 pub mod group;
+#[cfg(feature = "llama")]
+pub mod load;
 pub mod model_files;
 #[cfg(feature = "llama")]
 pub mod paging;

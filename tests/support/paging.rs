@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use moe_offload::gguf::GgmlType;
 use moe_offload::synth::{self, SynthOptions};
-use moe_offload::{Error, LoadMode, MoeModel, MoeModelBuilder};
+use moe_offload::{Error, LoadMode, MoeModelBuilder};
+
+use super::load::on_cpu;
 
 /// A family's tiny model with experts large enough to be paged, in so many files; the first of them.
 pub fn made(folder: &Path, family: &str, layers: Option<u32>, shards: u16) -> PathBuf {
@@ -19,7 +21,7 @@ pub fn made(folder: &Path, family: &str, layers: Option<u32>, shards: u16) -> Pa
 
 /// One thread, and weights mapped, so that a baseline has the file's own layout and the same kernels.
 pub fn builder(path: &Path, policy: &str) -> MoeModelBuilder {
-    MoeModel::builder(path)
+    on_cpu(path)
         .policy(policy.parse().unwrap())
         .load_mode(LoadMode::Mapped)
         .threads(1)

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use super::gpus;
+
 /// An example's program, built beside this test.
 pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
@@ -14,8 +16,15 @@ pub fn example(name: &str) -> PathBuf {
     path
 }
 
-pub fn run(name: &str, arguments: &[&str]) -> Output {
+/// An example that sees no GPU.
+pub fn program(name: &str) -> Command {
     let mut command = Command::new(example(name));
+    gpus::hide(&mut command);
+    command
+}
+
+pub fn run(name: &str, arguments: &[&str]) -> Output {
+    let mut command = program(name);
     command.args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
@@ -52,7 +61,7 @@ impl Server {
     }
 
     fn start_with(first: &str, endpoint: String) -> Self {
-        let process = Command::new("bash")
+        let process = gpus::hide(&mut Command::new("bash"))
             .args(["-c", &format!("{first}exec \"$0\" \"$@\"")])
             .arg(example("rpc_server"))
             .args(["--listen", &endpoint, "--threads", "1"])

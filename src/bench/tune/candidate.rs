@@ -137,6 +137,8 @@ fn up_and_down(values: &[u32], from: u32, with: impl Fn(u32) -> Candidate) -> Ve
 pub struct Space {
     /// What a setting has to beat: the first of these that loads. The defaults come first.
     pub references: Vec<Candidate>,
+    /// What is likely to be faster than any of these, tried before all else.
+    pub likely: Vec<Candidate>,
     /// What can be set, in the order in which it is tried: what matters most first.
     pub dimensions: Vec<Dimension>,
 }

@@ -22,7 +22,7 @@ const MOST_PAIRS: u32 = 1000;
 pub struct Limits {
     /// Seconds for everything, the final check included.
     pub seconds: f64,
-    /// Pairs of the final check. All of them must be won.
+    /// Pairs of the final check; fewer where the time is over. All of them must be won.
     pub pairs: u32,
     /// The share of an answer's seconds that a setting must save to be taken: noise is smaller.
     pub gain: f64,
@@ -170,6 +170,8 @@ pub enum Check {
         /// Why.
         reason: String,
     },
+    /// There was no time for a single pair: the fastest is what to use, by the search's own figures.
+    NoTime,
 }
 
 /// All that a search found.
@@ -179,7 +181,7 @@ pub struct Found {
     pub reference: Candidate,
     /// The fastest of the search.
     pub fastest: Candidate,
-    /// What to use: the fastest if it won the final check, else the reference.
+    /// What to use: the fastest if it won the final check, or there was no time for one, else the reference.
     pub chosen: Candidate,
     /// All trials in their order.
     pub trials: Vec<Trial>,
@@ -191,11 +193,15 @@ pub struct Found {
     pub check: Check,
 }
 
-/// Finds the setting with the fastest answers: from the reference along one dimension after the
-/// other, until a round over all of them finds nothing faster. What it found is then measured against
-/// the reference in turn (A B B A …), and only taken if it wins every pair.
+/// Finds the setting with the fastest answers: after what is likely to be fast, from the fastest so far
+/// along one dimension after the other, until a round over all of them finds nothing faster. What it found is
+/// then measured against the reference in turn (A B B A …), and only taken if it wins every pair.
 ///
-/// `measure` does one trial; what it fails at as [`Outcome::Failed`] is passed over.
+/// While nothing faster is known, the time is for finding it, but for one pair; then for the pairs. If it is over
+/// before the first of them, the fastest is taken as it is: never is time a reason to stay with the reference.
+///
+/// `measure` does one trial; what it fails at as [`Outcome::Failed`] is passed over. What lacked memory is not
+/// tried again with more tokens at once.
 ///
 /// # Errors
 /// [`BenchError::NothingLoads`] if no reference can be measured, [`Error::InvalidOption`] for limits that
@@ -208,9 +214,10 @@ pub fn search(
     limits.check()?;
     let mut search = Search { limits, measure, trials: Vec::new(), left: Vec::new() };
     let reference = search.reference(&space.references)?;
-    let (fastest, stop) = search.descend(&space.dimensions, &reference)?;
+    let (fastest, stop) = search.descend(space, &reference)?;
     let check = search.check(&reference, &fastest)?;
-    let chosen = if matches!(check, Check::Won { .. }) { &fastest } else { &reference }.clone();
+    let is_taken = matches!(check, Check::Won { .. } | Check::NoTime);
+    let chosen = if is_taken { &fastest } else { &reference }.clone();
     let Search { trials, left, .. } = search;
     Ok(Found { reference, fastest, chosen, trials, left, stop, check })
 }
@@ -244,6 +251,9 @@ impl<M: FnMut(&Attempt) -> BenchResult<Measured>> Search<'_, M> {
         if let Some(trial) = self.trials.iter().find(|trial| trial.candidate == *candidate) {
             return Ok(trial.answer_seconds());
         }
+        if self.trials.iter().any(|trial| trial.shows_too_large(candidate)) {
+            return Ok(None);
+        }
         let known = self.trials.iter().filter_map(Trial::answer_seconds);
         let give_up_seconds = HOPELESS * known.fold(f64::INFINITY, f64::min);
         self.try_out(candidate, Purpose::Search, give_up_seconds)
@@ -270,18 +280,20 @@ impl<M: FnMut(&Attempt) -> BenchResult<Measured>> Search<'_, M> {
         Err(BenchError::NothingLoads { reasons, lacks_memory })
     }
 
-    fn descend(
-        &mut self,
-        dimensions: &[Dimension],
-        reference: &Candidate,
-    ) -> BenchResult<(Candidate, Stop)> {
+    fn descend(&mut self, space: &Space, reference: &Candidate) -> BenchResult<(Candidate, Stop)> {
         let mut fastest = reference.clone();
+        for candidate in &space.likely {
+            if !self.has_time(candidate, reference, &fastest) {
+                return Ok((fastest, Stop::Time));
+            }
+            self.take_if_faster(candidate, &mut fastest)?;
+        }
         loop {
             let before = fastest.clone();
             // The last round says what was left for good.
             self.left.clear();
-            for dimension in dimensions {
-                if let Some(stop) = self.improve(dimension, &mut fastest)? {
+            for dimension in &space.dimensions {
+                if let Some(stop) = self.improve(dimension, reference, &mut fastest)? {
                     return Ok((fastest, stop));
                 }
             }
@@ -291,28 +303,36 @@ impl<M: FnMut(&Attempt) -> BenchResult<Measured>> Search<'_, M> {
         }
     }
 
+    /// Measures it, unless it is known, and takes it if it is faster by enough; whether it was.
+    fn take_if_faster(
+        &mut self,
+        candidate: &Candidate,
+        fastest: &mut Candidate,
+    ) -> BenchResult<bool> {
+        let limit = self.seconds_of(fastest)?.unwrap_or(f64::INFINITY) * (1.0 - self.limits.gain);
+        let is_faster = self.seconds_of(candidate)?.is_some_and(|seconds| seconds < limit);
+        if is_faster {
+            *fastest = candidate.clone();
+        }
+        Ok(is_faster)
+    }
+
     /// Moves along one dimension as far as it gets faster.
     fn improve(
         &mut self,
         dimension: &Dimension,
+        reference: &Candidate,
         fastest: &mut Candidate,
     ) -> BenchResult<Option<Stop>> {
         let before = fastest.clone();
         for line in dimension.lines(&before) {
             let mut in_vain = 0;
             for (i, candidate) in line.iter().enumerate() {
-                let is_known = self.trials.iter().any(|trial| trial.candidate == *candidate);
-                if !is_known && !self.has_time() {
+                if !self.has_time(candidate, reference, fastest) {
                     return Ok(Some(Stop::Time));
                 }
-                let limit = self.seconds_of(fastest)?.unwrap_or(f64::INFINITY);
-                let limit = limit * (1.0 - self.limits.gain);
-                if self.seconds_of(candidate)?.is_some_and(|seconds| seconds < limit) {
-                    *fastest = candidate.clone();
-                    in_vain = 0;
-                } else {
-                    in_vain += 1;
-                }
+                let is_faster = self.take_if_faster(candidate, fastest)?;
+                in_vain = if is_faster { 0 } else { in_vain + 1 };
                 // Policies and ways to load have no order, so that none says anything of the next.
                 let is_ordered =
                     matches!(dimension, Dimension::Threads(_) | Dimension::MicroBatch(_));
@@ -330,12 +350,32 @@ impl<M: FnMut(&Attempt) -> BenchResult<Measured>> Search<'_, M> {
         Ok(None)
     }
 
-    /// Whether there is time for one more trial and the final check after it, if each takes as long as
-    /// the longest so far.
-    fn has_time(&self) -> bool {
+    /// Whether there is time to measure this, as long as the longest trial so far, and for the final check
+    /// after it: of one pair if nothing is faster than the reference yet. What is known takes none.
+    fn has_time(&self, candidate: &Candidate, reference: &Candidate, fastest: &Candidate) -> bool {
+        if self.trials.iter().any(|trial| trial.settles(candidate)) {
+            return true;
+        }
         let longest = self.trials.iter().map(|trial| trial.seconds).fold(0.0, f64::max);
-        let spent: f64 = self.trials.iter().map(|trial| trial.seconds).sum();
-        spent + f64::from(1 + 2 * self.limits.pairs) * longest <= self.limits.seconds
+        let check = if reference == fastest {
+            2.0 * longest
+        } else {
+            f64::from(self.limits.pairs) * self.pair_seconds(reference, fastest)
+        };
+        longest + check <= self.left_seconds()
+    }
+
+    fn left_seconds(&self) -> f64 {
+        self.limits.seconds - self.trials.iter().map(|trial| trial.seconds).sum::<f64>()
+    }
+
+    /// How long a pair of the final check takes, by how long both took before.
+    fn pair_seconds(&self, reference: &Candidate, fastest: &Candidate) -> f64 {
+        let took = |candidate: &Candidate| {
+            let trials = self.trials.iter().filter(|trial| trial.candidate == *candidate);
+            trials.map(|trial| trial.seconds).fold(0.0, f64::max)
+        };
+        took(reference) + took(fastest)
     }
 
     fn check(&mut self, reference: &Candidate, fastest: &Candidate) -> BenchResult<Check> {
@@ -344,6 +384,9 @@ impl<M: FnMut(&Attempt) -> BenchResult<Measured>> Search<'_, M> {
         }
         let mut ratios = Vec::new();
         for pair in 1..=self.limits.pairs {
+            if self.pair_seconds(reference, fastest) > self.left_seconds() {
+                break;
+            }
             let order = if pair % 2 == 1 { [reference, fastest] } else { [fastest, reference] };
             let mut seconds = [0.0; 2];
             for (of, candidate) in seconds.iter_mut().zip(order) {
@@ -362,6 +405,9 @@ impl<M: FnMut(&Attempt) -> BenchResult<Measured>> Search<'_, M> {
                 return Ok(Check::Lost { ratios });
             }
         }
+        if ratios.is_empty() {
+            return Ok(Check::NoTime);
+        }
         let is_enough =
             Summary::of(&ratios).is_some_and(|all| all.median <= 1.0 - self.limits.gain);
         Ok(if is_enough { Check::Won { ratios } } else { Check::Lost { ratios } })
@@ -369,6 +415,22 @@ impl<M: FnMut(&Attempt) -> BenchResult<Measured>> Search<'_, M> {
 }
 
 impl Trial {
+    /// Whether nothing has to be measured to know how this candidate does.
+    fn settles(&self, candidate: &Candidate) -> bool {
+        self.candidate == *candidate || self.shows_too_large(candidate)
+    }
+
+    /// Whether it lacked memory, and so does this candidate, which has as much on the devices, or more.
+    fn shows_too_large(&self, candidate: &Candidate) -> bool {
+        let lacked = matches!(&self.outcome, Outcome::Failed { shortage: Some(_), .. });
+        let own = &self.candidate;
+        lacked
+            && own.policy == candidate.policy
+            && own.load_mode == candidate.load_mode
+            && own.operation_offload == candidate.operation_offload
+            && own.micro_batch_tokens <= candidate.micro_batch_tokens
+    }
+
     /// Seconds of an answer; `None` if it failed, or was measured as something that is no time.
     pub fn answer_seconds(&self) -> Option<f64> {
         match &self.outcome {

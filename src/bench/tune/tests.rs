@@ -23,6 +23,7 @@ fn defaults() -> Candidate {
 fn space() -> Space {
     Space {
         references: vec![defaults(), Candidate { policy: policy(1), ..defaults() }],
+        likely: Vec::new(),
         dimensions: vec![
             Dimension::Policy((0..3).map(policy).collect()),
             Dimension::OperationOffload(vec![true, false]),
@@ -245,6 +246,85 @@ fn an_error_ends_the_search() {
     });
     assert!(matches!(ended, Err(BenchError::NotANumber)));
     assert_eq!(count, 3);
+}
+
+/// All experts in memory that a device reads directly, and many tokens at once.
+fn pinned() -> Candidate {
+    Candidate { load_mode: LoadMode::Read, micro_batch_tokens: 2048, ..defaults() }
+}
+
+/// The search on a machine where that is eight times as fast, and every trial takes as long.
+fn with_pinned(seconds: f64, trial_seconds: f64) -> Found {
+    let space = Space { likely: vec![pinned()], ..space() };
+    let limits = Limits { seconds, ..Limits::default() };
+    let found = search(&space, &limits, |attempt| {
+        let is_pinned = attempt.candidate.load_mode == LoadMode::Read
+            && attempt.candidate.micro_batch_tokens == 2048;
+        let measured = answered(if is_pinned { 1.0 } else { 8.0 });
+        Ok(Measured { seconds: trial_seconds, ..measured })
+    });
+    found.unwrap()
+}
+
+#[test]
+fn what_is_likely_is_tried_before_all_else() {
+    let found = with_pinned(600.0, 1.0);
+    assert_eq!([&found.trials[0].candidate, &found.trials[1].candidate], [&defaults(), &pinned()]);
+    assert_eq!(found.chosen, pinned());
+    assert!(matches!(&found.check, Check::Won { ratios } if ratios.len() == 4));
+}
+
+#[test]
+fn what_is_faster_is_taken_however_little_time_there_is() {
+    // Trials of a minute, as with a large model: time for the reference, what is likely, and a pair.
+    let found = with_pinned(240.0, 60.0);
+    assert_eq!((found.chosen, found.stop), (pinned(), Stop::Time));
+    assert!(
+        matches!(&found.check, Check::Won { ratios } if ratios.len() == 1),
+        "{:?}",
+        found.check
+    );
+    assert_eq!(found.trials.len(), 4);
+    // A trial that takes longer than those before it, after which there is no time for a pair.
+    let space = Space { likely: vec![pinned()], ..space() };
+    let limits = Limits { seconds: 240.0, ..Limits::default() };
+    let found = search(&space, &limits, |attempt| {
+        let is_reference = attempt.candidate == defaults();
+        let (answer, seconds) = if is_reference { (8.0, 60.0) } else { (1.0, 130.0) };
+        Ok(Measured { seconds, ..answered(answer) })
+    });
+    let found = found.unwrap();
+    assert_eq!((found.chosen, found.check), (pinned(), Check::NoTime));
+    assert_eq!(found.trials.len(), 2);
+}
+
+#[test]
+fn while_nothing_is_faster_the_time_is_for_the_search() {
+    // Before, nine trials' time was kept back for the check from the beginning.
+    let limits = Limits { seconds: 5.0, ..Limits::default() };
+    let found = search(&space(), &limits, |attempt| {
+        Ok(answered(if attempt.candidate.policy == policy(1) { 1.0 } else { 8.0 }))
+    });
+    let found = found.unwrap();
+    assert_eq!(found.chosen, Candidate { policy: policy(1), ..defaults() });
+    assert!(matches!(found.check, Check::Won { .. }), "{:?}", found.check);
+}
+
+#[test]
+fn what_lacked_memory_is_not_tried_with_more_tokens_at_once() {
+    let mut tried = Vec::new();
+    let found = search(&space(), &Limits::default(), |attempt| {
+        let Candidate { policy, micro_batch_tokens, .. } = &attempt.candidate;
+        tried.push((policy.to_string(), *micro_batch_tokens, attempt.candidate.threads));
+        // The second policy is fast and large.
+        if policy.to_string() != "all-experts" {
+            return Ok(answered(8.0));
+        }
+        Ok(if *micro_batch_tokens > 512 { short_of(1) } else { answered(1.0) })
+    });
+    assert_eq!(found.unwrap().chosen.policy, policy(1));
+    let large = tried.iter().filter(|(policy, tokens, _)| policy == "all-experts" && *tokens > 512);
+    assert_eq!(large.collect::<Vec<_>>().len(), 1, "1024 does not fit, so 2048 need not be tried");
 }
 
 #[test]

@@ -22,9 +22,14 @@ use crate::{
 /// Of the memory that is available so much is left when weights are read into it.
 const HOST_MARGIN_BYTES: u64 = 512 << 20;
 
+/// The micro-batch that was the fastest by far where a GPU computed prompts with experts in CPU memory; see
+/// docs/gpu.md.
+const LIKELY_TOKENS: u32 = 2048;
+
 /// What there is to try.
 struct Ways {
     space: Space,
+    /// Policies that need no trial.
     passed_over: Vec<PassedOver>,
     /// Bytes in CPU memory under each policy.
     host_bytes: Vec<(OffloadPolicy, u64)>,
@@ -204,9 +209,14 @@ impl Tuner {
             };
             tell(None);
             let candidate = &attempt.candidate;
+            let failed = |reason, shortage| Outcome::Failed { reason, shortage };
             let too_much = too_much_to_read(candidate, host_bytes(&candidate.policy));
-            let measured = if let Some(reason) = too_much {
-                let outcome = Outcome::Failed { reason, shortage: None };
+            let hopeless = too_much.map(|reason| failed(reason, None)).or_else(|| {
+                let planned = |one: &&PassedOver| *candidate == with_defaults(&one.policy);
+                let known = passed_over.iter().find(planned)?;
+                Some(failed(known.reason.clone(), Some(known.shortage.clone()?)))
+            });
+            let measured = if let Some(outcome) = hopeless {
                 Measured { outcome, seconds: 0.0 }
             } else {
                 let builder = candidate.apply(self.builder(&key));
@@ -310,12 +320,10 @@ impl Tuner {
     /// What to try, and the policies that need no trial: they do not fit, or are another by another
     /// name.
     fn ways(&self, key: &TuneKey) -> BenchResult<Ways> {
-        let defaults = Candidate::defaults();
         let mut passed_over = Vec::new();
         let mut plans: Vec<(OffloadPolicy, Plan)> = Vec::new();
         for policy in &key.policies {
-            let candidate = Candidate { policy: policy.clone(), ..defaults.clone() };
-            let plan = match self.forecast(key, &candidate)? {
+            let plan = match self.forecast(key, &with_defaults(policy))? {
                 Ok(plan) => plan,
                 Err(unfit) => {
                     passed_over.push(unfit);
@@ -333,23 +341,34 @@ impl Tuner {
         }
         let host_bytes = plans.iter().map(|(policy, plan)| (policy.clone(), host_bytes(plan)));
         let host_bytes = host_bytes.collect();
-        let policies: Vec<OffloadPolicy> = plans.into_iter().map(|(policy, _)| policy).collect();
-        let space = space(key, &defaults, policies);
+        let space = space(key, &plans);
         Ok(Ways { space, passed_over, host_bytes })
     }
 }
 
+/// Nothing but the policy is set.
+fn with_defaults(policy: &OffloadPolicy) -> Candidate {
+    Candidate { policy: policy.clone(), ..Candidate::defaults() }
+}
+
 /// What to try beside these policies.
-fn space(key: &TuneKey, defaults: &Candidate, policies: Vec<OffloadPolicy>) -> Space {
+fn space(key: &TuneKey, plans: &[(OffloadPolicy, Plan)]) -> Space {
     let devices = &key.environment.devices;
-    let with = |policy: &OffloadPolicy| Candidate { policy: policy.clone(), ..defaults.clone() };
+    let has_local = devices.iter().any(|device| device.kind != DeviceKind::Remote);
+    let policies: Vec<OffloadPolicy> = plans.iter().map(|(policy, _)| policy.clone()).collect();
     // The defaults even if they were not among the policies to try: they are what is to be beaten.
+    let defaults = Candidate::defaults();
     let mut references = vec![defaults.clone()];
-    references.extend(policies.iter().map(with).filter(|other| *other != *defaults));
+    references.extend(policies.iter().map(with_defaults).filter(|other| *other != defaults));
+    // A device of this machine copies the experts that it computes for a prompt: faster from memory that it
+    // reads directly, and less often with more tokens at once.
+    let leaves_experts = |plan: &Plan| plan.device(CPU).is_some_and(|cpu| cpu.expert_bytes > 0);
+    let of_this_machine = plans.iter().filter(|(_, plan)| has_local && leaves_experts(plan));
+    let likely = of_this_machine.map(|(policy, _)| likely(policy, key.prompt_tokens)).collect();
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let cores = u32::try_from(cores).unwrap_or(1);
     let mut dimensions = vec![Dimension::Policy(policies)];
-    if devices.iter().any(|device| device.kind != DeviceKind::Remote) {
+    if has_local {
         dimensions.push(Dimension::OperationOffload(vec![true, false]));
     }
     dimensions.push(Dimension::Threads(thread_counts(cores)));
@@ -360,7 +379,15 @@ fn space(key: &TuneKey, defaults: &Candidate, policies: Vec<OffloadPolicy>) -> S
         modes.push(LoadMode::Mapped);
     }
     dimensions.push(Dimension::LoadMode(modes));
-    Space { references, dimensions }
+    Space { references, likely, dimensions }
+}
+
+/// What is likely the best for prompts of so many tokens under a policy that leaves experts in CPU memory.
+fn likely(policy: &OffloadPolicy, prompt_tokens: u32) -> Candidate {
+    let useful = micro_batches(prompt_tokens).into_iter().filter(|&tokens| tokens <= LIKELY_TOKENS);
+    let defaults = with_defaults(policy);
+    let micro_batch_tokens = useful.max().unwrap_or(0).max(defaults.micro_batch_tokens);
+    Candidate { micro_batch_tokens, load_mode: LoadMode::Read, ..defaults }
 }
 
 /// Whether there is nothing to choose between two plans: everything is in the same places, and nothing

@@ -12,7 +12,7 @@ use crate::bench::environment::Environment;
 use crate::bench::statistics::Summary;
 
 /// The version of [`Tuning`]: it changes when the same question would be answered in another way.
-pub const TUNING_VERSION: u32 = 2;
+pub const TUNING_VERSION: u32 = 3;
 
 /// What a tuning holds for: this question, on this machine, for this file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -127,7 +127,9 @@ impl fmt::Display for Tuning {
         }
         let stop = match self.found.stop {
             Stop::NothingFaster => "nothing else that was tried is faster".to_owned(),
-            Stop::Time => format!("the rest of {:.0} s is for the check", self.limits.seconds),
+            Stop::Time => {
+                format!("{:.0} s are no time for more, with a check", self.limits.seconds)
+            }
         };
         writeln!(f, "search stopped: {stop}")?;
         self.fmt_check(f)?;
@@ -210,6 +212,10 @@ impl Tuning {
                  less and never more\nuse {what}: {reference}",
                 list(ratios),
                 self.limits.gain * 100.0
+            ),
+            Check::NoTime => writeln!(
+                f,
+                "no time for a final check against {what}\nuse, as it was faster in the search: {fastest}"
             ),
             Check::Failed { reason } => {
                 writeln!(f, "final check: {reason}\nuse {what}: {reference}")

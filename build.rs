@@ -227,8 +227,18 @@ mod shim {
             .cpp(true)
             .std("c++17")
             .files(
-                ["shim", "sampling", "measure", "paging", "guess", "threads", "host_memory"]
-                    .map(|f| format!("vendor/shim/{f}.cpp")),
+                [
+                    "shim",
+                    "sampling",
+                    "measure",
+                    "paging",
+                    "guess",
+                    "threads",
+                    "host_memory",
+                    "offload",
+                    "test_device",
+                ]
+                .map(|f| format!("vendor/shim/{f}.cpp")),
             )
             .includes(include_dirs)
             .warnings(false) // the engine's headers have their own

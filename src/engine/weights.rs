@@ -73,6 +73,10 @@ impl Weights {
         }
         // The engine is not told of devices that the plan does not use: it would start them.
         let (names, layers): (Vec<&str>, Vec<u32>) = plan.used_devices().unzip();
+        // Weights in another layout are the CPU's alone: no device computes with them.
+        if settings.mode.is_held() && plan.context().operation_offload {
+            settings.plain_layout |= device::any_offloads(&names)?;
+        }
         let most = MAX_DEVICES.saturating_sub(device::accelerators()?);
         if names.len() > most {
             return Err(Error::TooManyDevices { count: names.len(), most });

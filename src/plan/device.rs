@@ -42,6 +42,10 @@ pub struct Device {
     /// Every tensor on it takes a whole number of so many bytes, where known.
     #[serde(default)]
     pub alignment_bytes: Option<u64>,
+    /// It computes large batches of what is in CPU memory, which is copied to it for that, if it is not
+    /// [remote](DeviceKind::Remote); see `MoeModelBuilder::operation_offload`.
+    #[serde(default = "yes")]
+    pub operation_offload: bool,
 }
 
 /// What kind of device can hold layers.
@@ -58,6 +62,10 @@ pub enum DeviceKind {
     Accelerator,
     /// A device of an RPC server, whatever that is; its description is the server's address.
     Remote,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl fmt::Display for DeviceKind {
@@ -82,6 +90,7 @@ impl Device {
             free_bytes: None,
             total_bytes: None,
             alignment_bytes: None,
+            operation_offload: true,
         }
     }
 
@@ -96,6 +105,11 @@ impl Device {
     pub(crate) fn cpu(free_bytes: Option<u64>, budget: Option<u64>) -> Self {
         let free_bytes = free_bytes.into_iter().chain(budget).min();
         Self { free_bytes, total_bytes: budget, ..Self::new(CPU) }
+    }
+
+    /// Whether it computes what is in CPU memory. A server would be sent the weights over the network.
+    pub(crate) fn takes_operations(&self) -> bool {
+        self.operation_offload && self.kind != DeviceKind::Remote
     }
 
     /// The address of the RPC server whose device it is.

@@ -46,6 +46,13 @@ moe_status moe_fail_assertion(bool on_another_thread, moe_message * message);
 // the threads that compute with it wait.
 bool moe_fail_in_graph(void * user);
 
+// For tests: a device that computes on the CPU, with memory of its own of so many bytes and pinned memory in the CPU's,
+// and takes batches of 32 tokens and more of what is in CPU memory, as CUDA does. Once, before other devices are looked at.
+moe_status moe_test_device(uint64_t bytes, moe_message * message);
+
+// For tests: how many multiplications with experts that device has computed.
+uint64_t moe_test_device_computed(void);
+
 typedef enum moe_device_kind {
     MOE_DEVICE_CPU         = 0,
     MOE_DEVICE_GPU         = 1, // also RPC
@@ -59,6 +66,7 @@ typedef struct moe_device {
     const char *       description;
     const char *       backend;
     moe_device_kind    kind;
+    bool               offloads; // computes large batches of what is in CPU memory
 } moe_device;
 
 // Fills at most `capacity` rows; `count` is how many there are.
@@ -145,6 +153,11 @@ typedef struct moe_memory {
 
 // One row per buffer type; several rows may name the same device.
 moe_status moe_context_memory(const struct llama_context * context, moe_memory * rows, size_t capacity, size_t * count, moe_message * message);
+
+// Until the next call, what this thread plans or computes has experts in CPU memory computed on a device, if one
+// `offloads`, for so many tokens or more; 0 leaves it to the engine. Returns what was said before. A graph that the
+// engine uses again stays as it is.
+uint32_t moe_experts_offloaded_from(uint32_t tokens);
 
 // Computes `count` tokens after those that are there. `result` is that of llama_decode.
 moe_status moe_decode(struct llama_context * context, const llama_token * tokens, int32_t count, int32_t * result, moe_message * message);

@@ -19,8 +19,8 @@ use self::area::Wanted;
 use self::measured::{Measured, measure};
 use self::preflight::{Limits, Needs};
 use super::call::guarded;
-use super::ffi;
 use super::load_mode::LoadMode;
+use super::{device, ffi};
 use crate::error::{Error, HostMemoryFault, Result};
 use crate::memory::DeviceMemory;
 use crate::plan::{CPU, Plan};
@@ -48,6 +48,11 @@ pub(super) fn preflight(
 
 fn error(mode: LoadMode, fault: HostMemoryFault) -> Error {
     Error::HostMemory { mode: mode.name(), fault }
+}
+
+/// Whether one of the devices of these names has memory of the host that it reads directly.
+pub(crate) fn pins(names: &[&str]) -> Result<bool> {
+    any_pins(&device::handles(names.iter().copied())?)
 }
 
 fn any_pins(devices: &[ffi::ggml_backend_dev_t]) -> Result<bool> {

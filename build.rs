@@ -236,6 +236,7 @@ mod shim {
                     "threads",
                     "host_memory",
                     "offload",
+                    "pinning",
                     "test_device",
                 ]
                 .map(|f| format!("vendor/shim/{f}.cpp")),

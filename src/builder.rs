@@ -429,9 +429,10 @@ impl MoeModelBuilder {
         }
         let is_used = |name: &str| plan.used_devices().any(|(used, _)| used == name);
         let names = cards.iter().map(|card| &*card.name).filter(|name| is_used(name));
-        let pins = engine::pins(&names.collect::<Vec<_>>())?;
+        let names: Vec<&str> = names.collect();
+        let pinning = (engine::pins(&names)?, engine::registers(&names)?);
         let cpu = reservation::with_available(vec![self.cpu(true)]).remove(0);
-        let facts = Facts::of(plan, true, pins, cpu.free_bytes);
+        let facts = Facts::of(plan, pinning, cpu.free_bytes);
         Ok(host_weights::choose(self.load.mode.for_file(gguf)?, facts).1)
     }
 

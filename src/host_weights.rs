@@ -13,6 +13,8 @@ pub(crate) struct Facts {
     pub(crate) offloads: bool,
     /// A device has memory of the host that it reads directly.
     pub(crate) pins: bool,
+    /// A device pins memory of ours, whatever it is.
+    pub(crate) registers: bool,
     /// What the CPU's weights take.
     pub(crate) weights_bytes: u64,
     /// All that must be in CPU memory where they are not mapped.
@@ -22,17 +24,17 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Of a plan; the rest is what the machine tells.
+    /// Of a plan by which a device computes prompts with experts in CPU memory; the rest is what the machine tells.
     pub(crate) fn of(
         plan: &Plan,
-        offloads: bool,
-        pins: bool,
+        (pins, registers): (bool, bool),
         available_bytes: Option<u64>,
     ) -> Self {
         let cpu = plan.device(CPU);
         Self {
-            offloads,
+            offloads: true,
             pins,
+            registers,
             weights_bytes: cpu.map_or(0, |cpu| cpu.weights_bytes),
             needed_bytes: cpu.map_or(0, |cpu| cpu.total_bytes),
             available_bytes,
@@ -46,7 +48,7 @@ pub(crate) fn choose(asked: LoadMode, facts: Facts) -> (LoadMode, Option<Decisio
         return (asked, None);
     }
     match asked {
-        LoadMode::Auto if facts.pins => {
+        LoadMode::Auto if facts.pins || facts.registers => {
             let Facts { weights_bytes, needed_bytes, available_bytes, .. } = facts;
             let usable = available_bytes.map(|bytes| bytes - bytes / KEPT_FREE);
             if usable.is_some_and(|usable| needed_bytes <= usable) {
@@ -55,7 +57,7 @@ pub(crate) fn choose(asked: LoadMode, facts: Facts) -> (LoadMode, Option<Decisio
                 (asked, Some(Decision::MappedWeights { needed_bytes, available_bytes }))
             }
         }
-        LoadMode::Huge | LoadMode::Locked | LoadMode::Interleaved if facts.pins => {
+        LoadMode::Huge | LoadMode::Locked | LoadMode::Interleaved if !facts.registers => {
             (asked, Some(Decision::UnpinnedWeights { load_mode: asked.to_string() }))
         }
         _ => (asked, None),
@@ -72,6 +74,7 @@ mod tests {
         Facts {
             offloads: true,
             pins: true,
+            registers: false,
             weights_bytes: 8 * GIB,
             needed_bytes: 9 * GIB,
             available_bytes: Some(10 * GIB),
@@ -94,13 +97,26 @@ mod tests {
     fn nothing_changes_without_a_device_that_computes_from_pinned_memory() {
         let none = [
             Facts { offloads: false, ..facts() },
-            Facts { pins: false, ..facts() },
             Facts { offloads: false, pins: false, ..facts() },
         ];
         for facts in none {
             for mode in LoadMode::ALL {
                 assert_eq!(choose(mode, facts), (mode, None), "{facts:?}");
             }
+        }
+        let none = Facts { pins: false, ..facts() };
+        assert_eq!(choose(LoadMode::Auto, none), (LoadMode::Auto, None));
+    }
+
+    #[test]
+    fn memory_of_ours_is_pinned_whatever_it_is_where_the_device_does_it() {
+        for pins in [true, false] {
+            let facts = Facts { registers: true, pins, ..facts() };
+            for mode in LoadMode::ALL.into_iter().filter(|&mode| mode != LoadMode::Auto) {
+                assert_eq!(choose(mode, facts), (mode, None));
+            }
+            let pinned = Some(Decision::PinnedWeights { weights_bytes: 8 * GIB });
+            assert_eq!(choose(LoadMode::Auto, facts), (LoadMode::Read, pinned));
         }
     }
 

@@ -129,8 +129,16 @@ fn weights_that_a_device_computes_with_are_pinned_by_default() {
         assert!(cpu.host.unwrap().pinned_bytes >= cpu.weights_bytes);
         assert_eq!(cpu.host.unwrap().mapped_bytes, 0);
 
-        // Without the memory for it.
+        // Memory of ours, which is pinned when it is read and no longer than it is there.
+        assert!(test_device::pinned() >= cpu.weights_bytes);
         drop(model);
+        assert_eq!(test_device::pinned(), 0);
+        let asked = fixed().load_mode(LoadMode::Pinned).load().unwrap();
+        assert_eq!(asked.load_mode(), LoadMode::Pinned);
+        assert!(pinned_bytes(&asked) >= cpu.weights_bytes);
+        drop(asked);
+
+        // Without the memory for it.
         let model = fixed().device_budget("cpu", cpu.total_bytes).load().unwrap();
         assert_eq!(model.load_mode(), LoadMode::Auto);
         assert!(pinned_bytes(&model) < cpu.weights_bytes, "{:?}", model.memory());
@@ -174,11 +182,17 @@ fn memory_that_is_held_by_hand_keeps_a_layout_that_devices_compute_with() {
                 model => model.unwrap(),
             };
             assert!(offloaded(&mut model, 64) > 0, "{mode}");
+            // Pinned as it is, as the device can.
+            let weights = model.memory().last().unwrap().weights_bytes;
+            assert!(pinned_bytes(&model) >= weights, "{:?}", model.memory());
+            assert!(test_device::pinned() >= weights);
             let told = Decision::UnpinnedWeights { load_mode: mode.to_string() };
-            assert!(model.plan().decisions().contains(&told), "{}", model.plan());
+            assert!(!model.plan().decisions().contains(&told), "{}", model.plan());
+            drop(model);
+            assert_eq!(test_device::pinned(), 0);
             let mut without = load(mode, false).unwrap();
             assert_eq!(offloaded(&mut without, 64), 0);
-            assert!(!without.plan().decisions().contains(&told));
+            assert_eq!(test_device::pinned(), 0);
             seen += 1;
         }
         assert!(seen > 0, "this machine has neither huge nor locked pages");

@@ -344,6 +344,22 @@ pub(super) fn any_offloads(names: &[&str]) -> Result<bool> {
     Ok(rows()?.iter().any(|row| row.offloads && is_named(row)))
 }
 
+/// The first device of these names that computes what is in CPU memory and can pin memory of ours for it.
+pub(super) fn registering(names: &[&str]) -> Result<Option<ffi::ggml_backend_dev_t>> {
+    for row in rows()?.iter().filter(|row| row.offloads && names.contains(&row.name.as_str())) {
+        let mut registers = false;
+        // SAFETY: devices live as long as the process; the answer is written during the call.
+        guarded(|message| unsafe {
+            ffi::moe_device_registers(row.handle, &raw mut registers, message)
+        })
+        .map_err(|failure| failure.into_error("ask a device whether it pins memory"))?;
+        if registers {
+            return Ok(Some(row.handle));
+        }
+    }
+    Ok(None)
+}
+
 /// Backends that the engine adds to those of the devices, such as BLAS.
 pub(super) fn accelerators() -> Result<usize> {
     Ok(rows()?.iter().filter(|row| row.kind == ffi::MOE_DEVICE_ACCELERATOR).count())

@@ -45,7 +45,7 @@ pub(crate) use self::context::{Context, ContextSettings, Decoded, Step};
 pub(crate) use self::device::{check_threads, devices_named, devices_with};
 pub use self::device::{connect_rpc, devices, serve_rpc};
 pub(crate) use self::dry_run::DryRun;
-pub(crate) use self::host_memory::pins;
+pub(crate) use self::host_memory::{pins, registers};
 pub use self::load_mode::LoadMode;
 #[cfg(feature = "bench")]
 pub use self::revision::Revision;

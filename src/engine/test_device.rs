@@ -13,6 +13,12 @@ pub(crate) fn add(bytes: u64) -> Result<()> {
         .map_err(|failure| failure.into_error("add the device of the tests"))
 }
 
+/// Bytes of the host's memory that are pinned for it.
+pub(crate) fn pinned() -> u64 {
+    // SAFETY: reads a counter.
+    unsafe { ffi::moe_test_device_pinned() }
+}
+
 /// Multiplications with experts that it has computed.
 pub(crate) fn computed() -> u64 {
     // SAFETY: reads a counter.

@@ -46,6 +46,8 @@ pub(crate) struct Weights {
     pub(super) rpc: RpcServers,
     /// A dry run for a load that maps the file.
     will_map: bool,
+    /// A dry run for a load that pins memory of ours.
+    will_pin: bool,
     /// What reads experts on disk.
     pager: Option<Pager>,
     mode: LoadMode,
@@ -73,10 +75,6 @@ impl Weights {
         }
         // The engine is not told of devices that the plan does not use: it would start them.
         let (names, layers): (Vec<&str>, Vec<u32>) = plan.used_devices().unzip();
-        // Weights in another layout are the CPU's alone: no device computes with them.
-        if settings.mode.is_held() && plan.context().operation_offload {
-            settings.plain_layout |= device::any_offloads(&names)?;
-        }
         let most = MAX_DEVICES.saturating_sub(device::accelerators()?);
         if names.len() > most {
             return Err(Error::TooManyDevices { count: names.len(), most });
@@ -97,16 +95,22 @@ impl Weights {
         layers: &[u32],
         gguf: &GgufFile,
         plan: &Plan,
-        settings: LoadSettings,
+        mut settings: LoadSettings,
     ) -> Result<Self> {
         let path = gguf.path();
+        let mut pin = None;
+        if settings.mode.reads() && plan.offloads_from_cpu() {
+            // Weights in another layout are the CPU's alone: no device computes with them.
+            settings.plain_layout |= device::any_offloads(&names)?;
+            pin = device::registering(&names)?;
+        }
         let turn = rpc.turn(&Limits::of_load(settings.cancel.as_ref()))?;
         let mut devices = device::handles(names)?;
         devices.push(ptr::null_mut());
         let mut held = None;
         if settings.dry_run.is_none() {
             host_memory::preflight(settings.mode, plan, &devices)?;
-            held = Held::new(settings.mode);
+            held = Held::new(settings.mode, pin);
         }
         let layout = Layout::of(plan, gguf)?;
         let pager = if layout.is_empty() {
@@ -128,7 +132,7 @@ impl Weights {
         params.n_gpu_layers = i32::try_from(plan.device_layers()).unwrap_or(i32::MAX);
         params.load_mode = settings.mode.for_engine();
         params.use_extra_bufts = !settings.plain_layout;
-        if settings.mode.is_held() {
+        if settings.mode.is_held() || pin.is_some() {
             params.no_host = true; // a device's own memory would come first
             params.lazy_mode = ffi::LLAMA_LAZY_MODE_OFF; // which would map a part
         }
@@ -185,10 +189,11 @@ impl Weights {
         })?;
         let model = NonNull::new(model)
             .ok_or_else(|| Error::LoadFailed { path: path.to_owned(), reason: String::new() })?;
-        let weights = Self {
+        let mut weights = Self {
             model,
             rpc,
             will_map,
+            will_pin: pin.is_some() && settings.dry_run.is_some(),
             pager,
             mode: settings.mode,
             held,
@@ -199,6 +204,7 @@ impl Weights {
         };
         turn.check()?;
         weights.rpc.check()?;
+        weights.held.as_mut().map_or(Ok(()), Held::pin)?;
         Ok(weights)
     }
 
@@ -223,6 +229,7 @@ impl Weights {
         let weights = match row.held {
             ffi::MOE_HELD_DEVICE | ffi::MOE_HELD_PAGED => return None,
             ffi::MOE_HELD_PLAIN | ffi::MOE_HELD_PINNED if self.will_map => &mut host.mapped_bytes,
+            ffi::MOE_HELD_PLAIN if self.will_pin => &mut host.pinned_bytes,
             ffi::MOE_HELD_MAPPED => &mut host.mapped_bytes,
             ffi::MOE_HELD_PINNED => &mut host.pinned_bytes,
             _ => &mut host.anonymous_bytes,
@@ -241,11 +248,10 @@ impl Weights {
     /// [`Error::HostMemory`] if they are held otherwise than asked for.
     pub(crate) fn check_held(&self, memory: &mut [DeviceMemory]) -> Result<()> {
         let Some(cpu) = memory.iter_mut().find(|row| row.name == CPU) else { return Ok(()) };
-        match &self.held {
-            Some(held) => held.account(cpu),
-            None if self.mode == LoadMode::Pinned => host_memory::check_pinned(cpu),
-            None => Ok(()),
+        if let Some(held) = &self.held {
+            held.account(cpu)?;
         }
+        if self.mode == LoadMode::Pinned { host_memory::check_pinned(cpu) } else { Ok(()) }
     }
 
     pub(super) fn as_ptr(&self) -> *mut ffi::llama_model {

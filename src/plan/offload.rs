@@ -18,6 +18,13 @@ pub(crate) fn check_offload(context: &ContextOptions, devices: &[Device]) -> Res
 }
 
 impl Plan {
+    /// Whether experts are in CPU memory and a device may compute with them.
+    #[cfg(feature = "llama")]
+    pub(crate) fn offloads_from_cpu(&self) -> bool {
+        let has_experts = self.device(CPU).is_some_and(|cpu| cpu.expert_bytes > 0);
+        has_experts && self.context.operation_offload && self.disk.is_none()
+    }
+
     /// Whether a device computes prompts with experts that are in CPU memory: one of `devices`, which has layers here.
     pub(crate) fn offloads_experts(&self, devices: &[Device]) -> bool {
         let has_layers = |device: &Device| {

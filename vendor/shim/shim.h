@@ -50,8 +50,9 @@ bool moe_fail_in_graph(void * user);
 // and takes batches of 32 tokens and more of what is in CPU memory, as CUDA does. Once, before other devices are looked at.
 moe_status moe_test_device(uint64_t bytes, moe_message * message);
 
-// For tests: how many multiplications with experts that device has computed.
+// For tests: how many multiplications with experts that device has computed, and bytes of ours that are pinned for it.
 uint64_t moe_test_device_computed(void);
+uint64_t moe_test_device_pinned(void);
 
 typedef enum moe_device_kind {
     MOE_DEVICE_CPU         = 0,
@@ -86,6 +87,13 @@ moe_status moe_device_maps(ggml_backend_dev_t device, bool * maps, moe_message *
 
 // Whether a device has memory of the host that it reads directly.
 moe_status moe_device_pins(ggml_backend_dev_t device, bool * pins, moe_message * message);
+
+// Whether a device can pin memory of ours, so that it reads it directly.
+moe_status moe_device_registers(ggml_backend_dev_t device, bool * registers, moe_message * message);
+
+// Pins memory of ours, which has to stay until moe_unpin; `pinned` says whether it could. Any thread.
+moe_status moe_pin(ggml_backend_dev_t device, void * base, size_t bytes, bool * pinned, moe_message * message);
+moe_status moe_unpin(ggml_backend_dev_t device, void * base, moe_message * message);
 
 // Connects to an RPC server, or sees whether it still answers. Its devices are not registered yet.
 moe_status moe_rpc_connect(const char * endpoint, ggml_backend_reg_t * server, moe_message * message);

@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstring>
+#include <map>
 #include <mutex>
 
 namespace {
@@ -185,7 +187,31 @@ ggml_backend_dev_t get_device(ggml_backend_reg_t, size_t) {
     return &device;
 }
 
-ggml_backend_reg registry = { GGML_BACKEND_API_VERSION, { name_of_backend, device_count, get_device, nullptr }, nullptr };
+// Who is pinned, and with how many bytes.
+std::mutex               pinning;
+std::map<void *, size_t> registered;
+
+bool register_host_buffer(void * base, size_t bytes) {
+    std::lock_guard<std::mutex> lock(pinning);
+    return registered.emplace(base, bytes).second;
+}
+
+void unregister_host_buffer(void * base) {
+    std::lock_guard<std::mutex> lock(pinning);
+    registered.erase(base);
+}
+
+void * get_proc_address(ggml_backend_reg_t, const char * name) {
+    if (std::strcmp(name, "ggml_backend_register_host_buffer") == 0) {
+        return reinterpret_cast<void *>(register_host_buffer);
+    }
+    if (std::strcmp(name, "ggml_backend_unregister_host_buffer") == 0) {
+        return reinterpret_cast<void *>(unregister_host_buffer);
+    }
+    return nullptr;
+}
+
+ggml_backend_reg registry = { GGML_BACKEND_API_VERSION, { name_of_backend, device_count, get_device, get_proc_address }, nullptr };
 
 } // namespace
 
@@ -203,6 +229,15 @@ moe_status moe_test_device(uint64_t bytes, moe_message * message) {
         });
         return MOE_OK;
     });
+}
+
+uint64_t moe_test_device_pinned(void) {
+    std::lock_guard<std::mutex> lock(pinning);
+    uint64_t bytes = 0;
+    for (const auto & [base, of] : registered) {
+        bytes += of;
+    }
+    return bytes;
 }
 
 uint64_t moe_test_device_computed(void) {

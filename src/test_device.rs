@@ -131,7 +131,26 @@ fn weights_that_a_device_computes_with_are_pinned_by_default() {
 
         // Memory of ours, which is pinned when it is read and no longer than it is there.
         assert!(test_device::pinned() >= cpu.weights_bytes);
-        drop(model);
+        // What several threads read is what the engine maps.
+        let text = |mut model: MoeModel| {
+            let options = crate::GenerateOptions::default().max_tokens(24);
+            let options = options.sampling(crate::Sampling::greedy());
+            model.generate("What is an expert?", &options).unwrap().text().unwrap()
+        };
+        let expected = text(fixed().load_mode(LoadMode::Mapped).load().unwrap());
+        assert_eq!(text(model), expected);
+        for mode in [LoadMode::Huge, LoadMode::Locked] {
+            match fixed().load_mode(mode).load() {
+                Err(Error::HostMemory { .. }) => {}
+                model => assert_eq!(text(model.unwrap()), expected, "{mode}"),
+            }
+        }
+        let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+        let sink = std::sync::Arc::clone(&told);
+        let model = fixed().on_progress(move |done| sink.lock().unwrap().push(done)).load();
+        drop(model.unwrap());
+        let told = told.lock().unwrap();
+        assert!(told.is_sorted() && told.last() == Some(&1.0), "{told:?}");
         assert_eq!(test_device::pinned(), 0);
         let asked = fixed().load_mode(LoadMode::Pinned).load().unwrap();
         assert_eq!(asked.load_mode(), LoadMode::Pinned);

@@ -65,13 +65,19 @@ fn under_other_policies_it_grows_as_far_as_the_memory_is_known_to_suffice() {
     let open = ContextOptions::default();
     let of = |free: u64| size(&plan(&gguf, "all-experts", &card(free), &open));
     assert_eq!(of(24 * GIB), (2048, true));
-    let least = plan(&gguf, "all-experts", &card(24 * GIB), &kept()).device("gpu").unwrap().clone();
-    let least = least.weights_bytes + least.context_bytes.unwrap();
-    // By the cautious formula: scores of 201,088 tokens and 16 activations of 2,880, 4 bytes each.
-    let buffers = |tokens: u64| (201_088 + 16 * 2880) * tokens * 4;
-    assert_eq!(of(least + buffers(2048)), (2048, true));
-    assert_eq!(of(least + buffers(2048) - 1), (1024, true));
-    assert_eq!(of(least + buffers(1024) - 1), (512, false));
+    // By the cautious formula: scores of 201,088 tokens and 16 activations of 2,880, 4 bytes each. Windows are longer too.
+    let needed = |tokens: u32| {
+        let mut context = kept();
+        context.micro_batch_tokens = tokens;
+        let plan = plan(&gguf, "all-experts", &card(24 * GIB), &context);
+        let device = plan.device("gpu").unwrap();
+        let buffers = (201_088 + 16 * 2880) * u64::from(tokens) * 4;
+        device.weights_bytes + device.context_bytes.unwrap() + buffers
+    };
+    assert_eq!(of(needed(2048)), (2048, true));
+    assert_eq!(of(needed(2048) - 1), (1024, true));
+    assert_eq!(of(needed(1024)), (1024, true));
+    assert_eq!(of(needed(1024) - 1), (512, false));
     let unknown = plan(&gguf, "all-experts", &Device::new("gpu"), &open);
     assert_eq!(size(&unknown), (512, false));
 }

@@ -1,5 +1,6 @@
 //! A model's weights in the engine.
 
+use std::collections::HashSet;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use super::dry_run::DryRun;
 use super::host_memory::{self, Held};
 use super::load_mode::LoadMode;
 use super::overrides::OverrideArray;
-use super::paging::{ModelStream, Pager};
+use super::paging::{ModelStream, Pager, stream_without};
 use super::progress::{Progress, on_progress};
 use super::rpc::RpcServers;
 use super::{Token, backend, device, ffi, locks};
@@ -123,7 +124,11 @@ impl Weights {
             _ => device::buffer_type(name),
         })?;
         let tensor_split = tensor_split(layers);
+        // Experts in memory of ours, in the file's layout, are read by several threads when the engine has placed them.
+        let is_ours = held.is_some() && settings.plain_layout && CAN_STREAM;
+        let (apart, share) = if is_ours { experts_of_cpu(plan) } else { (HashSet::new(), 0.0) };
         let mut progress = Progress::new(settings.on_progress, settings.cancel);
+        progress.of_part(0.0..1.0 - share);
         // SAFETY: a plain function that returns default values.
         let mut params = unsafe { ffi::llama_model_default_params() };
         params.devices = devices.as_mut_ptr();
@@ -146,6 +151,7 @@ impl Weights {
         }
         let stream = match &pager {
             Some(pager) if settings.dry_run.is_none() => Some(pager.stream(gguf)?),
+            None if !apart.is_empty() => stream_without(gguf, &apart)?,
             _ => None,
         };
         if stream.is_some() {
@@ -163,14 +169,15 @@ impl Weights {
         // call, on this thread.
         let loaded = guarded(|message| unsafe {
             let (params, model) = (&raw const params, &raw mut model);
+            let stream = stream.as_ref().map(ModelStream::for_engine);
             match (&stream, &memory) {
-                (Some(stream), _) => {
-                    let stream = stream.for_engine();
-                    ffi::moe_model_load_stream(&raw const stream, params, model, message)
+                (stream, Some(memory)) => {
+                    let stream = stream.as_ref().map_or(ptr::null(), ptr::from_ref);
+                    let (path, memory) = (c_path.as_ptr(), ptr::from_ref(memory));
+                    ffi::moe_model_load_held(path, stream, memory, params, model, message)
                 }
-                (None, Some(memory)) => {
-                    let memory = ptr::from_ref(memory);
-                    ffi::moe_model_load_held(c_path.as_ptr(), memory, params, model, message)
+                (Some(stream), None) => {
+                    ffi::moe_model_load_stream(ptr::from_ref(stream), params, model, message)
                 }
                 (None, None) => ffi::moe_model_load(c_path.as_ptr(), params, model, message),
             }
@@ -204,7 +211,16 @@ impl Weights {
         };
         turn.check()?;
         weights.rpc.check()?;
-        weights.held.as_mut().map_or(Ok(()), Held::pin)?;
+        if let Some(held) = &mut weights.held {
+            progress.of_part(1.0 - share..1.0);
+            #[cfg(unix)]
+            if !apart.is_empty() {
+                held.read(gguf, &apart, |done| progress.report(done))?;
+                progress.report(1.0);
+            }
+            progress.outcome()?;
+            held.pin()?;
+        }
         Ok(weights)
     }
 
@@ -441,6 +457,18 @@ impl Drop for Weights {
             tracing::error!(target: "llama.cpp", "freeing a model failed: {}", failure.reason);
         }
     }
+}
+
+/// Whether the engine reads streams of ours.
+const CAN_STREAM: bool = cfg!(all(target_os = "linux", target_env = "gnu"));
+
+/// The experts that the CPU has, and their share of all bytes that are loaded.
+fn experts_of_cpu(plan: &Plan) -> (HashSet<&str>, f32) {
+    let experts = plan.tensors().iter().filter(|p| p.device == CPU && p.tensor.kind.is_expert());
+    let bytes: u64 = experts.clone().map(|placed| placed.tensor.bytes).sum();
+    #[allow(clippy::cast_precision_loss)] // a share
+    let share = bytes as f32 / plan.model().tensor_bytes.max(1) as f32;
+    (experts.map(|placed| &*placed.tensor.name).collect(), share.min(1.0))
 }
 
 /// Whether the engine maps the file in this mode.

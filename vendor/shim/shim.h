@@ -120,11 +120,16 @@ typedef struct moe_host_memory {
     void * (*take)(size_t bytes, void * user);
     // Of `take`, by any thread at any time: one function for the whole process.
     void   (*release)(void * base, size_t bytes);
+    // Is told where a tensor has its place, which is the file's layout; by the loading thread. Nothing may unwind.
+    void   (*placed)(const char * name, void * data, size_t bytes, void * user);
     void *   user;
 } moe_host_memory;
 
-// As moe_model_load, with this memory; `held` is used only during the call.
-moe_status moe_model_load_held(const char * path, const moe_host_memory * held, const struct llama_model_params * params, struct llama_model ** model, moe_message * message);
+struct moe_stream;
+
+// As moe_model_load, or with a stream, if it is not NULL, as moe_model_load_stream, with this memory; `held` is used only
+// during the call.
+moe_status moe_model_load_held(const char * path, const struct moe_stream * stream, const moe_host_memory * held, const struct llama_model_params * params, struct llama_model ** model, moe_message * message);
 
 // Calls `visit` for every tensor the engine holds, copies included; `device` is "cpu" for host memory, "disk" for
 // what is paged.

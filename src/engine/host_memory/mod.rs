@@ -10,9 +10,11 @@ mod area;
 mod area;
 mod measured;
 mod preflight;
+#[cfg(unix)]
+mod reading;
 
-use std::collections::BTreeMap;
-use std::ffi::c_void;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{c_char, c_void};
 use std::ops::Range;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,10 +22,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use self::area::Wanted;
 use self::measured::{Measured, measure};
 use self::preflight::{Limits, Needs};
-use super::call::guarded;
+#[cfg(unix)]
+use self::reading::Part;
+use super::call::{copied, guarded};
 use super::load_mode::LoadMode;
 use super::{device, ffi};
 use crate::error::{Error, HostMemoryFault, Result};
+use crate::gguf::GgufFile;
 use crate::memory::DeviceMemory;
 use crate::plan::{CPU, Plan};
 
@@ -118,6 +123,8 @@ pub(super) struct Held {
     pin: Option<Pinning>,
     /// Bytes of areas that are pinned.
     pinned_bytes: u64,
+    /// Where tensors have their place that are in the file's layout, by name: address and bytes.
+    placed: HashMap<String, (usize, usize)>,
     fault: Option<HostMemoryFault>,
 }
 
@@ -130,8 +137,9 @@ impl Held {
             nodes: if mode == LoadMode::Interleaved { nodes() } else { Vec::new() },
         };
         let (areas, pin) = (Vec::new(), pin.map(Pinning));
+        let (placed, fault) = (HashMap::new(), None);
         let nothing =
-            Self { mode, wanted, areas, asked_bytes: 0, pin, pinned_bytes: 0, fault: None };
+            Self { mode, wanted, areas, asked_bytes: 0, pin, pinned_bytes: 0, placed, fault };
         (mode.is_held() || pin.is_some()).then_some(nothing)
     }
 
@@ -161,7 +169,37 @@ impl Held {
     /// For one load, during which nobody else may use `self`.
     pub(super) fn for_engine(&mut self) -> ffi::moe_host_memory {
         let user = ptr::from_mut(self).cast();
-        ffi::moe_host_memory { take: Some(take), release: Some(release), user }
+        let (take, release, placed) = (Some(take as _), Some(release as _), Some(placed as _));
+        ffi::moe_host_memory { take, release, placed, user }
+    }
+
+    /// Reads tensors of these names, which the engine has placed and not read.
+    ///
+    /// # Errors
+    /// [`Error::HostMemory`] if one is elsewhere, or what goes wrong with reading. `go_on` is told how much is done, and
+    /// ends it by `false`.
+    #[cfg(unix)]
+    pub(super) fn read(
+        &self,
+        gguf: &GgufFile,
+        names: &HashSet<&str>,
+        go_on: impl FnMut(f32) -> bool,
+    ) -> Result<()> {
+        let mut parts = Vec::new();
+        for tensor in gguf.tensors().iter().filter(|tensor| names.contains(&*tensor.name)) {
+            let elsewhere_bytes = tensor.bytes;
+            let place =
+                self.placed.get(&tensor.name).filter(|place| place.1 as u64 == tensor.bytes);
+            let Some(&(to, bytes)) = place else {
+                let fault =
+                    HostMemoryFault::Elsewhere { all_bytes: self.asked_bytes, elsewhere_bytes };
+                return Err(error(self.mode, fault));
+            };
+            parts.push(Part { shard: tensor.shard, offset: tensor.file_offset, to, bytes });
+        }
+        // SAFETY: places of different tensors in areas of ours, zeroed by the system; the model is loaded, and
+        // nobody computes with it yet.
+        unsafe { reading::read(gguf.shards(), &parts, go_on) }
     }
 
     /// Why there was no memory, if that was it.
@@ -217,6 +255,17 @@ unsafe extern "C" fn take(bytes: usize, user: *mut c_void) -> *mut c_void {
             ptr::null_mut()
         }
     }
+}
+
+unsafe extern "C" fn placed(
+    name: *const c_char,
+    data: *mut c_void,
+    bytes: usize,
+    user: *mut c_void,
+) {
+    // SAFETY: as `take`; the name is NUL-terminated and lives during the call.
+    let (held, name) = unsafe { (&mut *user.cast::<Held>(), copied(name)) };
+    held.placed.insert(name, (data as usize, bytes));
 }
 
 unsafe extern "C" fn release(base: *mut c_void, bytes: usize) {

@@ -17,11 +17,11 @@ const LONG_ROUND: Duration = Duration::from_secs(2);
 /// Most rounds, for models whose tokens take next to nothing.
 const MOST_ROUNDS: usize = 8;
 /// Tokens that are timed in each round but the first, which times one.
-const TIMED_TOKENS: usize = 3;
+const TIMED_TOKENS: u32 = 3;
 /// A device must be faster by so much, as what changes is also where a token's last bits come from.
 const HURDLE: f64 = 1.05;
 /// Tokens that a round leaves in the context.
-pub(crate) const NEEDED_TOKENS: u32 = 2 + TIMED_TOKENS as u32;
+pub(crate) const NEEDED_TOKENS: u32 = 2 + TIMED_TOKENS;
 
 /// Where experts in CPU memory are computed, and how that came about.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -90,7 +90,7 @@ impl fmt::Display for ExpertOffload {
                 )?;
             }
             None => {
-                f.write_str("experts in CPU memory are computed by the CPU, but for prompts")?
+                f.write_str("experts in CPU memory are computed by the CPU, but for prompts")?;
             }
         }
         if let Some(OffloadTimes { cpu_seconds, device_seconds }) = self.measured {
@@ -123,7 +123,7 @@ fn measure(context: &mut Context) -> Result<OffloadTimes> {
 }
 
 /// How long each of some tokens takes, from an empty context on.
-fn side_of_round(context: &mut Context, timed: usize) -> Result<Vec<Duration>> {
+fn side_of_round(context: &mut Context, timed: u32) -> Result<Vec<Duration>> {
     // The engine uses a graph again as long as batches have the same size, and would not ask where to compute it.
     compute(context, &tokens(context, 2))?;
     let tokens = tokens(context, timed);
@@ -149,9 +149,9 @@ fn compute(context: &mut Context, tokens: &[Token]) -> Result<()> {
 }
 
 /// Tokens from all over the vocabulary, which use experts as different as may be.
-fn tokens(context: &Context, count: usize) -> Vec<Token> {
+fn tokens(context: &Context, count: u32) -> Vec<Token> {
     let vocabulary = context.weights().vocabulary_tokens().max(1);
-    let token = |i: usize| Token::try_from((i + 1) * 7919 % vocabulary).unwrap_or(0);
+    let token = |i: u32| Token::try_from((i as usize + 1) * 7919 % vocabulary).unwrap_or(0);
     (0..count).map(token).collect()
 }
 

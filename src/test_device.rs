@@ -170,7 +170,7 @@ fn weights_that_a_device_computes_with_are_pinned_by_default() {
         let mapped = fixed().load_mode(LoadMode::Mapped).load().unwrap();
         for model in [off, none, mapped] {
             assert_ne!(model.load_mode(), LoadMode::Read);
-            assert!(!model.plan().decisions().iter().any(|d| *d == pinned), "{}", model.plan());
+            assert!(!model.plan().decisions().contains(&pinned), "{}", model.plan());
         }
     });
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use once_cell::sync::OnceCell;
 
-use super::call::{guarded, path_string};
+use super::call::{Failure, guarded, path_string};
 use super::dry_run::DryRun;
 use super::host_memory::{self, Held};
 use super::load_mode::LoadMode;
@@ -164,24 +164,12 @@ impl Weights {
         let mut model = ptr::null_mut();
         let reading = locks::read_registry();
         let memory = held.as_mut().map(Held::for_engine);
-        // SAFETY: path, params and what they point to live during the call; overrides, devices and
+        let from = stream.as_ref().map(ModelStream::for_engine);
+        // SAFETY: params and what they point to live during the call; overrides, devices and
         // split are then kept as long as the model. `progress` and `held` are used only during the
         // call, on this thread.
-        let loaded = guarded(|message| unsafe {
-            let (params, model) = (&raw const params, &raw mut model);
-            let stream = stream.as_ref().map(ModelStream::for_engine);
-            match (&stream, &memory) {
-                (stream, Some(memory)) => {
-                    let stream = stream.as_ref().map_or(ptr::null(), ptr::from_ref);
-                    let (path, memory) = (c_path.as_ptr(), ptr::from_ref(memory));
-                    ffi::moe_model_load_held(path, stream, memory, params, model, message)
-                }
-                (Some(stream), None) => {
-                    ffi::moe_model_load_stream(ptr::from_ref(stream), params, model, message)
-                }
-                (None, None) => ffi::moe_model_load(c_path.as_ptr(), params, model, message),
-            }
-        });
+        let loaded =
+            unsafe { load_from(&c_path, from.as_ref(), memory.as_ref(), &params, &mut model) };
         drop(reading);
         progress.outcome()?;
         if model.is_null() {
@@ -211,17 +199,25 @@ impl Weights {
         };
         turn.check()?;
         weights.rpc.check()?;
-        if let Some(held) = &mut weights.held {
-            progress.of_part(1.0 - share..1.0);
-            #[cfg(unix)]
-            if !apart.is_empty() {
-                held.read(gguf, &apart, |done| progress.report(done))?;
-                progress.report(1.0);
-            }
-            progress.outcome()?;
-            held.pin()?;
-        }
+        progress.of_part(1.0 - share..1.0);
+        weights.complete(gguf, &apart, &mut progress)?;
         Ok(weights)
+    }
+
+    /// Reads what the engine has placed in memory of ours without reading it, and pins that memory if it is to be.
+    fn complete(
+        &mut self,
+        gguf: &GgufFile,
+        apart: &HashSet<&str>,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let Some(held) = &mut self.held else { return Ok(()) };
+        if !apart.is_empty() {
+            held.read(gguf, apart, |done| progress.report(done))?;
+            progress.report(1.0);
+            progress.outcome()?;
+        }
+        held.pin()
     }
 
     pub(crate) fn pager(&self) -> Option<&Pager> {
@@ -457,6 +453,32 @@ impl Drop for Weights {
             tracing::error!(target: "llama.cpp", "freeing a model failed: {}", failure.reason);
         }
     }
+}
+
+/// Loads the file, or a stream in its place, with memory of the engine's or of ours.
+///
+/// # Safety
+/// What the parameters, the stream and the memory point to must live during the call and be used by nobody else, and what the engine
+/// keeps of the parameters as long as the model.
+unsafe fn load_from(
+    path: &CStr,
+    stream: Option<&ffi::moe_stream>,
+    memory: Option<&ffi::moe_host_memory>,
+    params: &ffi::llama_model_params,
+    model: &mut *mut ffi::llama_model,
+) -> std::result::Result<(), Failure> {
+    let (path, params, model) = (path.as_ptr(), ptr::from_ref(params), ptr::from_mut(model));
+    // SAFETY: by the caller's promise; path, parameters and the place of the model live during the call.
+    guarded(|message| unsafe {
+        match (stream, memory) {
+            (stream, Some(memory)) => {
+                let stream = stream.map_or(ptr::null(), ptr::from_ref);
+                ffi::moe_model_load_held(path, stream, memory, params, model, message)
+            }
+            (Some(stream), None) => ffi::moe_model_load_stream(stream, params, model, message),
+            (None, None) => ffi::moe_model_load(path, params, model, message),
+        }
+    })
 }
 
 /// Whether the engine reads streams of ours.

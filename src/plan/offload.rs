@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 
 /// The tokens from which the engine's backends take a batch of what is in CPU memory by themselves, unless
 /// `GGML_OP_OFFLOAD_MIN_BATCH` says otherwise (`ggml-cuda.cu`, `ggml-vulkan.cpp`).
+#[cfg(feature = "llama")]
 pub(crate) const ENGINE_OFFLOAD_TOKENS: u32 = 32;
 
 /// Refuses a number of tokens that no device would keep to.

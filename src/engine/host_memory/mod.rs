@@ -10,7 +10,10 @@ mod area;
 mod area;
 mod measured;
 mod preflight;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
+mod reading;
+#[cfg(not(target_os = "linux"))]
+#[path = "reading_elsewhere.rs"]
 mod reading;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,7 +25,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use self::area::Wanted;
 use self::measured::{Measured, measure};
 use self::preflight::{Limits, Needs};
-#[cfg(unix)]
 use self::reading::Part;
 use super::call::{copied, guarded};
 use super::load_mode::LoadMode;
@@ -178,7 +180,6 @@ impl Held {
     /// # Errors
     /// [`Error::HostMemory`] if one is elsewhere, or what goes wrong with reading. `go_on` is told how much is done, and
     /// ends it by `false`.
-    #[cfg(unix)]
     pub(super) fn read(
         &self,
         gguf: &GgufFile,

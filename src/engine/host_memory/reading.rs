@@ -123,7 +123,8 @@ mod tests {
         let gguf = GgufFile::open(&path).unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
         let at = bytes.len();
-        bytes.extend((at..3 * BLOCK_BYTES + 12_345).map(|i| (i * 7 / 5 % 251) as u8));
+        bytes
+            .extend((at..3 * BLOCK_BYTES + 12_345).map(|i| u8::try_from(i * 7 / 5 % 251).unwrap()));
         std::fs::write(&path, bytes).unwrap();
         gguf
     }

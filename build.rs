@@ -232,9 +232,11 @@ mod shim {
             "guess",
             "threads",
             "host_memory",
+            "offload",
+            "pinning",
         ];
         if cfg!(feature = "bench") {
-            files.push("planted_device"); // for tests
+            files.extend(["planted_device", "test_device"]); // for tests
         }
         cc::Build::new()
             .cpp(true)

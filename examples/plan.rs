@@ -37,9 +37,13 @@ struct Arguments {
     /// chooses
     #[arg(long, default_value = "f16")]
     kv_type: Open<KvType>,
-    /// Tokens computed at once while a prompt is read; `auto`: `fit` chooses
-    #[arg(long, default_value = "512")]
-    micro_batch: Open<u32>,
+    /// Tokens computed at once while a prompt is read; `auto`: `fit` chooses. Without it 512, and up to 2048 where
+    /// experts are in CPU memory and a device reads prompts faster with more
+    #[arg(long)]
+    micro_batch: Option<Open<u32>>,
+    /// Tokens from which a device computes with experts in CPU memory; without it measured when the model is loaded
+    #[arg(long, value_name = "TOKENS")]
+    expert_offload_tokens: Option<u32>,
     /// Keep the KV cache in CPU memory
     #[arg(long)]
     cache_on_host: bool,
@@ -101,9 +105,13 @@ fn run(arguments: Arguments) -> Result<bool> {
         Open::Auto => context.open.kv_type = true,
     }
     match arguments.micro_batch {
-        Open::Is(tokens) => context.micro_batch_tokens = tokens,
-        Open::Auto => context.open.micro_batch_tokens = true,
+        Some(Open::Is(tokens)) => {
+            (context.micro_batch_tokens, context.micro_batch_grows) = (tokens, false);
+        }
+        Some(Open::Auto) => context.open.micro_batch_tokens = true,
+        None => {}
     }
+    context.expert_offload_tokens = arguments.expert_offload_tokens;
     let policy = arguments.policy;
     let (cpu, mut devices): (Vec<Device>, Vec<Device>) =
         arguments.device.into_iter().partition(|device| device.name.eq_ignore_ascii_case(CPU));

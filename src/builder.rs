@@ -8,15 +8,18 @@ use crate::cancel::CancelHandle;
 use crate::defaults::{CHECKPOINT_BYTES, cache_budget, threads_for};
 use crate::engine::{self, Context, ContextSettings, DryRun, LoadMode, LoadSettings, Weights};
 use crate::error::{Error, Result};
+use crate::expert_offload::{self, ExpertOffload};
 use crate::gguf::{GgmlType, GgufFile};
+use crate::host_weights::{self, Facts};
 use crate::kv_cache::cell_bytes;
 use crate::limits::Limits;
 use crate::memory::{self, DeviceMemory};
-use crate::model::MoeModel;
+use crate::model::{Loaded, MoeModel};
 use crate::paging::{Layout, PagingOptions};
 use crate::placement;
 use crate::plan::{
-    self, CPU, Compute, ContextOptions, Device, DeviceKind, OpenChoices, Overhead, Plan,
+    self, CPU, Compute, ContextOptions, Decision, Device, DeviceKind, ENGINE_OFFLOAD_TOKENS,
+    OpenChoices, Overhead, Plan,
 };
 use crate::policy::{DeviceName, OffloadPolicy};
 use crate::preflight;
@@ -96,10 +99,12 @@ impl MoeModelBuilder {
         self
     }
 
-    /// Tokens computed at once while a prompt is read; 512 without it. More is faster where experts
-    /// are in CPU memory and a GPU computes, and takes more memory.
+    /// Tokens computed at once while a prompt is read. More is faster where experts are in CPU memory and a GPU
+    /// computes, and takes more memory: without it there it is up to 2048, as far as it pays
+    /// ([`ContextOptions::micro_batch_grows`](crate::ContextOptions::micro_batch_grows)), and else 512.
     pub fn micro_batch_tokens(mut self, micro_batch_tokens: u32) -> Self {
         self.context.micro_batch_tokens = micro_batch_tokens;
+        self.context.micro_batch_grows = false;
         self
     }
 
@@ -121,6 +126,20 @@ impl MoeModelBuilder {
     /// [`micro_batch_tokens`](Self::micro_batch_tokens). Devices of RPC servers take no part in it.
     pub fn operation_offload(mut self, operation_offload: bool) -> Self {
         self.context.operation_offload = operation_offload;
+        self
+    }
+
+    /// Tokens from which experts in CPU memory are computed on a device, to which those are copied that the tokens use;
+    /// 1 for every token of an answer, 32 as llama.cpp does unless told otherwise. Needs
+    /// [`operation_offload`](Self::operation_offload) and a device of this machine that takes part in it, else `load`
+    /// says [`Error::NoOffloadDevice`].
+    ///
+    /// Without it, `load` measures for about half a second, and decodes some tokens of the vocabulary for it, whether
+    /// the CPU's kernels or the bus to the device are faster with this model, and takes 1 or the engine's own
+    /// number; [`MoeModel::expert_offload`] tells what it found. It does not where experts are in CPU memory of a model
+    /// that also uses RPC servers.
+    pub fn expert_offload_tokens(mut self, expert_offload_tokens: u32) -> Self {
+        self.context.expert_offload_tokens = Some(expert_offload_tokens);
         self
     }
 
@@ -308,8 +327,9 @@ impl MoeModelBuilder {
     /// As [`load`](Self::load).
     pub fn make_plan(&self) -> Result<Plan> {
         let gguf = self.open_file()?;
-        let plan = self.plan_for(&gguf, &self.devices()?)?;
-        self.with_options(&gguf, plan)
+        let devices = self.devices()?;
+        let plan = self.plan_for(&gguf, &devices)?;
+        self.with_options(&gguf, plan, &devices)
     }
 
     /// The same with the bytes of context and compute buffers exact: the engine goes through
@@ -350,9 +370,10 @@ impl MoeModelBuilder {
         let gguf = self.open_file()?;
         let devices = self.devices()?;
         let plan = self.exact_plan(&gguf, &devices)?;
-        let cpu = self.cpu(&plan);
+        let mode = self.mode_of(&gguf, &plan)?;
+        let cpu = self.cpu(mode.reads() || plan.disk().is_some());
         let mut reservation = Reservation::new(&plan, &devices, &cpu)?;
-        let settings = std::mem::take(&mut self.load);
+        let settings = LoadSettings { mode, ..std::mem::take(&mut self.load) };
         let cancel = settings.cancel.clone();
         let warm_up = WarmUp::before(&self.rpc_servers, cancel.as_ref())?;
         let (weights, mut context) = self.open(&gguf, &plan, settings)?;
@@ -366,7 +387,8 @@ impl MoeModelBuilder {
         if warm_up.is_due(self.warm_up, &plan) {
             warm_up.run(&gguf, &mut context, &plan, &mut memory)?;
         }
-        let loaded = (memory, context);
+        let offload = self.expert_offload(&plan, &devices, &mut context, cancel.as_ref())?;
+        let loaded = Loaded { memory, context, mode, offload };
         let limits: Vec<Device> = devices.into_iter().chain([cpu]).collect();
         let checkpoint_bytes = self.checkpoint_bytes;
         Ok(MoeModel::assemble(&gguf, plan, &limits, loaded, checkpoint_bytes, reservation, started))
@@ -395,9 +417,8 @@ impl MoeModelBuilder {
     }
 
     /// The CPU with the memory that a load may take of it.
-    fn cpu(&self, plan: &Plan) -> Device {
+    fn cpu(&self, reads: bool) -> Device {
         // What is read at once has to be there; what lies unused for long may be swapped.
-        let reads = self.load.mode.reads() || plan.disk().is_some();
         let free = if reads { memory::available_bytes() } else { memory::allocatable_bytes() };
         let budgets = self.budgets.iter().filter(|(name, _)| is_cpu(name));
         Device::cpu(free, budgets.map(|(_, bytes)| *bytes).min())
@@ -417,7 +438,7 @@ impl MoeModelBuilder {
             Some(plan) => self.exact_stored(plan, gguf, devices)?,
             None => self.solve(gguf, devices)?,
         };
-        self.with_options(gguf, plan)
+        self.with_options(gguf, plan, devices)
     }
 
     fn exact_stored(&self, plan: &Plan, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
@@ -435,13 +456,20 @@ impl MoeModelBuilder {
     }
 
     /// What is said beside the policy: a plan takes the file for mapped, and decides on a cache by itself.
-    fn with_options(&self, gguf: &GgufFile, mut plan: Plan) -> Result<Plan> {
-        let mode = match plan.disk() {
-            Some(_) => self.load.mode,
-            None => self.load.mode.for_file(gguf)?,
-        };
-        if mode.reads() {
+    fn with_options(&self, gguf: &GgufFile, mut plan: Plan, devices: &[Device]) -> Result<Plan> {
+        let decision = self.decide_mode(gguf, &plan, devices)?;
+        if matches!(decision, Some(Decision::PinnedWeights { .. })) {
+            plan.expect_pinning();
+        }
+        plan.note_load(decision);
+        if self.mode_of(gguf, &plan)?.reads() {
             plan.expect_reading();
+        }
+        if let Some(tokens) = plan.context().expert_offload_tokens.filter(|_| plan.disk().is_some())
+        {
+            let (option, value) = ("expert_offload_tokens", tokens.to_string());
+            let expected = "nothing where experts are on disk, which the CPU computes";
+            return Err(Error::InvalidOption { option, value, expected });
         }
         let Some(disk) = plan.disk() else { return Ok(plan) };
         let by_hand = self.load.paging.cache_bytes;
@@ -455,6 +483,70 @@ impl MoeModelBuilder {
         }
     }
 
+    /// What is decided of how weights in CPU memory are held, where a GPU computes prompts with them.
+    fn decide_mode(
+        &self,
+        gguf: &GgufFile,
+        plan: &Plan,
+        devices: &[Device],
+    ) -> Result<Option<Decision>> {
+        let is_gpu = |device: &&Device| device.kind == DeviceKind::Gpu;
+        let cards: Vec<Device> = devices.iter().filter(is_gpu).cloned().collect();
+        if !plan.offloads_experts(&cards) {
+            return Ok(None);
+        }
+        let is_used = |name: &str| plan.used_devices().any(|(used, _)| used == name);
+        let names = cards.iter().map(|card| &*card.name).filter(|name| is_used(name));
+        let names: Vec<&str> = names.collect();
+        let pinning = (engine::pins(&names)?, engine::registers(&names)?);
+        let cpu = reservation::with_available(vec![self.cpu(true)]).remove(0);
+        let facts = Facts::of(plan, pinning, cpu.free_bytes);
+        Ok(host_weights::choose(self.load.mode.for_file(gguf)?, facts).1)
+    }
+
+    /// The mode in which a plan is loaded for which that was decided.
+    fn mode_of(&self, gguf: &GgufFile, plan: &Plan) -> Result<LoadMode> {
+        let is_pinned = |decision: &Decision| matches!(decision, Decision::PinnedWeights { .. });
+        match plan.disk() {
+            Some(_) => Ok(self.load.mode),
+            None if plan.decisions().iter().any(is_pinned) => Ok(LoadMode::Read),
+            None => self.load.mode.for_file(gguf),
+        }
+    }
+
+    /// Where experts in CPU memory are to be computed, if there is a choice.
+    fn expert_offload(
+        &self,
+        plan: &Plan,
+        devices: &[Device],
+        context: &mut Context,
+        cancel: Option<&CancelHandle>,
+    ) -> Result<Option<ExpertOffload>> {
+        if !plan.offloads_experts(devices) {
+            return Ok(None);
+        }
+        let sizes = plan.context();
+        let is_fixed = sizes.expert_offload_tokens.is_some();
+        let is_remote = |name: &str| {
+            devices.iter().any(|device| device.name == name && device.server().is_some())
+        };
+        // Else buffers for the copies were not planned, or there is no room to try.
+        let has_room = sizes.computed_at_once() >= u64::from(ENGINE_OFFLOAD_TOKENS)
+            && plan.context_tokens() >= expert_offload::NEEDED_TOKENS;
+        #[cfg(feature = "bench")]
+        let is_watched = self.watch_experts;
+        #[cfg(not(feature = "bench"))]
+        let is_watched = false;
+        if is_fixed
+            || is_watched
+            || !has_room
+            || plan.used_devices().any(|(name, _)| is_remote(name))
+        {
+            return Ok(Some(ExpertOffload::fixed(sizes.expert_offload_tokens)));
+        }
+        ExpertOffload::measure(context, &Limits::of_load(cancel)).map(Some)
+    }
+
     /// The policy with servers by their devices' names.
     fn policy_for(&self, devices: &[Device]) -> OffloadPolicy {
         self.policy.clone().renamed(&|name| named(name, devices))
@@ -465,7 +557,8 @@ impl MoeModelBuilder {
             return Err(Error::Cancelled { operation: "loading" });
         }
         // A dry run allocates something itself, so what is known to be too much is told before.
-        reservation::check_cache(plan, &self.cpu(plan), cell_bytes(gguf, plan.context()))?;
+        let reads = self.load.mode.reads() || plan.disk().is_some();
+        reservation::check_cache(plan, &self.cpu(reads), cell_bytes(gguf, plan.context()))?;
         let dry_run = Some(DryRun::of(gguf));
         let LoadSettings { mode, plain_layout, .. } = self.load;
         let cancel = self.load.cancel.clone();
@@ -529,6 +622,7 @@ fn is_cpu(name: &str) -> bool {
 /// A stored plan for this file and the devices that are there now.
 fn rebound(plan: &Plan, gguf: &GgufFile, devices: &[Device]) -> Result<Plan> {
     plan.check(gguf)?;
+    plan::check_offload(plan.context(), devices)?;
     plan.rebound(devices)
 }
 

@@ -26,10 +26,14 @@ mod engine;
 pub mod error;
 #[cfg(all(test, feature = "async"))]
 mod every_way;
+#[cfg(feature = "llama")]
+mod expert_offload;
 pub mod experts;
 #[cfg(feature = "llama")]
 mod generate;
 pub mod gguf;
+#[cfg(feature = "llama")]
+mod host_weights;
 pub mod kv_cache;
 #[cfg(feature = "llama")]
 mod limits;
@@ -70,6 +74,8 @@ mod stream;
 mod structure;
 pub mod synth;
 #[cfg(all(test, feature = "llama"))]
+mod test_device;
+#[cfg(all(test, feature = "llama"))]
 mod testing;
 #[cfg(feature = "llama")]
 mod text;
@@ -93,6 +99,8 @@ pub use self::engine::PlantedDevice;
 #[cfg(feature = "llama")]
 pub use self::engine::{LoadMode, connect_rpc, devices, serve_rpc};
 pub use self::error::{Error, Result};
+#[cfg(feature = "llama")]
+pub use self::expert_offload::{ExpertOffload, OffloadTimes};
 pub use self::experts::ExpertMap;
 #[cfg(feature = "llama")]
 pub use self::generate::Generation;

@@ -7,10 +7,11 @@ use std::time::Instant;
 use crate::builder::MoeModelBuilder;
 use crate::cached::Cached;
 use crate::chat::{ChatTemplate, Message};
-use crate::engine::{self, Context};
+use crate::engine::{self, Context, LoadMode};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
+use crate::expert_offload::ExpertOffload;
 use crate::generate::Generation;
 use crate::gguf::GgufFile;
 use crate::limits::Limits;
@@ -26,6 +27,16 @@ use crate::timing::Timing;
 use crate::together::Together;
 use crate::tokenize::tokenize;
 
+/// What a load made.
+pub(crate) struct Loaded {
+    pub(crate) memory: Vec<DeviceMemory>,
+    pub(crate) context: Context,
+    /// How the weights in CPU memory were loaded.
+    pub(crate) mode: LoadMode,
+    /// Where experts in CPU memory are computed, if there is a choice.
+    pub(crate) offload: Option<ExpertOffload>,
+}
+
 /// A model with its weights where a [`Plan`] put them, its context and the generation loop.
 ///
 /// It owns everything and has no lifetime. It can be sent to another thread; one generation runs
@@ -40,6 +51,8 @@ pub struct MoeModel {
     /// Bytes that all models of the process together may use of each device.
     limits: Vec<(String, u64)>,
     memory: Vec<DeviceMemory>,
+    mode: LoadMode,
+    offload: Option<ExpertOffload>,
     load_seconds: f64,
     /// Given back after the context is freed: fields are dropped in order.
     _reservation: Reservation,
@@ -65,14 +78,17 @@ impl MoeModel {
         gguf: &GgufFile,
         plan: Plan,
         devices: &[Device],
-        (memory, context): (Vec<DeviceMemory>, Context),
+        loaded: Loaded,
         checkpoint_bytes: u64,
         reservation: Reservation,
         started: Instant,
     ) -> Self {
         let limit = |device: &Device| Some((device.name.clone(), device.total_bytes?));
+        let Loaded { memory, context, mode, offload } = loaded;
         Self {
             memory,
+            mode,
+            offload,
             context,
             cached: Cached::new(
                 plan.context_tokens(),
@@ -191,6 +207,8 @@ impl MoeModel {
         reservation.loaded();
         Ok(Self {
             memory: context.memory()?,
+            mode: self.mode,
+            offload: self.offload,
             context,
             cached: self.cached.another(),
             timing: Timing::default(),
@@ -299,6 +317,18 @@ impl MoeModel {
         &self.plan
     }
 
+    /// How the weights in CPU memory were loaded: as asked for, or what [`LoadMode::Auto`] chose, whose reason is in
+    /// [`Plan::decisions`].
+    pub fn load_mode(&self) -> LoadMode {
+        self.mode
+    }
+
+    /// Where experts in CPU memory are computed, and the figures by which that was chosen; `None` where no device
+    /// could compute them, or none are there.
+    pub fn expert_offload(&self) -> Option<ExpertOffload> {
+        self.offload
+    }
+
     /// What the engine allocated on each device, the CPU last.
     pub fn memory(&self) -> &[DeviceMemory] {
         &self.memory
@@ -324,6 +354,7 @@ impl MoeModel {
             checkpoint_bytes: self.cached.checkpoint_bytes(),
             devices: self.memory.clone(),
             paging: self.paging(),
+            expert_offload: self.offload,
         }
     }
 }

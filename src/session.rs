@@ -129,7 +129,9 @@ fn check(path: &Path, plan: &Plan, head: &Head) -> Result<()> {
         SessionFault::OtherModel
     } else if head.engine != REVISION {
         SessionFault::OtherEngine { engine: head.engine.clone() }
-    } else if head.context != *plan.context() || head.tokens > u64::from(plan.context_tokens()) {
+    } else if !plan.context().holds_state_of(&head.context)
+        || head.tokens > u64::from(plan.context_tokens())
+    {
         SessionFault::OtherContext
     } else {
         return Ok(());

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::expert_offload::ExpertOffload;
 use crate::memory::DeviceMemory;
 use crate::paging::PagingStats;
 use crate::plan::human_bytes;
@@ -42,6 +43,9 @@ pub struct Stats {
     /// What paging experts from disk did; `None` where none are on disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paging: Option<PagingStats>,
+    /// Where experts in CPU memory are computed; `None` where no device could compute them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert_offload: Option<ExpertOffload>,
 }
 
 impl fmt::Display for Stats {
@@ -82,6 +86,9 @@ impl fmt::Display for Stats {
         }
         if let Some(paging) = &self.paging {
             write!(f, "\n{paging}")?;
+        }
+        if let Some(offload) = &self.expert_offload {
+            write!(f, "\n({offload})")?;
         }
         Ok(())
     }

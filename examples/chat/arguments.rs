@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     pub(crate) policy: OffloadPolicy,
     /// Load by a plan that `plan --freeze` stored, instead of a policy; its context is the plan's
     #[arg(long, value_name = "FILE")]
-    #[arg(conflicts_with_all = ["policy", "context", "micro_batch", "no_operation_offload"])]
+    #[arg(conflicts_with_all = ["policy", "context", "micro_batch", "no_operation_offload", "expert_offload_tokens"])]
     pub(crate) plan: Option<PathBuf>,
     /// Answer this and end
     #[arg(long)]

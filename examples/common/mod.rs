@@ -60,10 +60,11 @@ pub(crate) fn count(number: impl Display, one: &str) -> String {
 }
 
 /// The library's names of settings, and the options of the examples that set them.
-const OPTIONS: [(&str, &str); 16] = [
+const OPTIONS: [(&str, &str); 17] = [
     ("cache_bytes", "--expert-cache"),
     ("context_tokens", "--context"),
     ("dry.multiplier", "--dry"),
+    ("expert_offload_tokens", "--expert-offload-tokens"),
     ("frequency_penalty", "--frequency-penalty"),
     ("kv_type", "--kv-type"),
     ("load_mode", "--load-mode"),

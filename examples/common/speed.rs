@@ -29,6 +29,13 @@ pub(crate) struct SpeedArguments {
     no_operation_offload: bool,
     #[arg(
         long,
+        value_name = "TOKENS",
+        help = "Tokens from which a device computes with experts in CPU memory: 1 for every token, 32 only for \
+                prompts; without it measured while loading"
+    )]
+    expert_offload_tokens: Option<u32>,
+    #[arg(
+        long,
         value_name = "BYTES",
         value_parser = bytes,
         help = "CPU memory for experts that the policy leaves on disk (by =disk, or by fit:...,ram:SIZE, \
@@ -77,6 +84,9 @@ impl SpeedArguments {
         }
         if let Some(mode) = self.load_mode {
             builder = builder.load_mode(mode);
+        }
+        if let Some(tokens) = self.expert_offload_tokens {
+            builder = builder.expert_offload_tokens(tokens);
         }
         builder = builder.repack(!self.no_repack);
         let paging = PagingOptions::default().verify(self.verify_experts);

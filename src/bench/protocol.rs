@@ -187,6 +187,7 @@ impl Setting {
     pub fn context(&self) -> ContextOptions {
         let mut context = ContextOptions::with_context_tokens(self.context_tokens);
         context.micro_batch_tokens = self.micro_batch_tokens;
+        context.micro_batch_grows = false;
         context
     }
 }

@@ -5,6 +5,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use super::call::{Failure, copied, guarded, table};
+use super::offload::OffloadFrom;
 use super::paging::PagerWatch;
 use super::threads::Threads;
 use super::weights::Weights;
@@ -20,6 +21,8 @@ use crate::plan::{ContextOptions, Plan};
 pub(crate) struct ContextSettings {
     context: ContextOptions,
     threads: u32,
+    /// Tokens from which experts in CPU memory are computed on a device; `None`: as the engine decides.
+    offload_from: Option<u32>,
     /// Experts that a token uses.
     active_experts: usize,
     /// Count which experts the routers choose.
@@ -32,6 +35,7 @@ impl ContextSettings {
         Self {
             context: plan.context().clone(),
             threads,
+            offload_from: plan.context().expert_offload_tokens,
             active_experts: plan.active_experts(),
             #[cfg(feature = "bench")]
             watch_experts: false,
@@ -146,6 +150,7 @@ impl Context {
         let mut context = ptr::null_mut();
         let turn = weights.rpc.turn(limits)?;
         let _reading = locks::read_registry();
+        let _offload = OffloadFrom::tokens(settings.offload_from);
         // SAFETY: the model is alive and stays so by the `Arc`; params live during the call.
         let created = guarded(|message| unsafe {
             ffi::moe_context_new(weights.as_ptr(), &raw const params, &raw mut context, message)
@@ -207,6 +212,12 @@ impl Context {
         // replaced here, so the engine never looks at freed ones.
         unsafe { ffi::llama_set_abort_callback(self.as_ptr(), callback, user) };
         self.limits = limits;
+    }
+
+    /// Tokens from which experts in CPU memory are computed on a device; `None`: as the engine decides. Of graphs that
+    /// are made from now on: the engine uses the last one again for a batch of the same size.
+    pub(crate) fn offload_from(&mut self, tokens: Option<u32>) {
+        self.settings.offload_from = tokens;
     }
 
     /// What it takes to go back.
@@ -280,6 +291,15 @@ impl Context {
             )
         })?;
         self.decoded(result)
+    }
+
+    /// Waits until what was begun is computed.
+    pub(crate) fn wait(&mut self) -> Result<()> {
+        let context = self.raw.as_ptr();
+        // SAFETY: the context is alive and used by nobody else.
+        self.computing("wait for a device", |message| unsafe {
+            ffi::moe_synchronize(context, message)
+        })
     }
 
     /// What the result of `llama_decode` means.
@@ -491,7 +511,9 @@ impl Context {
         let _turn = pager.map(super::paging::Pager::turn);
         let context = self.raw.as_ptr();
         let has_servers = !self.weights.rpc.are_none();
+        let offload = OffloadFrom::tokens(self.settings.offload_from);
         let mut done = guarded(call);
+        drop(offload);
         if has_servers && done.is_ok() {
             // Nobody else's wait shall end what this call began.
             // SAFETY: the context is alive and used by nobody else.

@@ -217,6 +217,8 @@ pub(super) struct Row {
     description: String,
     backend: String,
     kind: ffi::moe_device_kind,
+    /// Computes large batches of what is in CPU memory.
+    offloads: bool,
     /// For a device of an RPC server.
     link: Option<Arc<Link>>,
 }
@@ -272,6 +274,7 @@ impl Row {
         device.kind = self.kind()?;
         device.alignment_bytes = Some(info.alignment_bytes);
         device.row_padding_elements = Some(info.row_padding_elements).filter(|&n| n > 0);
+        device.operation_offload = self.offloads;
         // Some devices report nothing at all.
         if info.total_bytes > 0 {
             device.free_bytes = Some(info.free_bytes);
@@ -289,6 +292,7 @@ fn rows() -> Result<Vec<Row>> {
         description: ptr::null(),
         backend: ptr::null(),
         kind: ffi::MOE_DEVICE_CPU,
+        offloads: false,
     };
     let _reading = locks::read_registry();
     let rows = table(empty, |rows, capacity, count, message| {
@@ -303,7 +307,8 @@ fn rows() -> Result<Vec<Row>> {
         // The engine describes a server's devices by the endpoint that it was given.
         let link = if backend == RPC { rpc::link_at(&description) } else { None };
         let description = link.as_ref().map_or(description, |link| link.endpoint().to_owned());
-        Row { handle: row.handle, name, description, backend, kind: row.kind, link }
+        let (kind, offloads) = (row.kind, row.offloads);
+        Row { handle: row.handle, name, description, backend, kind, offloads, link }
     };
     Ok(rows.into_iter().map(row).collect())
 }
@@ -338,6 +343,28 @@ pub(super) fn handles<'a>(
         .collect()
 }
 
+/// Whether one of the devices of these names computes large batches of what is in CPU memory.
+pub(super) fn any_offloads(names: &[&str]) -> Result<bool> {
+    let is_named = |row: &Row| names.contains(&row.name.as_str());
+    Ok(rows()?.iter().any(|row| row.offloads && is_named(row)))
+}
+
+/// The first device of these names that computes what is in CPU memory and can pin memory of ours for it.
+pub(super) fn registering(names: &[&str]) -> Result<Option<ffi::ggml_backend_dev_t>> {
+    for row in rows()?.iter().filter(|row| row.offloads && names.contains(&row.name.as_str())) {
+        let mut registers = false;
+        // SAFETY: devices live as long as the process; the answer is written during the call.
+        guarded(|message| unsafe {
+            ffi::moe_device_registers(row.handle, &raw mut registers, message)
+        })
+        .map_err(|failure| failure.into_error("ask a device whether it pins memory"))?;
+        if registers {
+            return Ok(Some(row.handle));
+        }
+    }
+    Ok(None)
+}
+
 /// Backends that the engine adds to those of the devices, such as BLAS.
 pub(super) fn accelerators() -> Result<usize> {
     Ok(rows()?.iter().filter(|row| row.kind == ffi::MOE_DEVICE_ACCELERATOR).count())
@@ -365,6 +392,7 @@ mod tests {
             description: String::new(),
             backend: backend.to_owned(),
             kind,
+            offloads: false,
             link: None,
         };
         let rows = [

@@ -33,8 +33,11 @@ const MAPPED_ALIGNMENT: u64 = 32;
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum LoadMode {
-    /// Mapped where every device allows it, and the file aligns its tensors to 32 bytes, as nearly all do: loads
-    /// fast, and the system may drop and re-read pages.
+    /// As [`Read`](Self::Read), that is pinned, where experts stay in CPU memory, a GPU of this machine computes
+    /// prompts with them and reads pinned memory, and CPU memory certainly holds them with a tenth of it to spare.
+    /// Else mapped where every device allows it, and the file aligns its tensors to 32 bytes, as nearly all do:
+    /// loads fast, and the system may drop and re-read pages. [`Plan::decisions`](crate::Plan::decisions) tells which,
+    /// and [`MoeModel::load_mode`](crate::MoeModel::load_mode).
     #[default]
     Auto,
     /// Always mapped.
@@ -55,7 +58,7 @@ pub enum LoadMode {
 }
 
 impl LoadMode {
-    pub(super) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Auto,
         Self::Mapped,
         Self::Read,

@@ -23,6 +23,7 @@ mod locks;
 #[cfg(feature = "bench")]
 mod logits;
 mod logs;
+mod offload;
 mod overrides;
 #[cfg(target_os = "linux")]
 mod paging;
@@ -36,6 +37,8 @@ mod progress;
 mod revision;
 mod rpc;
 mod sampler;
+#[cfg(test)]
+pub(crate) mod test_device;
 mod threads;
 mod variants;
 mod weights;
@@ -44,6 +47,7 @@ pub(crate) use self::context::{Context, ContextSettings, Decoded, Step};
 pub(crate) use self::device::{check_threads, devices_named, devices_with};
 pub use self::device::{connect_rpc, devices, serve_rpc};
 pub(crate) use self::dry_run::DryRun;
+pub(crate) use self::host_memory::{pins, registers};
 pub use self::load_mode::LoadMode;
 #[cfg(feature = "bench")]
 pub use self::planted::PlantedDevice;

@@ -1,5 +1,6 @@
 //! In the place of `paging` on systems that it was not written for: an error.
 
+use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard};
 
 use super::ffi;
@@ -65,6 +66,11 @@ impl Pager {
     pub(crate) fn reset(&self) {
         match *self {}
     }
+}
+
+/// None: the engine reads all by itself.
+pub(super) fn stream_without(_: &GgufFile, _: &HashSet<&str>) -> Result<Option<ModelStream>> {
+    Ok(None)
 }
 
 /// Of which there is none.

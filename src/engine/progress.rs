@@ -1,6 +1,7 @@
 //! How far a load is, for its caller, who may stop it.
 
 use std::ffi::c_void;
+use std::ops::Range;
 
 use crate::callback;
 use crate::cancel::CancelHandle;
@@ -10,6 +11,8 @@ use crate::error::{Error, Result};
 pub(super) struct Progress {
     callback: Option<Box<dyn FnMut(f32) + Send>>,
     cancel: Option<CancelHandle>,
+    /// Which part of the whole is done now.
+    part: Range<f32>,
     stopped: Option<Error>,
 }
 
@@ -18,11 +21,17 @@ impl Progress {
         callback: Option<Box<dyn FnMut(f32) + Send>>,
         cancel: Option<CancelHandle>,
     ) -> Self {
-        Self { callback, cancel, stopped: None }
+        Self { callback, cancel, part: 0.0..1.0, stopped: None }
+    }
+
+    /// What is reported from now on is of this part of the whole.
+    pub(super) fn of_part(&mut self, part: Range<f32>) {
+        self.part = part;
     }
 
     /// Whether loading shall go on.
-    fn report(&mut self, done: f32) -> bool {
+    pub(super) fn report(&mut self, done: f32) -> bool {
+        let done = self.part.start + done * (self.part.end - self.part.start);
         if self.cancel.as_ref().is_some_and(CancelHandle::is_cancelled) {
             self.stopped = Some(Error::Cancelled { operation: "loading" });
         } else if let Some(callback) = &mut self.callback {
@@ -31,8 +40,8 @@ impl Progress {
         self.stopped.is_none()
     }
 
-    pub(super) fn outcome(self) -> Result<()> {
-        self.stopped.map_or(Ok(()), Err)
+    pub(super) fn outcome(&mut self) -> Result<()> {
+        self.stopped.take().map_or(Ok(()), Err)
     }
 }
 

@@ -1,17 +1,18 @@
 //! A model's weights in the engine.
 
+use std::collections::HashSet;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use once_cell::sync::OnceCell;
 
-use super::call::{guarded, path_string};
+use super::call::{Failure, guarded, path_string};
 use super::dry_run::DryRun;
 use super::host_memory::{self, Held};
 use super::load_mode::LoadMode;
 use super::overrides::OverrideArray;
-use super::paging::{ModelStream, Pager};
+use super::paging::{ModelStream, Pager, stream_without};
 use super::progress::{Progress, on_progress};
 use super::rpc::RpcServers;
 use super::{Token, backend, device, ffi, locks};
@@ -46,6 +47,8 @@ pub(crate) struct Weights {
     pub(super) rpc: RpcServers,
     /// A dry run for a load that maps the file.
     will_map: bool,
+    /// A dry run for a load that pins memory of ours.
+    will_pin: bool,
     /// What reads experts on disk.
     pager: Option<Pager>,
     mode: LoadMode,
@@ -93,16 +96,22 @@ impl Weights {
         layers: &[u32],
         gguf: &GgufFile,
         plan: &Plan,
-        settings: LoadSettings,
+        mut settings: LoadSettings,
     ) -> Result<Self> {
         let path = gguf.path();
+        let mut pin = None;
+        if settings.mode.reads() && plan.offloads_from_cpu() {
+            // Weights in another layout are the CPU's alone: no device computes with them.
+            settings.plain_layout |= device::any_offloads(&names)?;
+            pin = device::registering(&names)?;
+        }
         let turn = rpc.turn(&Limits::of_load(settings.cancel.as_ref()))?;
         let mut devices = device::handles(names)?;
         devices.push(ptr::null_mut());
         let mut held = None;
         if settings.dry_run.is_none() {
             host_memory::preflight(settings.mode, plan, &devices)?;
-            held = Held::new(settings.mode);
+            held = Held::new(settings.mode, pin);
         }
         let layout = Layout::of(plan, gguf)?;
         let pager = if layout.is_empty() {
@@ -115,7 +124,11 @@ impl Weights {
             _ => device::buffer_type(name),
         })?;
         let tensor_split = tensor_split(layers);
+        // Experts in memory of ours, in the file's layout, are read by several threads when the engine has placed them.
+        let is_ours = held.is_some() && settings.plain_layout && CAN_STREAM;
+        let (apart, share) = if is_ours { experts_of_cpu(plan) } else { (HashSet::new(), 0.0) };
         let mut progress = Progress::new(settings.on_progress, settings.cancel);
+        progress.of_part(0.0..1.0 - share);
         // SAFETY: a plain function that returns default values.
         let mut params = unsafe { ffi::llama_model_default_params() };
         params.devices = devices.as_mut_ptr();
@@ -124,7 +137,7 @@ impl Weights {
         params.n_gpu_layers = i32::try_from(plan.device_layers()).unwrap_or(i32::MAX);
         params.load_mode = settings.mode.for_engine();
         params.use_extra_bufts = !settings.plain_layout;
-        if settings.mode.is_held() {
+        if settings.mode.is_held() || pin.is_some() {
             params.no_host = true; // a device's own memory would come first
             params.lazy_mode = ffi::LLAMA_LAZY_MODE_OFF; // which would map a part
         }
@@ -138,6 +151,7 @@ impl Weights {
         }
         let stream = match &pager {
             Some(pager) if settings.dry_run.is_none() => Some(pager.stream(gguf)?),
+            None if !apart.is_empty() => stream_without(gguf, &apart)?,
             _ => None,
         };
         if stream.is_some() {
@@ -150,23 +164,12 @@ impl Weights {
         let mut model = ptr::null_mut();
         let reading = locks::read_registry();
         let memory = held.as_mut().map(Held::for_engine);
-        // SAFETY: path, params and what they point to live during the call; overrides, devices and
+        let from = stream.as_ref().map(ModelStream::for_engine);
+        // SAFETY: params and what they point to live during the call; overrides, devices and
         // split are then kept as long as the model. `progress` and `held` are used only during the
         // call, on this thread.
-        let loaded = guarded(|message| unsafe {
-            let (params, model) = (&raw const params, &raw mut model);
-            match (&stream, &memory) {
-                (Some(stream), _) => {
-                    let stream = stream.for_engine();
-                    ffi::moe_model_load_stream(&raw const stream, params, model, message)
-                }
-                (None, Some(memory)) => {
-                    let memory = ptr::from_ref(memory);
-                    ffi::moe_model_load_held(c_path.as_ptr(), memory, params, model, message)
-                }
-                (None, None) => ffi::moe_model_load(c_path.as_ptr(), params, model, message),
-            }
-        });
+        let loaded =
+            unsafe { load_from(&c_path, from.as_ref(), memory.as_ref(), &params, &mut model) };
         drop(reading);
         progress.outcome()?;
         if model.is_null() {
@@ -181,10 +184,11 @@ impl Weights {
         })?;
         let model = NonNull::new(model)
             .ok_or_else(|| Error::LoadFailed { path: path.to_owned(), reason: String::new() })?;
-        let weights = Self {
+        let mut weights = Self {
             model,
             rpc,
             will_map,
+            will_pin: pin.is_some() && settings.dry_run.is_some(),
             pager,
             mode: settings.mode,
             held,
@@ -195,7 +199,25 @@ impl Weights {
         };
         turn.check()?;
         weights.rpc.check()?;
+        progress.of_part(1.0 - share..1.0);
+        weights.complete(gguf, &apart, &mut progress)?;
         Ok(weights)
+    }
+
+    /// Reads what the engine has placed in memory of ours without reading it, and pins that memory if it is to be.
+    fn complete(
+        &mut self,
+        gguf: &GgufFile,
+        apart: &HashSet<&str>,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let Some(held) = &mut self.held else { return Ok(()) };
+        if !apart.is_empty() {
+            held.read(gguf, apart, |done| progress.report(done))?;
+            progress.report(1.0);
+            progress.outcome()?;
+        }
+        held.pin()
     }
 
     pub(crate) fn pager(&self) -> Option<&Pager> {
@@ -219,6 +241,7 @@ impl Weights {
         let weights = match row.held {
             ffi::MOE_HELD_DEVICE | ffi::MOE_HELD_PAGED => return None,
             ffi::MOE_HELD_PLAIN | ffi::MOE_HELD_PINNED if self.will_map => &mut host.mapped_bytes,
+            ffi::MOE_HELD_PLAIN if self.will_pin => &mut host.pinned_bytes,
             ffi::MOE_HELD_MAPPED => &mut host.mapped_bytes,
             ffi::MOE_HELD_PINNED => &mut host.pinned_bytes,
             _ => &mut host.anonymous_bytes,
@@ -237,11 +260,10 @@ impl Weights {
     /// [`Error::HostMemory`] if they are held otherwise than asked for.
     pub(crate) fn check_held(&self, memory: &mut [DeviceMemory]) -> Result<()> {
         let Some(cpu) = memory.iter_mut().find(|row| row.name == CPU) else { return Ok(()) };
-        match &self.held {
-            Some(held) => held.account(cpu),
-            None if self.mode == LoadMode::Pinned => host_memory::check_pinned(cpu),
-            None => Ok(()),
+        if let Some(held) = &self.held {
+            held.account(cpu)?;
         }
+        if self.mode == LoadMode::Pinned { host_memory::check_pinned(cpu) } else { Ok(()) }
     }
 
     pub(super) fn as_ptr(&self) -> *mut ffi::llama_model {
@@ -431,6 +453,44 @@ impl Drop for Weights {
             tracing::error!(target: "llama.cpp", "freeing a model failed: {}", failure.reason);
         }
     }
+}
+
+/// Loads the file, or a stream in its place, with memory of the engine's or of ours.
+///
+/// # Safety
+/// What the parameters, the stream and the memory point to must live during the call and be used by nobody else, and what the engine
+/// keeps of the parameters as long as the model.
+unsafe fn load_from(
+    path: &CStr,
+    stream: Option<&ffi::moe_stream>,
+    memory: Option<&ffi::moe_host_memory>,
+    params: &ffi::llama_model_params,
+    model: &mut *mut ffi::llama_model,
+) -> std::result::Result<(), Failure> {
+    let (path, params, model) = (path.as_ptr(), ptr::from_ref(params), ptr::from_mut(model));
+    // SAFETY: by the caller's promise; path, parameters and the place of the model live during the call.
+    guarded(|message| unsafe {
+        match (stream, memory) {
+            (stream, Some(memory)) => {
+                let stream = stream.map_or(ptr::null(), ptr::from_ref);
+                ffi::moe_model_load_held(path, stream, memory, params, model, message)
+            }
+            (Some(stream), None) => ffi::moe_model_load_stream(stream, params, model, message),
+            (None, None) => ffi::moe_model_load(path, params, model, message),
+        }
+    })
+}
+
+/// Whether the engine reads streams of ours.
+const CAN_STREAM: bool = cfg!(all(target_os = "linux", target_env = "gnu"));
+
+/// The experts that the CPU has, and their share of all bytes that are loaded.
+fn experts_of_cpu(plan: &Plan) -> (HashSet<&str>, f32) {
+    let experts = plan.tensors().iter().filter(|p| p.device == CPU && p.tensor.kind.is_expert());
+    let bytes: u64 = experts.clone().map(|placed| placed.tensor.bytes).sum();
+    #[allow(clippy::cast_precision_loss)] // a share
+    let share = bytes as f32 / plan.model().tensor_bytes.max(1) as f32;
+    (experts.map(|placed| &*placed.tensor.name).collect(), share.min(1.0))
 }
 
 /// Whether the engine maps the file in this mode.

@@ -19,7 +19,8 @@ pub use self::host_memory::HostMemoryFault;
 pub use self::purpose::FilePurpose;
 use self::words::{
     at_least, because, broken, did_you_mean, escaped, hold_back, in_one_line, list_devices,
-    list_folders, make_room, near_misses, not_a_policy, not_enough, of_server, same_name,
+    list_folders, make_room, near_misses, none_computes, not_a_policy, not_enough, of_server,
+    same_name,
 };
 use crate::plan::human_bytes;
 use crate::policy::OffloadPolicy;
@@ -457,6 +458,17 @@ pub enum Error {
     UnknownFreeMemory {
         /// The device.
         device: String,
+    },
+    /// Experts in CPU memory are to be computed on a device, and none can.
+    #[error(
+        "experts in CPU memory are to be computed on a device from {tokens} tokens on (`expert_offload_tokens`), but {}; leave it out",
+        none_computes(.devices)
+    )]
+    NoOffloadDevice {
+        /// From how many tokens on.
+        tokens: u32,
+        /// The devices that there are.
+        devices: Vec<String>,
     },
     /// A device has not enough free memory for the plan. For the CPU: the system, or the process's
     /// control group, has not, a budget is smaller, or `fit:ram:` allows less.

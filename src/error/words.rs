@@ -40,6 +40,14 @@ pub(super) fn near_misses(rule: &str, near: &[String], layers: Option<&String>) 
     }
 }
 
+/// Why no device computes what is in CPU memory.
+pub(super) fn none_computes(devices: &[String]) -> String {
+    match devices {
+        [] => "there is no device but the CPU".to_owned(),
+        _ => format!("none of the devices ({}) computes what is there", devices.join(", ")),
+    }
+}
+
 /// Text that comes from a file: control characters, which could steer a terminal, as `\u{1b}`.
 pub(super) fn escaped(text: &impl fmt::Display) -> String {
     let text = text.to_string();

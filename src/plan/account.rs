@@ -1,5 +1,7 @@
 //! What a plan's devices hold, as far as it is known, and whether they have it.
 
+#[cfg(feature = "llama")]
+use super::Decision;
 use super::{CPU, DevicePlan, Plan, Source};
 use crate::memory::DeviceMemory;
 
@@ -18,6 +20,24 @@ impl Plan {
     #[cfg(feature = "llama")]
     pub(crate) fn expect_reading(&mut self) {
         self.devices.iter_mut().for_each(DevicePlan::read_instead_of_mapped);
+    }
+
+    /// Says that they are read into pinned memory.
+    #[cfg(feature = "llama")]
+    pub(crate) fn expect_pinning(&mut self) {
+        for device in &mut self.devices {
+            if let Some(host) = &mut device.host {
+                host.pinned_bytes += std::mem::take(&mut host.mapped_bytes);
+            }
+            device.settle();
+        }
+    }
+
+    /// Notes what was decided for one load, in the place of what another load decided.
+    #[cfg(feature = "llama")]
+    pub(crate) fn note_load(&mut self, decision: Option<Decision>) {
+        self.decisions.retain(|decision| !decision.is_of_load());
+        self.decisions.extend(decision);
     }
 
     /// Takes over what was measured for a similar plan: the compute bytes, and the context's where

@@ -2,9 +2,8 @@
 
 use super::context::trained_tokens;
 use super::estimate::answer_seconds;
-use super::fallback;
 use super::solve::{Compute, Setting, Task};
-use super::{ContextOptions, Decision, OpenChoices, Plan};
+use super::{ContextOptions, Decision, OpenChoices, Plan, fallback, micro_batch};
 use crate::error::{Error, Result};
 use crate::gguf::GgmlType;
 use crate::policy::Fit;
@@ -20,11 +19,17 @@ const CONTEXT_STEP: u32 = 256;
 pub(super) fn choose(
     task: &Task<'_>,
     fit: &Fit,
-    open: OpenChoices,
+    (open, grows): (OpenChoices, bool),
     setting: &Setting,
     compute: &mut Compute<'_>,
 ) -> Result<Plan> {
-    let (mut plan, setting) = choose_types(task, fit, open, setting, compute)?;
+    let (mut plan, mut setting) = choose_types(task, fit, open, setting, compute)?;
+    if grows
+        && !open.micro_batch_tokens
+        && let Some(larger) = micro_batch::for_fit(task, fit, &setting, &plan, compute)?
+    {
+        (plan, setting) = larger;
+    }
     if open.kv_type {
         plan.decisions.push(Decision::KvType { kv_type: setting.context.kv_type });
     }

@@ -21,6 +21,12 @@ pub struct ContextOptions {
     pub batch_tokens: u32,
     /// Tokens computed at once while the prompt is read (llama.cpp's *ubatch*).
     pub micro_batch_tokens: u32,
+    /// The micro-batch may be larger, up to 2048 tokens, where experts are in CPU memory and a device computes prompts:
+    /// under `fit` as far as the experts that leave the device for it cost less than it gains, by the estimate that
+    /// [`OpenChoices`] has; under other policies as far as the device's free memory is known to suffice. Say `false`
+    /// where `micro_batch_tokens` is to be kept.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub micro_batch_grows: bool,
     /// Element type of keys and values: `f16`, or `q8_0` for half the memory.
     #[serde(default = "default_kv_type")]
     pub kv_type: GgmlType,
@@ -31,6 +37,10 @@ pub struct ContextOptions {
     /// `MoeModelBuilder::operation_offload`.
     #[serde(default = "yes")]
     pub operation_offload: bool,
+    /// Tokens from which experts in CPU memory are computed on a device. `None`: the faster of 1 and the engine's own
+    /// number, by a measurement of `MoeModelBuilder::load`. See `MoeModelBuilder::expert_offload_tokens`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert_offload_tokens: Option<u32>,
     /// Conversations that may be computed together; they share the context's tokens. See
     /// `MoeModel::generate_together`.
     #[serde(default = "one")]
@@ -76,6 +86,11 @@ const KV_TYPES: [&str; 9] =
 /// The engine's own limit (`LLAMA_MAX_SEQ`).
 const MAX_SEQUENCES: u32 = 256;
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde wants it so
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 fn one() -> u32 {
     1
 }
@@ -94,9 +109,11 @@ impl Default for ContextOptions {
             context_tokens: None,
             batch_tokens: 2048,
             micro_batch_tokens: 512,
+            micro_batch_grows: true,
             kv_type: GgmlType::F16,
             cache_on_host: false,
             operation_offload: true,
+            expert_offload_tokens: None,
             sequences: 1,
             open: OpenChoices::default(),
         }
@@ -131,6 +148,9 @@ impl ContextOptions {
                 return Err(Error::InvalidOption { option, value: value.to_string(), expected });
             }
         }
+        if let Some(tokens) = self.expert_offload_tokens {
+            self.check_expert_offload(tokens)?;
+        }
         if self.sequences == 0 || self.sequences > MAX_SEQUENCES {
             let (option, value) = ("sequences", self.sequences.to_string());
             return Err(Error::InvalidOption { option, value, expected: "from 1 to 256" });
@@ -148,8 +168,34 @@ impl ContextOptions {
             let (option, value) = ("sequences", self.sequences.to_string());
             return Err(Error::InvalidOption { option, value, expected: "at most `batch_tokens`" });
         }
-        let open = OpenChoices::default();
-        Ok(Self { context_tokens: Some(tokens), batch_tokens, open, ..self.clone() })
+        let (open, micro_batch_grows) = (OpenChoices::default(), false);
+        let context_tokens = Some(tokens);
+        Ok(Self { context_tokens, batch_tokens, micro_batch_grows, open, ..self.clone() })
+    }
+
+    fn check_expert_offload(&self, tokens: u32) -> Result<()> {
+        let expected = match tokens {
+            0 => "from 1 to 2147483647",
+            _ if tokens > MAX_CONTEXT_TOKENS => "from 1 to 2147483647",
+            _ if !self.operation_offload => "nothing where `operation_offload` is off",
+            _ => return Ok(()),
+        };
+        let (option, value) = ("expert_offload_tokens", tokens.to_string());
+        Err(Error::InvalidOption { option, value, expected })
+    }
+
+    /// Whether a context of these options holds whatever one of `other` does: where windows are kept, a larger
+    /// micro-batch makes them longer.
+    #[cfg(feature = "llama")]
+    pub(crate) fn holds_state_of(&self, other: &Self) -> bool {
+        let alike = Self {
+            batch_tokens: self.batch_tokens,
+            micro_batch_tokens: self.micro_batch_tokens,
+            operation_offload: self.operation_offload,
+            expert_offload_tokens: self.expert_offload_tokens,
+            ..other.clone()
+        };
+        alike == *self && other.micro_batch_tokens <= self.micro_batch_tokens
     }
 }
 

@@ -51,6 +51,10 @@ pub struct Device {
     /// What it takes beyond weights, cache and compute buffers.
     #[serde(default)]
     pub overhead: Overhead,
+    /// It computes large batches of what is in CPU memory, which is copied to it for that, if it is not
+    /// [remote](DeviceKind::Remote); see `MoeModelBuilder::operation_offload`.
+    #[serde(default = "yes")]
+    pub operation_offload: bool,
 }
 
 /// A tensor's bytes, with what a device may make of its rows.
@@ -77,6 +81,10 @@ pub enum DeviceKind {
     Remote,
 }
 
+fn yes() -> bool {
+    true
+}
+
 impl fmt::Display for DeviceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -101,6 +109,7 @@ impl Device {
             alignment_bytes: None,
             row_padding_elements: None,
             overhead: Overhead::NONE,
+            operation_offload: true,
         }
     }
 
@@ -155,6 +164,11 @@ impl Device {
     pub(crate) fn cpu(free_bytes: Option<u64>, budget: Option<u64>) -> Self {
         let free_bytes = free_bytes.into_iter().chain(budget).min();
         Self { free_bytes, total_bytes: budget, ..Self::new(CPU) }
+    }
+
+    /// Whether it computes what is in CPU memory. A server would be sent the weights over the network.
+    pub(crate) fn takes_operations(&self) -> bool {
+        self.operation_offload && self.kind != DeviceKind::Remote
     }
 
     /// The address of the RPC server whose device it is.

@@ -18,6 +18,8 @@ mod fallback;
 mod fingerprint;
 mod fit;
 mod homes;
+mod micro_batch;
+mod offload;
 mod overhead;
 mod patterns;
 mod picture;
@@ -42,6 +44,9 @@ pub use self::device_plan::{DevicePlan, Source};
 pub use self::disk::DiskPlan;
 #[cfg(feature = "llama")]
 pub(crate) use self::disk::{PAGE_BYTES, ROWS_BYTES};
+#[cfg(feature = "llama")]
+pub(crate) use self::offload::ENGINE_OFFLOAD_TOKENS;
+pub(crate) use self::offload::check_offload;
 pub use self::overhead::{Overhead, pool_bytes};
 pub use self::picture::Picture;
 pub use self::rules::RuleMatch;

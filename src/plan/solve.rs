@@ -6,8 +6,8 @@ use super::homes::{self, Decided, Home};
 use super::rules::{self, Rule};
 use super::split::{self, Demand};
 use super::{
-    CPU, ContextOptions, Device, ModelSummary, Plan, RuleMatch, check_devices, choice,
-    compute_reserve, summary,
+    CPU, ContextOptions, Device, ModelSummary, Plan, RuleMatch, check_devices, check_offload,
+    choice, compute_reserve, micro_batch, summary,
 };
 use crate::error::{Error, Result};
 use crate::experts::{ExpertMap, TensorKind};
@@ -70,8 +70,9 @@ fn solve(
     compute: &mut Compute<'_>,
 ) -> Result<Plan> {
     check_devices(devices)?;
-    let open = context.open;
+    let (open, grows) = (context.open, context.micro_batch_grows);
     let context = context.resolve(gguf)?;
+    check_offload(&context, devices)?;
     let experts = ExpertMap::new(gguf)?;
     let task = Task {
         rules: rules::compile(policy, gguf, &experts, devices)?,
@@ -85,8 +86,13 @@ fn solve(
     let setting = Setting { context, host_layers: 0 };
     let fit = policy.fit();
     let mut plan = match fit {
-        Some(fit) if !devices.is_empty() => choice::choose(&task, fit, open, &setting, compute)?,
-        _ => task.as_the_engine_deals(&setting, compute)?,
+        Some(fit) if !devices.is_empty() => {
+            choice::choose(&task, fit, (open, grows), &setting, compute)?
+        }
+        _ => {
+            let plan = task.as_the_engine_deals(&setting, compute)?;
+            if grows { micro_batch::for_fixed(&task, &setting, plan, compute)? } else { plan }
+        }
     };
     let (decided, _) = homes::decide_all(&task.experts, &task.rules, 0)?;
     let ram_bytes = fit.and_then(|fit| fit.ram_bytes);
@@ -132,7 +138,11 @@ impl Task<'_> {
     }
 
     /// The plan of a policy without `fit`: layers are dealt out as the engine would.
-    fn as_the_engine_deals(&self, setting: &Setting, compute: &mut Compute<'_>) -> Result<Plan> {
+    pub(super) fn as_the_engine_deals(
+        &self,
+        setting: &Setting,
+        compute: &mut Compute<'_>,
+    ) -> Result<Plan> {
         let round = self.round(setting, FitLimit::Free)?;
         let mut plan = round.plan(&round.proportional());
         if let Some(exact) = compute.dry_run(&plan)? {

@@ -3,6 +3,8 @@
 
 #include "shim.h"
 
+#include "ggml-backend.h"
+
 #include <cstdio>
 #include <exception>
 
@@ -53,6 +55,12 @@ bool is_paged(ggml_backend_buffer_type_t buffer_type);
 
 // Lets moe_model_load_held say where CPU memory is. Once, before anything is allocated.
 void hold_cpu_memory();
+
+// Lets moe_experts_offloaded_from say what devices compute. Once more where devices were added.
+void offload_by_tokens();
+
+// Whether a device computes large batches of what is in CPU memory, and asks moe_experts_offloaded_from about it.
+bool takes_operations(ggml_backend_dev_t device);
 
 } // namespace moe
 

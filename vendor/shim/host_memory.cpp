@@ -50,6 +50,14 @@ void free_buffer(ggml_backend_buffer_t buffer) {
     release.load()(buffer->context, buffer->size);
 }
 
+// Types for other layouts replace it by their own.
+ggml_status init_tensor(ggml_backend_buffer_t, ggml_tensor * tensor) {
+    if (memory != nullptr && tensor->view_src == nullptr) {
+        memory->placed(tensor->name, tensor->data, ggml_nbytes(tensor), memory->user);
+    }
+    return GGML_STATUS_SUCCESS;
+}
+
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t bytes) {
     if (memory == nullptr) {
         return engines_own.load()(type, bytes);
@@ -62,6 +70,7 @@ ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t bytes
     ggml_backend_buffer_t buffer = ggml_backend_cpu_buffer_from_ptr(base, bytes);
     buffer->buft = type;
     buffer->iface.free_buffer = free_buffer;
+    buffer->iface.init_tensor = init_tensor;
     return buffer;
 }
 
@@ -77,7 +86,7 @@ void moe::hold_cpu_memory() {
     });
 }
 
-moe_status moe_model_load_held(const char * path, const moe_host_memory * held, const llama_model_params * params, llama_model ** model, moe_message * message) {
+moe_status moe_model_load_held(const char * path, const moe_stream * stream, const moe_host_memory * held, const llama_model_params * params, llama_model ** model, moe_message * message) {
     release = held->release;
     held_load loading(held);
     listener told = { params->progress_callback, params->progress_callback_user_data };
@@ -86,7 +95,8 @@ moe_status moe_model_load_held(const char * path, const moe_host_memory * held, 
         with_listener.progress_callback           = tell;
         with_listener.progress_callback_user_data = &told;
     }
-    return moe_model_load(path, &with_listener, model, message);
+    return stream != nullptr ? moe_model_load_stream(stream, &with_listener, model, message)
+                             : moe_model_load(path, &with_listener, model, message);
 }
 
 moe_status moe_device_pins(ggml_backend_dev_t device, bool * pins, moe_message * message) {

@@ -149,6 +149,7 @@ moe_status moe_init(ggml_log_callback log, const char * backends_dir, const char
             return MOE_MISSING;
         }
         hold_cpu_memory();
+        offload_by_tokens();
         llama_backend_init();
         return MOE_OK;
     });
@@ -205,7 +206,7 @@ moe_status moe_devices(moe_device * rows, size_t capacity, size_t * count, moe_m
             ggml_backend_reg_t reg = ggml_backend_dev_backend_reg(device);
             rows[i] = {
                 device, ggml_backend_dev_name(device), ggml_backend_dev_description(device),
-                reg == nullptr ? "" : ggml_backend_reg_name(reg), kind_of(device),
+                reg == nullptr ? "" : ggml_backend_reg_name(reg), kind_of(device), takes_operations(device),
             };
         }
         return MOE_OK;

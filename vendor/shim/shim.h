@@ -46,6 +46,14 @@ moe_status moe_fail_assertion(bool on_another_thread, moe_message * message);
 // the threads that compute with it wait.
 bool moe_fail_in_graph(void * user);
 
+// For tests: a device that computes on the CPU, with memory of its own of so many bytes and pinned memory in the CPU's,
+// and takes batches of 32 tokens and more of what is in CPU memory, as CUDA does. Once, before other devices are looked at.
+moe_status moe_test_device(uint64_t bytes, moe_message * message);
+
+// For tests: how many multiplications with experts that device has computed, and bytes of ours that are pinned for it.
+uint64_t moe_test_device_computed(void);
+uint64_t moe_test_device_pinned(void);
+
 typedef enum moe_device_kind {
     MOE_DEVICE_CPU         = 0,
     MOE_DEVICE_GPU         = 1, // also RPC
@@ -59,6 +67,7 @@ typedef struct moe_device {
     const char *       description;
     const char *       backend;
     moe_device_kind    kind;
+    bool               offloads; // computes large batches of what is in CPU memory
 } moe_device;
 
 // Fills at most `capacity` rows; `count` is how many there are.
@@ -96,6 +105,13 @@ moe_status moe_plant_device(const moe_planted_device * planted, uint64_t * in_us
 // For tests: as another program, takes so many bytes of it, or gives them back. MOE_FAILED if there are none.
 moe_status moe_planted_take(int64_t bytes, moe_message * message);
 
+// Whether a device can pin memory of ours, so that it reads it directly.
+moe_status moe_device_registers(ggml_backend_dev_t device, bool * registers, moe_message * message);
+
+// Pins memory of ours, which has to stay until moe_unpin; `pinned` says whether it could. Any thread.
+moe_status moe_pin(ggml_backend_dev_t device, void * base, size_t bytes, bool * pinned, moe_message * message);
+moe_status moe_unpin(ggml_backend_dev_t device, void * base, moe_message * message);
+
 // Connects to an RPC server, or sees whether it still answers. Its devices are not registered yet.
 moe_status moe_rpc_connect(const char * endpoint, ggml_backend_reg_t * server, moe_message * message);
 
@@ -121,11 +137,16 @@ typedef struct moe_host_memory {
     void * (*take)(size_t bytes, void * user);
     // Of `take`, by any thread at any time: one function for the whole process.
     void   (*release)(void * base, size_t bytes);
+    // Is told where a tensor has its place, which is the file's layout; by the loading thread. Nothing may unwind.
+    void   (*placed)(const char * name, void * data, size_t bytes, void * user);
     void *   user;
 } moe_host_memory;
 
-// As moe_model_load, with this memory; `held` is used only during the call.
-moe_status moe_model_load_held(const char * path, const moe_host_memory * held, const struct llama_model_params * params, struct llama_model ** model, moe_message * message);
+struct moe_stream;
+
+// As moe_model_load, or with a stream, if it is not NULL, as moe_model_load_stream, with this memory; `held` is used only
+// during the call.
+moe_status moe_model_load_held(const char * path, const struct moe_stream * stream, const moe_host_memory * held, const struct llama_model_params * params, struct llama_model ** model, moe_message * message);
 
 // Calls `visit` for every tensor the engine holds, copies included; `device` is "cpu" for host memory, "disk" for
 // what is paged.
@@ -162,6 +183,11 @@ typedef struct moe_memory {
 
 // One row per buffer type; several rows may name the same device.
 moe_status moe_context_memory(const struct llama_context * context, moe_memory * rows, size_t capacity, size_t * count, moe_message * message);
+
+// Until the next call, what this thread plans or computes has experts in CPU memory computed on a device, if one
+// `offloads`, for so many tokens or more; 0 leaves it to the engine. Returns what was said before. A graph that the
+// engine uses again stays as it is.
+uint32_t moe_experts_offloaded_from(uint32_t tokens);
 
 // Computes `count` tokens after those that are there. `result` is that of llama_decode.
 moe_status moe_decode(struct llama_context * context, const llama_token * tokens, int32_t count, int32_t * result, moe_message * message);

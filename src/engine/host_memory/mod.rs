@@ -10,18 +10,27 @@ mod area;
 mod area;
 mod measured;
 mod preflight;
+#[cfg(target_os = "linux")]
+mod reading;
+#[cfg(not(target_os = "linux"))]
+#[path = "reading_elsewhere.rs"]
+mod reading;
 
-use std::ffi::c_void;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{c_char, c_void};
 use std::ops::Range;
 use std::ptr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use self::area::Wanted;
 use self::measured::{Measured, measure};
 use self::preflight::{Limits, Needs};
-use super::call::guarded;
-use super::ffi;
+use self::reading::Part;
+use super::call::{copied, guarded};
 use super::load_mode::LoadMode;
+use super::{device, ffi};
 use crate::error::{Error, HostMemoryFault, Result};
+use crate::gguf::GgufFile;
 use crate::memory::DeviceMemory;
 use crate::plan::{CPU, Plan};
 
@@ -48,6 +57,31 @@ pub(super) fn preflight(
 
 fn error(mode: LoadMode, fault: HostMemoryFault) -> Error {
     Error::HostMemory { mode: mode.name(), fault }
+}
+
+/// Whether one of the devices of these names has memory of the host that it reads directly.
+pub(crate) fn pins(names: &[&str]) -> Result<bool> {
+    any_pins(&device::handles(names.iter().copied())?)
+}
+
+/// Whether one of the devices of these names pins memory that is ours.
+pub(crate) fn registers(names: &[&str]) -> Result<bool> {
+    Ok(device::registering(names)?.is_some())
+}
+
+/// Areas that are pinned, by address, each for a device.
+static PINNED: Mutex<BTreeMap<usize, Pinning>> = Mutex::new(BTreeMap::new());
+
+/// A device that memory is pinned for.
+#[derive(Clone, Copy, Debug)]
+struct Pinning(ffi::ggml_backend_dev_t);
+
+// SAFETY: devices live as long as the process, and are asked from any thread.
+unsafe impl Send for Pinning {}
+
+fn pinned() -> MutexGuard<'static, BTreeMap<usize, Pinning>> {
+    // Each change is one entry: a panic elsewhere leaves nothing half-done.
+    PINNED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn any_pins(devices: &[ffi::ggml_backend_dev_t]) -> Result<bool> {
@@ -87,25 +121,86 @@ pub(super) struct Held {
     areas: Vec<Range<usize>>,
     /// Bytes that the engine asked for.
     asked_bytes: u64,
+    /// Who is to read it directly.
+    pin: Option<Pinning>,
+    /// Bytes of areas that are pinned.
+    pinned_bytes: u64,
+    /// Where tensors have their place that are in the file's layout, by name: address and bytes.
+    placed: HashMap<String, (usize, usize)>,
     fault: Option<HostMemoryFault>,
 }
 
 impl Held {
-    /// `None` for a mode that leaves memory to the engine.
-    pub(super) fn new(mode: LoadMode) -> Option<Self> {
+    /// `None` for a mode that leaves memory to the engine, unless a device is given that is to read it directly.
+    pub(super) fn new(mode: LoadMode, pin: Option<ffi::ggml_backend_dev_t>) -> Option<Self> {
         let wanted = Wanted {
             needs_huge: mode == LoadMode::Huge,
             lock: mode == LoadMode::Locked,
             nodes: if mode == LoadMode::Interleaved { nodes() } else { Vec::new() },
         };
-        let nothing = Self { mode, wanted, areas: Vec::new(), asked_bytes: 0, fault: None };
-        mode.is_held().then_some(nothing)
+        let (areas, pin) = (Vec::new(), pin.map(Pinning));
+        let (placed, fault) = (HashMap::new(), None);
+        let nothing =
+            Self { mode, wanted, areas, asked_bytes: 0, pin, pinned_bytes: 0, placed, fault };
+        (mode.is_held() || pin.is_some()).then_some(nothing)
+    }
+
+    /// Pins all of it, now that it is read: pages that are there take a tenth of the time. What the device refuses it
+    /// reads more slowly, and counts as not pinned.
+    pub(super) fn pin(&mut self) -> Result<()> {
+        let Some(Pinning(device)) = self.pin else { return Ok(()) };
+        for area in &self.areas {
+            let (base, mut is_pinned) = (area.start as *mut c_void, false);
+            // SAFETY: an area of ours that stays until `release`, which unpins it first; devices live as long as the
+            // process.
+            guarded(|message| unsafe {
+                ffi::moe_pin(device, base, area.len(), &raw mut is_pinned, message)
+            })
+            .map_err(|failure| failure.into_error("pin memory for a device"))?;
+            if is_pinned {
+                pinned().insert(area.start, Pinning(device));
+                self.pinned_bytes += area.len() as u64;
+            } else {
+                let bytes = area.len();
+                tracing::warn!(target: "moe_offload", "the device does not pin {bytes} bytes of weights, and reads prompts more slowly");
+            }
+        }
+        Ok(())
     }
 
     /// For one load, during which nobody else may use `self`.
     pub(super) fn for_engine(&mut self) -> ffi::moe_host_memory {
         let user = ptr::from_mut(self).cast();
-        ffi::moe_host_memory { take: Some(take), release: Some(release), user }
+        let (take, release, placed) = (Some(take as _), Some(release as _), Some(placed as _));
+        ffi::moe_host_memory { take, release, placed, user }
+    }
+
+    /// Reads tensors of these names, which the engine has placed and not read.
+    ///
+    /// # Errors
+    /// [`Error::HostMemory`] if one is elsewhere, or what goes wrong with reading. `go_on` is told how much is done, and
+    /// ends it by `false`.
+    pub(super) fn read(
+        &self,
+        gguf: &GgufFile,
+        names: &HashSet<&str>,
+        go_on: impl FnMut(f32) -> bool,
+    ) -> Result<()> {
+        let mut parts = Vec::new();
+        for tensor in gguf.tensors().iter().filter(|tensor| names.contains(&*tensor.name)) {
+            let elsewhere_bytes = tensor.bytes;
+            let place =
+                self.placed.get(&tensor.name).filter(|place| place.1 as u64 == tensor.bytes);
+            let Some(&(to, bytes)) = place else {
+                let fault =
+                    HostMemoryFault::Elsewhere { all_bytes: self.asked_bytes, elsewhere_bytes };
+                return Err(error(self.mode, fault));
+            };
+            parts.push(Part { shard: tensor.shard, offset: tensor.file_offset, to, bytes });
+        }
+        // SAFETY: places of different tensors in areas of ours, zeroed by the system; the model is loaded, and
+        // nobody computes with it yet.
+        unsafe { reading::read(gguf.shards(), &parts, go_on) }
     }
 
     /// Why there was no memory, if that was it.
@@ -121,7 +216,8 @@ impl Held {
     pub(super) fn account(&self, cpu: &mut DeviceMemory) -> Result<()> {
         let all_bytes = cpu.weights_bytes;
         let elsewhere_bytes = all_bytes.saturating_sub(self.asked_bytes);
-        if elsewhere_bytes > 0 {
+        // Where it was only to be pinned, it is read more slowly.
+        if elsewhere_bytes > 0 && self.mode.is_held() {
             return Err(error(
                 self.mode,
                 HostMemoryFault::Elsewhere { all_bytes, elsewhere_bytes },
@@ -133,6 +229,9 @@ impl Held {
         let host = cpu.host.get_or_insert_default();
         host.huge_bytes = huge_bytes.min(all_bytes);
         host.locked_bytes = locked_bytes.min(all_bytes);
+        let pinned_bytes = self.pinned_bytes.min(all_bytes).min(host.anonymous_bytes);
+        host.anonymous_bytes -= pinned_bytes;
+        host.pinned_bytes += pinned_bytes;
         if self.mode == LoadMode::Huge && host.huge_bytes < all_bytes / 10 * 9 {
             let (huge, mode) = (host.huge_bytes, self.mode);
             tracing::warn!(target: "moe_offload", "{mode}: only {huge} of {all_bytes} bytes are in huge pages; memory is fragmented");
@@ -159,7 +258,26 @@ unsafe extern "C" fn take(bytes: usize, user: *mut c_void) -> *mut c_void {
     }
 }
 
+unsafe extern "C" fn placed(
+    name: *const c_char,
+    data: *mut c_void,
+    bytes: usize,
+    user: *mut c_void,
+) {
+    // SAFETY: as `take`; the name is NUL-terminated and lives during the call.
+    let (held, name) = unsafe { (&mut *user.cast::<Held>(), copied(name)) };
+    held.placed.insert(name, (data as usize, bytes));
+}
+
 unsafe extern "C" fn release(base: *mut c_void, bytes: usize) {
+    let pinning = pinned().remove(&(base as usize));
+    if let Some(Pinning(device)) = pinning {
+        // SAFETY: pinned by `Held::pin`, and still there; the device lives as long as the process.
+        let unpinned = guarded(|message| unsafe { ffi::moe_unpin(device, base, message) });
+        if let Err(failure) = unpinned {
+            tracing::error!(target: "moe_offload", "unpinning memory failed: {}", failure.reason);
+        }
+    }
     // SAFETY: the engine frees each buffer once, with the address and size of its `take`.
     unsafe { area::release(base as usize, bytes) }
 }
@@ -252,7 +370,7 @@ mod tests {
 
     #[test]
     fn memory_that_is_refused_while_loading_is_its_own_error() {
-        let mut held = Held::new(LoadMode::Huge).unwrap();
+        let mut held = Held::new(LoadMode::Huge, None).unwrap();
         let memory = held.for_engine();
         // SAFETY: as the engine calls it, with the `Held` that the structure was made of.
         let base = unsafe { memory.take.unwrap()(1 << 60, memory.user) };
@@ -267,7 +385,7 @@ mod tests {
 
     #[test]
     fn weights_that_the_engine_put_elsewhere_are_an_error() {
-        let held = Held { asked_bytes: 60, ..Held::new(LoadMode::Locked).unwrap() };
+        let held = Held { asked_bytes: 60, ..Held::new(LoadMode::Locked, None).unwrap() };
         let mut cpu = DeviceMemory::empty(CPU);
         cpu.weights_bytes = 100;
         let error = held.account(&mut cpu).unwrap_err();

@@ -18,7 +18,7 @@ mod signal;
 mod stream;
 mod watch;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::ptr;
 use std::sync::atomic::AtomicBool;
@@ -111,6 +111,14 @@ impl std::fmt::Debug for Pager {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pager").field("slices", &self.layout.slices).finish_non_exhaustive()
     }
+}
+
+/// A model without the bytes of tensors of these names, which somebody else reads.
+pub(super) fn stream_without<'a>(
+    gguf: &'a GgufFile,
+    names: &HashSet<&str>,
+) -> Result<Option<ModelStream<'a>>> {
+    ModelStream::open(gguf, names).map(Some)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -43,7 +43,7 @@ struct Part {
 }
 
 impl<'a> ModelStream<'a> {
-    pub(super) fn open(gguf: &'a GgufFile, paged: &HashSet<&str>) -> Result<Self> {
+    pub(in super::super) fn open(gguf: &'a GgufFile, paged: &HashSet<&str>) -> Result<Self> {
         let joined = gguf.joined(ALIGNMENT)?;
         let open = |path: &std::path::Path| {
             let failed = |source| Error::Io { action: "open", path: path.to_owned(), source };

@@ -73,7 +73,7 @@ mod stream;
 #[cfg_attr(not(feature = "llama"), allow(dead_code))]
 mod structure;
 pub mod synth;
-#[cfg(all(test, feature = "llama"))]
+#[cfg(all(test, feature = "bench"))]
 mod test_device;
 #[cfg(all(test, feature = "llama"))]
 mod testing;

@@ -3,21 +3,23 @@
 
 use std::process::Command;
 
-use crate::engine::test_device;
+use crate::engine::PlantedDevice;
 use crate::gguf::GgmlType;
 use crate::plan::Decision;
 use crate::synth::{self, SynthOptions};
 use crate::{Error, LoadMode, MoeModel, MoeModelBuilder};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
-const DEVICE: &str = "TEST0";
+const DEVICE: &str = "PLANTED0";
 const GIB: u64 = 1 << 30;
 
 /// Runs this test again in a process that has such a device.
 fn with_device(test: &str, body: impl FnOnce()) {
     const CHILD: &str = "MOE_OFFLOAD_TEST_HAS_A_DEVICE";
     if std::env::var_os(CHILD).is_some() {
-        test_device::add(GIB).unwrap();
+        PlantedDevice { total_bytes: GIB, offloads: true, ..PlantedDevice::default() }
+            .plant()
+            .unwrap();
         body();
         println!("went well");
         return;
@@ -37,11 +39,11 @@ fn builder() -> MoeModelBuilder {
 
 /// Multiplications with experts that the device does for a batch of so many tokens.
 fn offloaded(model: &mut MoeModel, tokens: usize) -> u64 {
-    let before = test_device::computed();
+    let before = PlantedDevice::expert_operations();
     model.context.keep(0, None).unwrap();
     model.context.decode(&vec![5; tokens]).unwrap();
     model.context.wait().unwrap();
-    test_device::computed() - before
+    PlantedDevice::expert_operations() - before
 }
 
 #[test]
@@ -130,7 +132,7 @@ fn weights_that_a_device_computes_with_are_pinned_by_default() {
         assert_eq!(cpu.host.unwrap().mapped_bytes, 0);
 
         // Memory of ours, which is pinned when it is read and no longer than it is there.
-        assert!(test_device::pinned() >= cpu.weights_bytes);
+        assert!(PlantedDevice::pinned_bytes() >= cpu.weights_bytes);
         // What several threads read is what the engine maps.
         let text = |mut model: MoeModel| {
             let options = crate::GenerateOptions::default().max_tokens(24);
@@ -151,7 +153,7 @@ fn weights_that_a_device_computes_with_are_pinned_by_default() {
         drop(model.unwrap());
         let told = told.lock().unwrap();
         assert!(told.is_sorted() && told.last() == Some(&1.0), "{told:?}");
-        assert_eq!(test_device::pinned(), 0);
+        assert_eq!(PlantedDevice::pinned_bytes(), 0);
         let asked = fixed().load_mode(LoadMode::Pinned).load().unwrap();
         assert_eq!(asked.load_mode(), LoadMode::Pinned);
         assert!(pinned_bytes(&asked) >= cpu.weights_bytes);
@@ -204,14 +206,14 @@ fn memory_that_is_held_by_hand_keeps_a_layout_that_devices_compute_with() {
             // Pinned as it is, as the device can.
             let weights = model.memory().last().unwrap().weights_bytes;
             assert!(pinned_bytes(&model) >= weights, "{:?}", model.memory());
-            assert!(test_device::pinned() >= weights);
+            assert!(PlantedDevice::pinned_bytes() >= weights);
             let told = Decision::UnpinnedWeights { load_mode: mode.to_string() };
             assert!(!model.plan().decisions().contains(&told), "{}", model.plan());
             drop(model);
-            assert_eq!(test_device::pinned(), 0);
+            assert_eq!(PlantedDevice::pinned_bytes(), 0);
             let mut without = load(mode, false).unwrap();
             assert_eq!(offloaded(&mut without, 64), 0);
-            assert_eq!(test_device::pinned(), 0);
+            assert_eq!(PlantedDevice::pinned_bytes(), 0);
             seen += 1;
         }
         assert!(seen > 0, "this machine has neither huge nor locked pages");

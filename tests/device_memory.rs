@@ -30,6 +30,7 @@ const CARD: PlantedDevice = PlantedDevice {
     hidden_bytes: 0,
     hidden_bytes_per_token: 0,
     aborts: false,
+    offloads: false,
 };
 
 /// There is one device, which each test has for itself.

@@ -37,8 +37,6 @@ mod progress;
 mod revision;
 mod rpc;
 mod sampler;
-#[cfg(test)]
-pub(crate) mod test_device;
 mod threads;
 mod variants;
 mod weights;

@@ -19,6 +19,8 @@ pub struct PlantedDevice {
     /// Where there is no memory to compute, an assertion fails, as in the CUDA backend; else the
     /// computation fails.
     pub aborts: bool,
+    /// It pins memory of the host, and computes large batches of what is there.
+    pub offloads: bool,
 }
 
 impl PlantedDevice {
@@ -34,6 +36,7 @@ impl PlantedDevice {
             hidden_bytes: self.hidden_bytes,
             hidden_bytes_per_token: self.hidden_bytes_per_token,
             aborts: self.aborts,
+            offloads: self.offloads,
         };
         let operation = "plant a device";
         let Some(_writing) = locks::write_registry() else {
@@ -59,5 +62,19 @@ impl PlantedDevice {
         // SAFETY: it only counts.
         guarded(|message| unsafe { ffi::moe_planted_take(bytes, message) })
             .map_err(|failure| failure.into_error("take memory of the planted device"))
+    }
+
+    /// Bytes of the host's memory that are pinned for it.
+    #[cfg(test)]
+    pub(crate) fn pinned_bytes() -> u64 {
+        // SAFETY: reads a counter.
+        unsafe { ffi::moe_planted_pinned() }
+    }
+
+    /// Multiplications with experts that it has computed.
+    #[cfg(test)]
+    pub(crate) fn expert_operations() -> u64 {
+        // SAFETY: reads a counter.
+        unsafe { ffi::moe_planted_computed() }
     }
 }

@@ -1,5 +1,6 @@
 // For tests: a device of this machine that behaves as a card does. It has memory of its own, of which it tells how
-// much is free, pads quantised rows, and takes memory for computing that nobody counts. The CPU computes for it.
+// much is free, pads quantised rows, and takes memory for computing that nobody counts. If asked to, it also pins
+// memory of the host and computes large batches of what is there. The CPU computes for it.
 #include "guard.h"
 #include "shim.h"
 
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <new>
 
@@ -40,6 +42,11 @@ void give_back(uint64_t bytes) {
     std::lock_guard<std::mutex> lock(ledger);
     used -= bytes;
 }
+
+// Memory of the host that is pinned, and multiplications with experts that were computed.
+std::mutex               pinning;
+std::map<void *, size_t> pinned;
+std::atomic<uint64_t>    expert_operations{ 0 };
 
 // --- buffers ---
 
@@ -96,6 +103,30 @@ size_t get_alignment(ggml_backend_buffer_type_t) {
     return alignment;
 }
 
+const char * host_type_name(ggml_backend_buffer_type_t) {
+    return "PLANTED_Host";
+}
+
+void free_host_buffer(ggml_backend_buffer_t buffer) {
+    ggml_aligned_free(buffer->context, buffer->size);
+}
+
+// A buffer of the CPU, but for its type and how it is freed.
+ggml_backend_buffer_t alloc_host_buffer(ggml_backend_buffer_type_t type, size_t bytes) {
+    void * base = ggml_aligned_malloc(std::max(bytes, alignment));
+    if (base == nullptr) {
+        return nullptr;
+    }
+    ggml_backend_buffer_t buffer = ggml_backend_cpu_buffer_from_ptr(base, bytes);
+    buffer->buft                 = type;
+    buffer->iface.free_buffer    = free_host_buffer;
+    return buffer;
+}
+
+bool is_host(ggml_backend_buffer_type_t) {
+    return true;
+}
+
 // As ggml_backend_cuda_buffer_type_get_alloc_size, with the test's number in place of 512.
 size_t get_alloc_size(ggml_backend_buffer_type_t, const ggml_tensor * tensor) {
     size_t        bytes = ggml_nbytes(tensor);
@@ -138,6 +169,9 @@ int64_t tokens_of(ggml_cgraph * graph) {
 }
 
 ggml_status graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
+    for (int i = 0; i < ggml_graph_n_nodes(graph); i++) {
+        expert_operations += ggml_graph_node(graph, i)->op == GGML_OP_MUL_MAT_ID;
+    }
     auto *         self   = static_cast<computer *>(backend->context);
     const uint64_t needed = planted.hidden_bytes + planted.hidden_bytes_per_token * tokens_of(graph);
     if (needed > self->hidden) {
@@ -157,6 +191,7 @@ ggml_status graph_compute(ggml_backend_t backend, ggml_cgraph * graph) {
 // --- the device ---
 
 ggml_backend_buffer_type buffer_type;
+ggml_backend_buffer_type host_buffer_type;
 ggml_backend_device      device;
 ggml_backend_reg         registry;
 
@@ -184,6 +219,8 @@ void get_props(ggml_backend_dev_t dev, ggml_backend_dev_props * props) {
     props->description = description(dev);
     props->type        = get_type(dev);
     get_memory(dev, &props->memory_free, &props->memory_total);
+    props->caps.host_buffer  = planted.offloads;
+    props->caps.mmap_support = true;
 }
 
 ggml_guid_t guid() {
@@ -213,12 +250,53 @@ ggml_backend_buffer_type_t get_buffer_type(ggml_backend_dev_t) {
     return &buffer_type;
 }
 
+ggml_backend_buffer_type_t get_host_buffer_type(ggml_backend_dev_t) {
+    return planted.offloads ? &host_buffer_type : nullptr;
+}
+
+// Not with weights in a layout of the CPU's own.
 bool supports_op(ggml_backend_dev_t, const ggml_tensor * op) {
+    for (const ggml_tensor * source : op->src) {
+        const ggml_backend_buffer_t buffer = source == nullptr ? nullptr : source->buffer;
+        if (buffer != nullptr && buffer->buft != &buffer_type && !ggml_backend_buffer_is_host(buffer)) {
+            return false;
+        }
+    }
     return ggml_backend_dev_supports_op(ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU), op);
 }
 
 bool supports_buft(ggml_backend_dev_t, ggml_backend_buffer_type_t type) {
     return type == &buffer_type;
+}
+
+// As ggml_backend_cuda_device_offload_op.
+bool offload_op(ggml_backend_dev_t, const ggml_tensor * op) {
+    switch (op->op) {
+        case GGML_OP_GET_ROWS:   return false;
+        case GGML_OP_MUL_MAT:    return planted.offloads && op->ne[1] >= 32;
+        case GGML_OP_MUL_MAT_ID: return planted.offloads && op->ne[2] >= 32;
+        default:                 return planted.offloads && ggml_nrows(op) >= 32;
+    }
+}
+
+bool register_host_buffer(void * base, size_t bytes) {
+    std::lock_guard<std::mutex> lock(pinning);
+    return pinned.emplace(base, bytes).second;
+}
+
+void unregister_host_buffer(void * base) {
+    std::lock_guard<std::mutex> lock(pinning);
+    pinned.erase(base);
+}
+
+void * get_proc_address(ggml_backend_reg_t, const char * name) {
+    if (planted.offloads && std::strcmp(name, "ggml_backend_register_host_buffer") == 0) {
+        return reinterpret_cast<void *>(register_host_buffer);
+    }
+    if (planted.offloads && std::strcmp(name, "ggml_backend_unregister_host_buffer") == 0) {
+        return reinterpret_cast<void *>(unregister_host_buffer);
+    }
+    return nullptr;
 }
 
 const char * registry_name(ggml_backend_reg_t) {
@@ -240,6 +318,12 @@ void fill_tables() {
     buffer_type.iface.get_alloc_size = get_alloc_size;
     buffer_type.device               = &device;
 
+    host_buffer_type.iface.get_name      = host_type_name;
+    host_buffer_type.iface.alloc_buffer  = alloc_host_buffer;
+    host_buffer_type.iface.get_alignment = get_alignment;
+    host_buffer_type.iface.is_host       = is_host;
+    host_buffer_type.device              = &device;
+
     device.iface.get_name        = device_name;
     device.iface.get_description = description;
     device.iface.get_memory      = get_memory;
@@ -249,12 +333,16 @@ void fill_tables() {
     device.iface.get_buffer_type = get_buffer_type;
     device.iface.supports_op     = supports_op;
     device.iface.supports_buft   = supports_buft;
+    device.iface.offload_op      = offload_op;
     device.reg                   = &registry;
+
+    device.iface.get_host_buffer_type = get_host_buffer_type;
 
     registry.api_version            = GGML_BACKEND_API_VERSION;
     registry.iface.get_name         = registry_name;
     registry.iface.get_device_count = device_count;
     registry.iface.get_device       = get_device;
+    registry.iface.get_proc_address = get_proc_address;
 }
 
 } // namespace
@@ -272,6 +360,7 @@ moe_status moe_plant_device(const moe_planted_device * wanted, uint64_t * in_use
         if (!is_registered.exchange(true)) {
             fill_tables();
             ggml_backend_register(&registry);
+            offload_by_tokens();
         }
         return MOE_OK;
     });
@@ -285,4 +374,17 @@ moe_status moe_planted_take(int64_t bytes, moe_message * message) {
         }
         return take(bytes) ? MOE_OK : fail(message, "the planted device has not so much left");
     });
+}
+
+uint64_t moe_planted_pinned(void) {
+    std::lock_guard<std::mutex> lock(pinning);
+    uint64_t bytes = 0;
+    for (const auto & [base, of] : pinned) {
+        bytes += of;
+    }
+    return bytes;
+}
+
+uint64_t moe_planted_computed(void) {
+    return expert_operations;
 }

@@ -46,14 +46,6 @@ moe_status moe_fail_assertion(bool on_another_thread, moe_message * message);
 // the threads that compute with it wait.
 bool moe_fail_in_graph(void * user);
 
-// For tests: a device that computes on the CPU, with memory of its own of so many bytes and pinned memory in the CPU's,
-// and takes batches of 32 tokens and more of what is in CPU memory, as CUDA does. Once, before other devices are looked at.
-moe_status moe_test_device(uint64_t bytes, moe_message * message);
-
-// For tests: how many multiplications with experts that device has computed, and bytes of ours that are pinned for it.
-uint64_t moe_test_device_computed(void);
-uint64_t moe_test_device_pinned(void);
-
 typedef enum moe_device_kind {
     MOE_DEVICE_CPU         = 0,
     MOE_DEVICE_GPU         = 1, // also RPC
@@ -96,6 +88,7 @@ typedef struct moe_planted_device {
     uint64_t hidden_bytes;           // taken with the first graph, and not counted by the engine
     uint64_t hidden_bytes_per_token; // likewise, for the most tokens that were computed at once
     bool     aborts;                 // an assertion fails where there is no memory to compute, as in the CUDA backend
+    bool     offloads;               // it pins memory of the host, and computes large batches of what is there
 } moe_planted_device;
 
 // Registers the device at the first call, and later changes it; `in_use` is what is in use of it, which must be nothing.
@@ -104,6 +97,10 @@ moe_status moe_plant_device(const moe_planted_device * planted, uint64_t * in_us
 
 // For tests: as another program, takes so many bytes of it, or gives them back. MOE_FAILED if there are none.
 moe_status moe_planted_take(int64_t bytes, moe_message * message);
+
+// For tests: bytes of memory of ours that are pinned for it, and multiplications with experts that it has computed.
+uint64_t moe_planted_pinned(void);
+uint64_t moe_planted_computed(void);
 
 // Whether a device can pin memory of ours, so that it reads it directly.
 moe_status moe_device_registers(ggml_backend_dev_t device, bool * registers, moe_message * message);

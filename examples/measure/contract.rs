@@ -17,7 +17,7 @@ pub(super) fn run(arguments: &Arguments) -> moe_offload::Result<()> {
     let held = arguments.holder.is_some();
     let what = if held { "free, the rest held by another process" } else { "budget" };
     print(&format!(
-        "| GiB ({what}) | micro-batch | cache | outcome | planned MiB | of it reserve | left by the plan | free \
+        "| GiB ({what}) | micro-batch | cache | outcome | planned MiB | of it overhead | left by the plan | free \
          at the end | process's GPU MiB | tokens | prefill tokens/s | decode tokens/s |\n\
          | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
     ));
@@ -71,10 +71,8 @@ fn left_by_plan(row: &Value, limit: u64) -> Option<u64> {
 }
 
 /// What the plan holds back for what the device takes beside weights, cache and compute buffers.
-fn reserve(row: &Value) -> Option<u64> {
-    let device = row["planned"].as_array()?.first()?.as_object()?;
-    let is_reserve = |key: &str| key.contains("reserve") && key != "reserved_bytes";
-    device.iter().find(|(key, _)| is_reserve(key))?.1.as_u64()
+fn overhead(row: &Value) -> Option<u64> {
+    row["planned"].as_array()?.first()?["overhead_bytes"].as_u64()
 }
 
 fn line(
@@ -94,7 +92,7 @@ fn line(
     format!(
         "{start}| computed | {} | {} | {} | {} | {} | {} + {} | {} | {} |\n",
         mib(on_devices(row, "total_bytes")),
-        mib(reserve(row)),
+        mib(overhead(row)),
         mib(left_by_plan(row, limit)),
         mib(after.and_then(|device| device["free_bytes"].as_u64())),
         mib(row["process_gpu_bytes"].as_u64()),

@@ -136,8 +136,21 @@ impl MoeModelBuilder {
     ///
     /// Without it, `load` measures for about half a second, and decodes some tokens of the vocabulary for it, whether
     /// the CPU's kernels or the bus to the device are faster with this model, and takes 1 or the engine's own
-    /// number; [`MoeModel::expert_offload`] tells what it found. It does not where experts are in CPU memory of a model
-    /// that also uses RPC servers.
+    /// number; [`MoeModel::expert_offload`] tells what it found. It does not for a model that also uses RPC servers, and
+    /// takes the engine's number.
+    ///
+    /// ```
+    /// use moe_offload::{Error, MoeModel};
+    ///
+    /// let builder = MoeModel::builder("examples/demo-model/demo-moe.gguf").policy("all-experts".parse()?);
+    /// let model = match builder.expert_offload_tokens(1).load() {
+    ///     // Only a CPU is here, which computes them in any case.
+    ///     Err(Error::NoOffloadDevice { .. }) => return Ok(()),
+    ///     loaded => loaded?,
+    /// };
+    /// assert_eq!(model.expert_offload().and_then(|offload| offload.from_tokens), Some(1));
+    /// # Ok::<(), Error>(())
+    /// ```
     pub fn expert_offload_tokens(mut self, expert_offload_tokens: u32) -> Self {
         self.context.expert_offload_tokens = Some(expert_offload_tokens);
         self

@@ -16,6 +16,9 @@ const MAPPED_ALIGNMENT: u64 = 32;
 /// How the weights in CPU memory come from the file, and how that memory is held. What each is good for,
 /// measured, is in `docs/host-memory.md`.
 ///
+/// Where a device computes prompts with experts in CPU memory and can pin memory that is not its own (CUDA on Linux), all
+/// modes that read are pinned, and weights stay in the file's layout.
+///
 /// What a mode needs is looked at before anything is loaded, and what is missing is
 /// [`Error::HostMemory`]. Experts that the plan leaves on disk are held by the pager: with them only the
 /// first three modes are possible, and all three read.

@@ -9,6 +9,7 @@
 
 #include "ggml-backend.h"
 
+#include <cstdlib>
 #include <cstring>
 
 #ifdef __linux__
@@ -33,13 +34,16 @@ struct cuda_driver {
 
 constexpr unsigned PORTABLE = 1; // for all devices
 
+bool is_of(ggml_backend_dev_t device, const char * name) {
+    ggml_backend_reg_t backend = ggml_backend_dev_backend_reg(device);
+    return backend != nullptr && std::strcmp(ggml_backend_reg_name(backend), name) == 0;
+}
+
 // Of the driver that this process has loaded; without it, nothing.
 cuda_driver driver_of(ggml_backend_dev_t device) {
     cuda_driver driver;
 #ifdef __linux__
-    ggml_backend_reg_t backend = ggml_backend_dev_backend_reg(device);
-    void * library = backend != nullptr && std::strcmp(ggml_backend_reg_name(backend), "CUDA") == 0
-        ? dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD) : nullptr;
+    void * library = is_of(device, "CUDA") ? dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD) : nullptr;
     if (library != nullptr) {
         driver.pin   = reinterpret_cast<decltype(driver.pin)>(dlsym(library, "cuMemHostRegister_v2"));
         driver.unpin = reinterpret_cast<decltype(driver.unpin)>(dlsym(library, "cuMemHostUnregister"));
@@ -61,11 +65,14 @@ void choose(ggml_backend_dev_t device) {
 
 moe_status moe_device_registers(ggml_backend_dev_t device, bool * registers, moe_message * message) {
     return guarded(message, [&] {
+#ifdef __linux__
         const cuda_driver driver = driver_of(device);
-        const bool is_cuda = std::strcmp(ggml_backend_reg_name(ggml_backend_dev_backend_reg(device)), "CUDA") == 0;
-        *registers = is_cuda ? driver.pin != nullptr && driver.unpin != nullptr
-            : engine_function<register_host>(device, "ggml_backend_register_host_buffer") != nullptr;
-#ifndef __linux__
+        // The same code for other makers' devices refuses without this.
+        const bool refuses = (is_of(device, "ROCm") || is_of(device, "MUSA")) && std::getenv("GGML_CUDA_REGISTER_HOST") == nullptr;
+        const bool by_engine = engine_function<register_host>(device, "ggml_backend_register_host_buffer") != nullptr;
+        *registers = is_of(device, "CUDA") ? driver.pin != nullptr && driver.unpin != nullptr : by_engine && !refuses;
+#else
+        (void) device;
         *registers = false; // there is no memory of our own
 #endif
         return MOE_OK;

@@ -1,7 +1,8 @@
 //! Variants of the engine's CPU backend against each other, by the type of a model's experts.
 //!
 //! `cargo run --release -p moe-offload-benches --features moe-offload/dynamic-backends --bin cpu-kernels --
-//! BACKENDS [OPTION...]`, where BACKENDS is the folder of `libggml-cpu-*.so`. Each measurement is a process of
+//! BACKENDS [OPTION...]`, where BACKENDS is the folder of `libggml-cpu-*.so`, with the engine's libraries in
+//! LD_LIBRARY_PATH (`scripts/cuda-check pack` collects all of these). Each measurement is a process of
 //! its own that finds one variant and no other; the variants take turns, every second round backwards. The
 //! model is one layer of Qwen3 30B-A3B's shape with a vocabulary of 1,024, so that nearly all the time is that of
 //! experts. Leave the machine alone meanwhile.

@@ -261,7 +261,7 @@ impl MoeModelBuilder {
 
     /// Of this machine's own devices, uses only these; none of them where there are none: then the CPU computes,
     /// and what [`rpc_server`](Self::rpc_server) names. Without it all are used. The others are as if they were
-    /// not there: a policy or a stored plan that names one is refused.
+    /// not there: a policy, a budget or a stored plan that names one is refused.
     ///
     /// ```
     /// use moe_offload::MoeModel;
@@ -415,6 +415,9 @@ impl MoeModelBuilder {
 
     fn devices(&self) -> Result<Vec<Device>> {
         let mut devices = engine::devices_with(&self.rpc_servers, self.load.cancel.as_ref())?;
+        if let Some(names) = &self.local_devices {
+            devices = only(names, devices)?;
+        }
         for (name, bytes) in &self.overheads {
             meant(name, &mut devices)?.overhead = Overhead::Bytes(*bytes);
         }
@@ -423,10 +426,7 @@ impl MoeModelBuilder {
             device.free_bytes = Some(device.free_bytes.map_or(*budget, |free| free.min(*budget)));
             device.total_bytes = Some(device.total_bytes.map_or(*budget, |all| all.min(*budget)));
         }
-        match &self.local_devices {
-            Some(names) => only(names, devices),
-            None => Ok(devices),
-        }
+        Ok(devices)
     }
 
     /// The CPU with the memory that a load may take of it.

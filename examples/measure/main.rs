@@ -103,6 +103,13 @@ fn main() {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
+    // These measure in other processes, and this one leaves the devices to them.
+    if arguments.quick {
+        return quick::run(arguments);
+    }
+    if arguments.contract {
+        return contract::run(arguments);
+    }
     for endpoint in &arguments.rpc {
         moe_offload::connect_rpc(endpoint)?;
     }
@@ -110,12 +117,6 @@ fn run(arguments: &Arguments) -> Result<()> {
     if arguments.devices {
         print(&list(&there, arguments.json));
         return Ok(());
-    }
-    if arguments.quick {
-        return quick::run(arguments);
-    }
-    if arguments.contract {
-        return contract::run(arguments);
     }
     let holder = arguments.holder.as_deref().zip(arguments.leave_free);
     let _holder = holder.map(|(program, bytes)| Holder::start(program, bytes));
@@ -189,19 +190,19 @@ fn usual_policies(arguments: &Arguments, has_devices: bool) -> Result<Vec<Offloa
         policies.push(OffloadPolicy::FirstLayers(half));
     }
     if has_devices {
-        policies.extend(between(&all, &forecast(&OffloadPolicy::None)?, 4)?);
+        // The limit of `fit` is one for all devices: the fullest one's.
+        let fullest = |plan: &Plan| {
+            let (_cpu, devices) = plan.devices().split_last().expect("a plan has the CPU");
+            devices.iter().map(|device| device.total_bytes).max().unwrap_or(0)
+        };
+        let none = forecast(&OffloadPolicy::None)?;
+        policies.extend(between(fullest(&all), fullest(&none), 4)?);
     }
     Ok(policies)
 }
 
-/// `fit` at the steps of so many parts of the way from one plan's need to another's.
-fn between(low: &Plan, high: &Plan, parts: u64) -> Result<Vec<OffloadPolicy>> {
-    // The limit of `fit` is one for all devices: the fullest one's.
-    let fullest = |plan: &Plan| {
-        let (_cpu, devices) = plan.devices().split_last().expect("a plan has the CPU");
-        devices.iter().map(|device| device.total_bytes).max().unwrap_or(0)
-    };
-    let (low, high) = (fullest(low), fullest(high));
+/// `fit` with budgets at the steps of so many parts of the way from one number of bytes to another.
+fn between(low: u64, high: u64, parts: u64) -> Result<Vec<OffloadPolicy>> {
     let budget = |step: u64| (low + high.saturating_sub(low) / parts * step).div_ceil(1 << 10);
     (1..parts).map(|step| format!("fit:{}KiB", budget(step)).parse()).collect()
 }

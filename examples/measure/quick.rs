@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use moe_offload::{OffloadPolicy, devices};
+use moe_offload::{ExpertMap, GgufFile, OffloadPolicy};
 use serde_json::Value;
 
 use super::runs::{self, Failure, Setting, figure, mib, on_devices};
-use super::{Arguments, between, builder, gpu_memory, print};
+use super::{Arguments, between, gpu_memory, print};
 
 const CONTEXT: u32 = 4096;
 const PROMPT_TOKENS: u32 = 2000;
@@ -22,41 +22,48 @@ pub(super) fn run(arguments: &Arguments) -> moe_offload::Result<()> {
          | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     let mut rows = Vec::new();
-    for setting in settings(arguments)? {
-        let row = runs::measure(arguments, &setting);
+    let mut measure = |setting: &Setting| {
+        let row = runs::measure(arguments, setting);
         rows.push(row.as_ref().ok().cloned().unwrap_or_default());
-        print(&line(&setting, &row, &rows));
+        print(&line(setting, &row, &rows));
+        rows.last().and_then(|row| on_devices(row, "total_bytes"))
+    };
+    let settings = extremes();
+    let planned: Vec<Option<u64>> = settings.iter().map(&mut measure).collect();
+    let policies = match (planned[planned.len() - 1], planned[0]) {
+        (Some(0), _) => Vec::new(), // there is no device
+        (Some(low), Some(high)) => between(low, high, 3)?,
+        _ => vec![OffloadPolicy::default()],
+    };
+    for policy in policies {
+        measure(&setting(policy, None, None));
     }
     Ok(())
 }
 
-/// All on the device, all experts in CPU memory in five ways, and two steps in between.
-fn settings(arguments: &Arguments) -> moe_offload::Result<Vec<Setting>> {
-    let with = |policy: &OffloadPolicy, load_mode, micro_batch| Setting {
-        policy: policy.clone(),
-        load_mode,
-        micro_batch,
-        context: CONTEXT,
-        prompt_tokens: PROMPT_TOKENS,
-        ..Setting::default()
-    };
-    let (none, all) = (OffloadPolicy::None, OffloadPolicy::AllExperts);
-    let mut settings = vec![
-        with(&none, None, None),
-        with(&all, Some("mapped"), Some(512)),
-        with(&all, Some("mapped"), Some(2048)),
-        with(&all, Some("read"), Some(512)),
-        with(&all, Some("read"), Some(2048)),
-        with(&all, None, None),
-    ];
-    let plan = |policy| builder(arguments, policy).context_tokens(CONTEXT).forecast();
-    if !devices()?.is_empty() {
-        let steps = between(&plan(&all)?, &plan(&none)?, 3)?;
-        settings.extend(steps.iter().map(|policy| with(policy, None, None)));
-    }
-    Ok(settings)
+fn setting(
+    policy: OffloadPolicy,
+    load_mode: Option<&'static str>,
+    micro_batch: Option<u32>,
+) -> Setting {
+    let (context, prompt_tokens) = (CONTEXT, PROMPT_TOKENS);
+    Setting { policy, load_mode, micro_batch, context, prompt_tokens, ..Setting::default() }
 }
 
+/// All on the device, and all experts in CPU memory in five ways.
+fn extremes() -> [Setting; 6] {
+    let all = |mode, micro_batch| setting(OffloadPolicy::AllExperts, mode, micro_batch);
+    [
+        setting(OffloadPolicy::None, None, None),
+        all(Some("mapped"), Some(512)),
+        all(Some("mapped"), Some(2048)),
+        all(Some("read"), Some(512)),
+        all(Some("read"), Some(2048)),
+        all(None, None),
+    ]
+}
+
+/// The machine and the model, without the engine.
 fn heading(arguments: &Arguments) -> moe_offload::Result<String> {
     let mut text = String::new();
     let said = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -67,33 +74,20 @@ fn heading(arguments: &Arguments) -> moe_offload::Result<String> {
     for card in gpu_memory::cards() {
         let _ = writeln!(text, "- GPU: {card}");
     }
-    for device in devices()? {
-        let _ = writeln!(
-            text,
-            "- device: {} ({}), {} of {} MiB free",
-            device.name,
-            device.description,
-            mib(device.free_bytes),
-            mib(device.total_bytes)
-        );
-    }
-    let plan =
-        builder(arguments, &OffloadPolicy::AllExperts).context_tokens(CONTEXT).make_plan()?;
-    let all: u64 = plan.devices().iter().map(|device| device.weights_bytes).sum();
-    let experts = plan.model().expert_bytes;
-    let _ = writeln!(
-        text,
-        "- model: {}, {} MiB of weights, {} MiB of them experts",
-        arguments.model.file_name().unwrap_or_default().to_string_lossy(),
-        mib(Some(all)),
-        mib(Some(experts))
-    );
+    let gguf = GgufFile::open(&arguments.model)?;
+    let all: u64 = gguf.tensors().iter().map(|tensor| tensor.bytes).sum();
+    let name = arguments.model.file_name().unwrap_or_default().to_string_lossy();
+    let experts = ExpertMap::new(&gguf)?;
+    let experts = experts.tensors().iter().filter(|tensor| tensor.kind.is_expert());
+    let experts: u64 = experts.map(|tensor| tensor.bytes).sum();
+    let (all, experts) = (mib(Some(all)), mib(Some(experts)));
+    let _ = writeln!(text, "- model: {name}, {all} MiB of weights, {experts} MiB of them experts");
     let threads = arguments.threads.map_or("the default".to_owned(), |n| n.to_string());
+    let (answer, version) = (arguments.tokens, env!("CARGO_PKG_VERSION"));
     let _ = writeln!(
         text,
-        "- context {CONTEXT}, prompt about {PROMPT_TOKENS} tokens, answer {}, CPU threads {threads}; crate {}\n",
-        arguments.tokens,
-        env!("CARGO_PKG_VERSION")
+        "- context {CONTEXT}, prompt about {PROMPT_TOKENS} tokens, answer {answer}, CPU threads {threads}; \
+         crate {version}\n"
     );
     Ok(text)
 }

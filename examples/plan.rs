@@ -61,7 +61,7 @@ struct Arguments {
     /// Print the plan as JSON, with every tensor
     #[arg(long)]
     json: bool,
-    /// Store the plan, to load exactly by it later
+    /// Store the plan, to load exactly by it later; no file is replaced
     #[arg(long, value_name = "FILE")]
     freeze: Option<PathBuf>,
 }
@@ -132,11 +132,9 @@ fn run(arguments: Arguments) -> Result<bool> {
     }
     if let Some(path) = arguments.freeze {
         let json = serde_json::to_vec(&plan).expect("a plan is plain data");
-        std::fs::write(&path, json).map_err(|source| Error::Io {
-            action: "write",
-            path,
-            source,
-        })?;
+        common::new_file(&path)
+            .and_then(|mut file| file.write_all(&json))
+            .map_err(|source| Error::Io { action: "write", path, source })?;
     }
     let path = "standard output".into();
     common::unless_closed(print(&plan, arguments.json, arguments.disk_speed))

@@ -149,6 +149,8 @@ impl MoeModelBuilder {
     /// there are more than 8: the engine's threads wait for each other by spinning, so that a core
     /// that is also used for something else slows all of them down. Where experts have to be read from
     /// disk it is two of two cores, as one that computes alone is slower than a disk (docs/paging.md).
+    /// More than the CPUs that the process may use, and more than 4, is
+    /// [`Error::TooManyThreads`]; up to 4 work on fewer CPUs too, slowly.
     pub fn threads(self, threads: u32) -> Self {
         Self { threads: Some(threads), ..self }
     }
@@ -274,7 +276,7 @@ impl MoeModelBuilder {
     /// [`load_mode`](Self::load_mode) says; [`Error::PagingBudget`] if what experts on disk may take of it
     /// is too little for a token; [`Error::LoadFailed`] with the engine's reason;
     /// [`Error::PlanBroken`] if the engine placed a tensor elsewhere; [`Error::FileChanged`];
-    /// [`Error::RpcLost`]; [`Error::Cancelled`]. Nothing
+    /// [`Error::RpcLost`]; [`Error::EmptyWeights`]; [`Error::Cancelled`]. Nothing
     /// stays allocated after an error.
     pub fn load(mut self) -> Result<MoeModel> {
         let started = Instant::now();
@@ -283,6 +285,7 @@ impl MoeModelBuilder {
         let plan = self.exact_plan(&gguf, &devices)?;
         let cpu = self.cpu(&plan);
         let mut reservation = Reservation::new(&plan, &devices, &cpu)?;
+        gguf.check_weights()?;
         let settings = std::mem::take(&mut self.load);
         let cancel = settings.cancel.clone();
         let before = engine::devices_with(&self.rpc_servers, cancel.as_ref())?;

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
 
 use clap::Parser;
 
@@ -36,6 +38,27 @@ pub(crate) fn fail_with(status: i32, error: &dyn Display) -> ! {
 /// To the person; with standard error closed to nobody.
 pub(crate) fn say(text: &dyn Display) {
     let _ = writeln!(std::io::stderr(), "{}", visible(&text.to_string()));
+}
+
+/// A file to write a result to. Nothing is replaced: a name that is mistyped may be a model's. A pipe or a
+/// device is written to.
+#[allow(dead_code)] // not every example writes one
+pub(crate) fn new_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => options.write(true).open(path),
+        _ => options.write(true).create_new(true).open(path).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => exists(),
+            _ => error,
+        }),
+    }
+}
+
+/// Why a result is not written over a file.
+#[allow(dead_code)] // not every example writes one
+pub(crate) fn exists() -> io::Error {
+    let reason = "it is there already, and nothing is replaced; name another file, or remove it";
+    io::Error::new(ErrorKind::AlreadyExists, reason)
 }
 
 /// The text without what could control a terminal: files and models of strangers have words in it.
@@ -94,9 +117,9 @@ pub(crate) fn in_options(error: &str) -> String {
 
 /// What is left of an error in writing output: none if the reader went away (`… | head`).
 #[allow(dead_code)] // not every example prints much
-pub(crate) fn unless_closed(result: std::io::Result<()>) -> std::io::Result<()> {
+pub(crate) fn unless_closed(result: io::Result<()>) -> io::Result<()> {
     result.or_else(|error| match error.kind() {
-        std::io::ErrorKind::BrokenPipe => Ok(()),
+        ErrorKind::BrokenPipe => Ok(()),
         _ => Err(error),
     })
 }

@@ -31,15 +31,15 @@ struct Arguments {
     #[arg(long, default_value_t, allow_hyphen_values = true)]
     policy: OffloadPolicy,
     /// Tokens that prompt and answer can have together; `auto`: more where `fit` has room
-    #[arg(long)]
-    context: Option<Open<u32>>,
+    #[arg(long, allow_negative_numbers = true)]
+    context: Option<Open<Whole>>,
     /// Element type of the KV cache, such as f16, or `q8_0` for half the memory; `auto`: `fit`
     /// chooses
     #[arg(long, default_value = "f16")]
     kv_type: Open<KvType>,
     /// Tokens computed at once while a prompt is read; `auto`: `fit` chooses
-    #[arg(long, default_value = "512")]
-    micro_batch: Open<u32>,
+    #[arg(long, default_value = "512", allow_negative_numbers = true)]
+    micro_batch: Open<Whole>,
     /// Keep the KV cache in CPU memory
     #[arg(long)]
     cache_on_host: bool,
@@ -53,10 +53,10 @@ struct Arguments {
     cpu_only: bool,
     /// CPU memory for experts that the policy leaves on disk, such as 8GiB; beside `ram:` the
     /// smaller one counts
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_hyphen_values = true)]
     expert_cache: Option<u64>,
     /// Bytes per second of the disk, such as 2GB: says how fast a model with experts on disk can be
-    #[arg(long, value_name = "BYTES", value_parser = some_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = some_bytes, allow_hyphen_values = true)]
     disk_speed: Option<u64>,
     /// Print the plan as JSON, with every tensor
     #[arg(long)]
@@ -88,7 +88,7 @@ fn run(arguments: Arguments) -> Result<bool> {
     let mut context = ContextOptions::default();
     context.cache_on_host = arguments.cache_on_host;
     match arguments.context {
-        Some(Open::Is(tokens)) => context.context_tokens = Some(tokens),
+        Some(Open::Is(Whole(tokens))) => context.context_tokens = Some(tokens),
         Some(Open::Auto) => context.open.context_tokens = true,
         None => {}
     }
@@ -97,7 +97,7 @@ fn run(arguments: Arguments) -> Result<bool> {
         Open::Auto => context.open.kv_type = true,
     }
     match arguments.micro_batch {
-        Open::Is(tokens) => context.micro_batch_tokens = tokens,
+        Open::Is(Whole(tokens)) => context.micro_batch_tokens = tokens,
         Open::Auto => context.open.micro_batch_tokens = true,
     }
     let policy = arguments.policy;
@@ -129,6 +129,9 @@ fn run(arguments: Arguments) -> Result<bool> {
             eprintln!("--expert-cache changes nothing: no experts are on disk (see --policy)");
         }
         plan = plan.with_expert_cache(bytes)?;
+    }
+    if arguments.disk_speed.is_some() && plan.disk().is_none() {
+        eprintln!("--disk-speed changes nothing: no experts are on disk (see --policy)");
     }
     if let Some(path) = arguments.freeze {
         let json = serde_json::to_vec(&plan).expect("a plan is plain data");
@@ -188,6 +191,15 @@ fn some_bytes(text: &str) -> Result<u64, String> {
 /// `NAME=BYTES`, the bytes with a unit such as `12GiB` or `12GB`.
 fn device(text: &str) -> Result<Device, String> {
     let (name, bytes) = text.rsplit_once('=').ok_or("write NAME=BYTES, as in CUDA0=24GiB")?;
+    if name.contains([',', '=', ';']) {
+        return Err("write one device, NAME=BYTES, and give --device again for another".into());
+    }
+    if let Some((host, port)) = name.rsplit_once(':').filter(|(host, _)| !host.is_empty())
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+        && !port.parse::<u16>().is_ok_and(|port| port > 0)
+    {
+        return Err(format!("the server {host} has no port `{port}`; ports go from 1 to 65535"));
+    }
     let bytes = self::bytes(bytes)?;
     Ok(Device::new(name).with_free_bytes(bytes))
 }
@@ -210,6 +222,17 @@ where
             return Ok(Self::Auto);
         }
         text.parse().map(Self::Is).map_err(|error: T::Err| error.to_string())
+    }
+}
+
+#[derive(Clone)]
+struct Whole(u32);
+
+impl FromStr for Whole {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        common::whole(text).map(Self)
     }
 }
 

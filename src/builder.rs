@@ -139,7 +139,7 @@ impl MoeModelBuilder {
     }
 
     /// Sizes that the policy `fit` may choose itself, together with where experts go; what it chose
-    /// is in [`Plan::decisions`].
+    /// is in [`Plan::decisions`]. Under a policy without `fit` they are [`Error::InvalidOption`].
     pub fn leave_open(mut self, open: OpenChoices) -> Self {
         self.context.open = open;
         self

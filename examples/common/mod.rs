@@ -74,6 +74,24 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// A whole number that is not negative, in its digits alone.
+#[allow(dead_code)] // not every example asks for one
+pub(crate) fn whole<N: TryFrom<u64>>(text: &str) -> Result<N, String> {
+    let bits = std::mem::size_of::<N>() * 8;
+    let most = u64::MAX >> (64 - bits);
+    let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|_| is_digits).and_then(|n: u64| N::try_from(n).ok());
+    let written = |factor: u64, ending: &str| {
+        let digits = text.strip_suffix(ending).filter(|_| !ending.is_empty())?;
+        digits.parse::<u64>().ok()?.checked_mul(factor)
+    };
+    let meant = written(1024, "k").or_else(|| written(1024, "K")).or_else(|| written(1 << 20, "M"));
+    number.ok_or_else(|| match meant {
+        Some(meant) if meant <= most => format!("write it in digits: {meant}"),
+        _ => format!("it must be a whole number from 0 to {most}, in digits alone"),
+    })
+}
+
 /// So many of them: `1 token`, `2 tokens`.
 #[allow(dead_code)] // not every example counts
 pub(crate) fn count(number: impl Display, one: &str) -> String {

@@ -322,7 +322,13 @@ impl Weights {
                     message,
                 )
             })
-            .map_err(|failure| failure.into_error("tokenize"))?;
+            .map_err(|failure| match failure.reason.contains("Tokenizer not initialized") {
+                true => failed(
+                    "the file has no vocabulary (its `tokenizer.ggml.model` is `none`), so no text can be read; give \
+                     tokens, or use a file that has one",
+                ),
+                false => failure.into_error("tokenize"),
+            })?;
             if let Ok(count) = usize::try_from(result) {
                 tokens.truncate(count);
                 return Ok(tokens);

@@ -136,7 +136,7 @@ pub enum PolicyFault {
     #[error("it needs a number of layers from 1 up, as in `first-layers:12`")]
     BadLayerCount,
     /// A set of layers does not parse.
-    #[error("it needs layer numbers and ranges, as in `layers:0-3,7`")]
+    #[error("it needs layer numbers and ranges, the smaller number first, as in `layers:0-3,7`")]
     BadLayerSet,
     /// A regular expression comes without a device, or with an empty pattern.
     #[error("it needs a pattern and a device, as in `regex:ffn_up_exps=cpu`")]
@@ -255,6 +255,23 @@ pub enum TemplateFault {
         /// The most that is read.
         max: usize,
     },
+}
+
+impl TemplateFault {
+    /// What to do about it.
+    pub(super) fn remedy(&self) -> &'static str {
+        match self {
+            Self::Raised { .. } => {
+                "change the conversation, or format the prompt yourself and use `generate`"
+            }
+            Self::Failed { .. } => {
+                "change the conversation or the template's variables, give `ChatTemplate::new` the published template, or format the prompt yourself and use `generate`"
+            }
+            _ => {
+                "no conversation will do: get the model from another source, give `ChatTemplate::new` the published template, or format the prompt yourself and use `generate`"
+            }
+        }
+    }
 }
 
 fn at(line: Option<usize>) -> String {

@@ -50,6 +50,14 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// The model path is an address, or a name on Hugging Face.
+    #[error("there is no file `{}`, and nothing is downloaded: {how}, then give the file's path", path.display())]
+    NotDownloaded {
+        /// The path as given.
+        path: PathBuf,
+        /// How to get the file.
+        how: String,
+    },
     /// The model path is a directory.
     #[error("`{}` is a directory; name the .gguf file in it (of a split model, the first)", path.display())]
     IsDirectory {
@@ -567,7 +575,7 @@ pub enum Error {
     NoChatTemplate,
     /// The chat template does not work, and the engine does not know it either.
     #[error(
-        "the chat template cannot be used: {fault}; change the conversation, or format the prompt yourself and use `generate`"
+        "the chat template cannot be used: {fault}; {}", fault.remedy()
     )]
     ChatTemplate {
         /// Why.

@@ -25,6 +25,7 @@ mod fork_types;
 mod header;
 #[cfg(all(feature = "llama", target_os = "linux"))]
 mod joined;
+mod remote;
 mod scalar_types;
 mod shards;
 mod types;
@@ -118,7 +119,7 @@ impl GgufFile {
     /// headers of all files beside it are read.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::IsDirectory`], [`Error::NotAFile`], [`Error::NotGguf`], [`Error::TruncatedGguf`],
+    /// [`Error::Io`], [`Error::NotDownloaded`], [`Error::IsDirectory`], [`Error::NotAFile`], [`Error::NotGguf`], [`Error::TruncatedGguf`],
     /// [`Error::InvalidGguf`], [`Error::MetadataType`] or [`Error::TensorOutsideFile`] for a file that is missing or
     /// broken; [`Error::ForkTensorType`] for one that only a fork of llama.cpp reads; [`Error::JoinedFiles`],
     /// [`Error::NotFirstShard`], [`Error::MissingShard`] or [`Error::ShardMismatch`] for a split
@@ -351,7 +352,10 @@ fn second_file(mut file: &File, header: &Header) -> Option<u64> {
 fn open_one(path: &Path) -> Result<(Header, Shard)> {
     let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
     // Before opening: that of a pipe would wait for a writer.
-    let attributes = std::fs::metadata(path).map_err(io("open"))?;
+    let attributes = std::fs::metadata(path).map_err(|source| match remote::how_to_get(path) {
+        Some(how) => Error::NotDownloaded { path: path.to_owned(), how },
+        None => io("open")(source),
+    })?;
     if attributes.is_dir() {
         return Err(Error::IsDirectory { path: path.to_owned() });
     }

@@ -71,6 +71,9 @@ fn solve(
 ) -> Result<Plan> {
     check_devices(devices)?;
     let open = context.open;
+    if policy.fit().is_none() {
+        open.check_none()?;
+    }
     let context = context.resolve(gguf)?;
     let experts = ExpertMap::new(gguf)?;
     let task = Task {

@@ -368,6 +368,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn more_threads_than_cpus_are_refused_but_a_few() {
+        for (cpus, threads) in [(1, 1), (1, 4), (2, 4), (8, 8), (512, 512)] {
+            check_threads_on(cpus, threads).unwrap();
+        }
+        for (cpus, threads) in [(1, 5), (2, 64), (8, 9), (511, 512)] {
+            let error = check_threads_on(cpus, threads).unwrap_err();
+            let Error::TooManyThreads { threads: told, cpus: there } = error else {
+                panic!("{error}")
+            };
+            assert_eq!((told, there), (threads, cpus));
+        }
+        for threads in [0, 513] {
+            assert!(matches!(check_threads_on(8, threads), Err(Error::InvalidOption { .. })));
+        }
+    }
+
+    #[test]
     fn servers_come_first_and_integrated_gpus_only_without_cards() {
         let row = |name: &str, backend: &str, kind| Row {
             handle: ptr::null_mut(),

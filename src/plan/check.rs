@@ -40,8 +40,8 @@ impl Plan {
             return Err(invalid("it does not give every layer to a device, in order"));
         }
         self.check_tensors(&experts)?;
-        self.check_policy(gguf, &experts)?;
-        self.check_device_count()
+        self.check_device_count()?;
+        self.check_policy(gguf, &experts)
     }
 
     /// What a rule places, or none, is where the policy says; `fit` decides by more than a plan holds.

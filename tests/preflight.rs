@@ -651,7 +651,7 @@ fn shapes_that_the_keys_or_other_tensors_contradict() {
         down.unwrap().shape.swap(0, 1);
     });
     assert!(matches!(swapped, ModelFault::WrongShape { .. }), "{swapped}");
-    let no_heads = with("dbrx", "dbrx.attention.head_count_kv", 0_u32);
+    let no_heads = with("mixtral-8x7b", "llama.attention.head_count_kv", 0_u32);
     assert!(matches!(no_heads, ModelFault::Zero { .. }), "{no_heads}");
 }
 

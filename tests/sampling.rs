@@ -266,7 +266,7 @@ fn a_chat_is_the_template_s_text() {
     assert_eq!(model.generate(&prompt, &greedy).unwrap().text().unwrap(), by_chat);
 }
 
-/// A model of which one tensor holds no numbers says so, whichever way tokens are chosen, and text is never made of it.
+/// A model whose norm or router holds no numbers says so, whichever way tokens are chosen, and text is never made of it.
 #[test]
 fn scores_that_are_no_numbers_are_an_error() {
     let folder = tempfile::tempdir().unwrap();
@@ -277,7 +277,8 @@ fn scores_that_are_no_numbers_are_an_error() {
         let tensor = gguf.tensors().iter().find(|tensor| tensor.name == name).unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
         let at = usize::try_from(tensor.file_offset).unwrap();
-        bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+        let nan = f32::NAN.to_le_bytes().repeat(usize::try_from(tensor.bytes / 4).unwrap());
+        bytes[at..at + nan.len()].copy_from_slice(&nan);
         std::fs::write(&path, bytes).unwrap();
         let mut model = MoeModel::builder(&path).threads(1).context_tokens(256).load().unwrap();
         let version = |version| {

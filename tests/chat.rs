@@ -364,7 +364,7 @@ fn options_are_checked_before_anything_else_is_done() {
         (&["--context", "4k"], "write it in digits: 4096"),
         (&["--max-seconds", "0.5"], "a whole number from 0"),
         (&["--expert-cache", "-1GiB"], "a number with a unit"),
-        (&["--stop", ""], "stop is an empty text"),
+        (&["--stop", ""], "a value is required for '--stop <TEXT>'"),
         (&["--rpc", "127.0.0.1:99999"], "a port from 1 to 65535"),
         (&["--template", "enable_thinking=False"], "write enable_thinking=false, or"),
         (&["--template", "x=None"], "write x=null, or"),

@@ -340,6 +340,7 @@ fn a_stored_plan_that_was_changed_is_refused() {
         ("/context/kv_type", json!("i8")),
         ("/model/fingerprint", json!("")),
         ("/policy", json!("none")),
+        ("/rules", json!([])),
         ("/policy", json!("first-layers:1")),
         ("/policy", json!("regex:attn=cpu;first-layers:2")),
     ] {

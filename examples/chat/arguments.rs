@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, ValueEnum};
 use moe_offload::{GenerateOptions, OffloadPolicy, Overflow, Result, Sampling, Structure};
 
@@ -59,7 +60,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     grammar: Option<PathBuf>,
     /// End the answer before this text; may be repeated
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     stop: Vec<String>,
     /// Longest time of an answer
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = common::whole::<u64>)]

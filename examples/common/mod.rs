@@ -88,6 +88,7 @@ pub(crate) fn whole<N: TryFrom<u64>>(text: &str) -> Result<N, String> {
     let meant = written(1024, "k").or_else(|| written(1024, "K")).or_else(|| written(1 << 20, "M"));
     number.ok_or_else(|| match meant {
         Some(meant) if meant <= most => format!("write it in digits: {meant}"),
+        _ if most == u64::MAX => "it must be a whole number from 0 up, in digits alone".to_owned(),
         _ => format!("it must be a whole number from 0 to {most}, in digits alone"),
     })
 }

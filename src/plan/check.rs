@@ -54,7 +54,13 @@ impl Plan {
         };
         let may_page = self.policy.fit().is_some_and(|fit| fit.ram_bytes.is_some());
         let host_layers = self.layer_devices.iter().take_while(|device| device.is_none()).count();
-        let (decided, _) = decide_all(experts, &rules, host_layers)?;
+        let (decided, reports) = decide_all(experts, &rules, host_layers)?;
+        if reports.len() != self.rules.len() {
+            return Err(invalid(&format!(
+                "its rules are not those of its policy `{}`",
+                self.policy
+            )));
+        }
         for (decided, placed) in decided.iter().zip(&self.tensors) {
             if decided.by_fit || (may_page && !decided.by_rule && placed.device == DISK) {
                 continue;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use moe_offload::error::TemplateFault;
 use moe_offload::gguf::GgufFile;
 use moe_offload::{
-    Dry, Error, GenerateOptions, Message, Mirostat, MoeModel, Sampling, StopReason, TemplateOptions,
+    Dry, Error, GenerateOptions, Generation, Message, Mirostat, MoeModel, Sampling, StopReason,
+    TemplateOptions,
 };
 use support::generate::greedy;
 use support::model_files::demo;
@@ -291,7 +292,7 @@ fn scores_that_are_no_numbers_are_an_error() {
             let options = GenerateOptions::default().max_tokens(4).sampling(sampling);
             // Nor the second time, when something is in the cache.
             for _ in 0..2 {
-                let text = model.generate("The model keeps", &options).and_then(|made| made.text());
+                let text = model.generate("The model keeps", &options).and_then(Generation::text);
                 assert!(matches!(text, Err(Error::NotANumber)), "{name}: {text:?}");
             }
         }

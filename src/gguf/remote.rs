@@ -17,7 +17,7 @@ pub(super) fn how_to_get(path: &Path) -> Option<String> {
     let is_part = |part: &str| !part.is_empty() && !part.starts_with(['.', '~']);
     let mut parts = name.unwrap_or(text).split('/');
     let (Some(owner), Some(model), None) = (parts.next(), parts.next(), parts.next()) else {
-        return name.map(|name| of_hugging_face(name));
+        return name.map(of_hugging_face);
     };
     let is_path = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
         || !is_part(owner)

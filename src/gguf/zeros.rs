@@ -12,7 +12,7 @@ use super::{GgufFile, TensorInfo};
 use crate::error::{Error, Result};
 
 /// Bytes that are looked at together.
-const LOOK: u64 = 4096;
+const LOOK: usize = 4096;
 /// Tensors looked at in one file, so that no more than some MB are read. One that has weights is read until
 /// the last tensor alone.
 const MOST_TENSORS: usize = 1024;
@@ -116,12 +116,12 @@ fn is_matrix(tensor: &TensorInfo) -> bool {
 
 /// Whether its beginning, its middle and its end are zeros.
 fn looks_empty(file: &mut File, tensor: &TensorInfo) -> io::Result<bool> {
-    let last = tensor.bytes.saturating_sub(LOOK);
+    let length = usize::try_from(tensor.bytes).map_or(LOOK, |bytes| bytes.min(LOOK));
+    let last = tensor.bytes - length as u64;
     let mut places = vec![last, last / 2, 0];
     places.dedup();
     for place in places {
-        let mut bytes = [0; LOOK as usize];
-        let length = usize::try_from(LOOK.min(tensor.bytes)).unwrap_or(bytes.len());
+        let mut bytes = [0; LOOK];
         file.seek(SeekFrom::Start(tensor.file_offset + place))?;
         file.read_exact(&mut bytes[..length])?;
         if bytes[..length].iter().any(|&byte| byte != 0) {

@@ -6,43 +6,46 @@ use super::attention::UNROTATED;
 use super::keys::Keys;
 use crate::error::ModelFault;
 
-/// What a norm adds before it divides. Published models have some 1e-5; with more than 1 the norm does nothing
-/// but make everything small.
-const EPSILON: (&str, &str, fn(f64) -> bool) =
-    ("epsilon", "a number from 0 to 1", |x| (0.0..=1.0).contains(&x));
+/// What numbers may be whose names end so.
+struct Range {
+    end: &'static str,
+    expected: &'static str,
+    holds: fn(f64) -> bool,
+}
 
-/// How the names end, what they may be, and whether a value is that. The first that fits counts.
-const RANGES: [(&str, &str, fn(f64) -> bool); 6] = [
-    EPSILON,
-    (".rope.freq_base", POSITIVE, is_positive),
-    (".rope.freq_base_swa", POSITIVE, is_positive),
-    (".attention.compress_rope_freq_base", POSITIVE, is_positive),
+/// The first that fits counts.
+const RANGES: [Range; 6] = [
+    // What a norm adds before it divides: some 1e-5 in published models. With more than 1 it makes everything small.
+    Range { end: "epsilon", expected: "a number from 0 to 1", holds: |x| (0.0..=1.0).contains(&x) },
+    positive(".rope.freq_base"),
+    positive(".rope.freq_base_swa"),
+    positive(".attention.compress_rope_freq_base"),
     // 0 stands for none.
-    (".rope.scaling.factor", "a number from 0 up", |x| x.is_finite() && x >= 0.0),
-    (".rope.scale_linear", "a number from 0 up", |x| x.is_finite() && x >= 0.0),
+    not_negative(".rope.scaling.factor"),
+    not_negative(".rope.scale_linear"),
 ];
-const POSITIVE: &str = "a number above 0";
 
-fn is_positive(x: f64) -> bool {
-    x.is_finite() && x > 0.0
+const fn positive(end: &'static str) -> Range {
+    Range { end, expected: "a number above 0", holds: |x| x.is_finite() && x > 0.0 }
+}
+
+const fn not_negative(end: &'static str) -> Range {
+    Range { end, expected: "a number from 0 up", holds: |x| x.is_finite() && x >= 0.0 }
 }
 
 pub(super) fn check(keys: &Keys<'_>) -> Checked {
     let prefix = format!("{}.", keys.architecture);
+    let rotates = !UNROTATED.contains(&keys.architecture);
     for (key, value) in keys.gguf.metadata() {
         let Some(x) = value.as_f64() else { continue };
-        let range = RANGES.iter().find(|(end, ..)| key.ends_with(end));
-        let (expected, is_right) = match range {
-            Some((end, ..))
-                if end.contains("freq_base") && UNROTATED.contains(&keys.architecture) =>
-            {
-                continue;
-            }
-            Some(&(_, expected, is_right)) => (expected, is_right(x)),
+        let range = RANGES.iter().find(|range| key.ends_with(range.end));
+        let (expected, holds) = match range {
+            Some(range) if range.end.contains("freq_base") && !rotates => continue,
+            Some(range) => (range.expected, (range.holds)(x)),
             None if key.starts_with(&prefix) => ("a finite number", x.is_finite()),
             None => continue,
         };
-        if !is_right {
+        if !holds {
             return Err(ModelFault::BadNumber { key: key.clone(), value: x.to_string(), expected });
         }
     }

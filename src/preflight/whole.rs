@@ -1,10 +1,12 @@
 //! What the engine asks every file for: it would say itself that it is missing, but only when it loads.
 
+use std::collections::HashSet;
+
 use super::Checked;
 use super::keys::Keys;
 use crate::error::ModelFault;
 use crate::experts::next_token_layers;
-use crate::gguf::{GgufFile, TensorInfo, Value};
+use crate::gguf::{GgufFile, Shard, TensorInfo, Value};
 
 /// Without which it loads no model (`llama_model_base::load_hparams`).
 const KEYS: [&str; 3] = ["block_count", "context_length", "embedding_length"];
@@ -44,6 +46,7 @@ const SCALINGS: [&str; 4] = ["none", "linear", "yarn", "longrope"];
 const FLAGS: [&str; 4] =
     ["attention.causal", "expert_weights_norm", "rope.scaling.finetuned", "use_parallel_residual"];
 const EMBEDDING: &str = "token_embd.weight";
+const OUTPUT_NORM: &str = "output_norm.weight";
 
 pub(super) fn check(keys: &Keys<'_>) -> Checked {
     check_keys(keys)?;
@@ -90,7 +93,7 @@ fn needed(keys: &Keys<'_>, key: &str) -> Checked {
 
 /// In each file the data lies in the order of the table and without gaps: the engine reckons where each begins.
 fn check_places(gguf: &GgufFile) -> Checked {
-    let mut ends: Vec<u64> = gguf.shards().iter().map(|shard| shard.data_start()).collect();
+    let mut ends: Vec<u64> = gguf.shards().iter().map(Shard::data_start).collect();
     for tensor in gguf.tensors() {
         let Some(end) = ends.get_mut(tensor.shard) else { continue };
         if tensor.file_offset != *end {
@@ -117,7 +120,7 @@ fn check_layers(keys: &Keys<'_>) -> Checked {
     }
     let of =
         |tensor: &TensorInfo| tensor.name.strip_prefix("blk.")?.split_once('.')?.0.parse().ok();
-    let found: std::collections::HashSet<u64> = keys.gguf.tensors().iter().filter_map(of).collect();
+    let found: HashSet<u64> = keys.gguf.tensors().iter().filter_map(of).collect();
     match (0..ordinary(keys)).find(|layer| !found.contains(layer)) {
         Some(layer) => {
             let key = keys.name("block_count");
@@ -132,9 +135,8 @@ fn check_outer(keys: &Keys<'_>) -> Checked {
     let missing = |tensor: &str| Err(ModelFault::NoTensor { tensor: tensor.to_owned() });
     let Some(embedding) = keys.tensor(EMBEDDING) else { return missing(EMBEDDING) };
     expect(keys, embedding, 0, "embedding_length")?;
-    const NORM: &str = "output_norm.weight";
-    if keys.tensor(NORM).is_none() && !OTHER_OUTPUT_NORM.contains(&keys.architecture) {
-        return missing(NORM);
+    if keys.tensor(OUTPUT_NORM).is_none() && !OTHER_OUTPUT_NORM.contains(&keys.architecture) {
+        return missing(OUTPUT_NORM);
     }
     Ok(())
 }

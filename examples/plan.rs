@@ -31,16 +31,16 @@ struct Arguments {
     #[arg(long, default_value_t, allow_hyphen_values = true)]
     policy: OffloadPolicy,
     /// Tokens that prompt and answer can have together; `auto`: more where `fit` has room
-    #[arg(long)]
-    context: Option<Open<u32>>,
+    #[arg(long, allow_negative_numbers = true)]
+    context: Option<Open<Whole>>,
     /// Element type of the KV cache, such as f16, or `q8_0` for half the memory; `auto`: `fit`
     /// chooses
     #[arg(long, default_value = "f16")]
     kv_type: Open<KvType>,
     /// Tokens computed at once while a prompt is read; `auto`: `fit` chooses. Without it 512, and up to 2048 where
     /// experts are in CPU memory and a device reads prompts faster with more
-    #[arg(long)]
-    micro_batch: Option<Open<u32>>,
+    #[arg(long, allow_negative_numbers = true)]
+    micro_batch: Option<Open<Whole>>,
     /// Tokens from which a device computes with experts in CPU memory; without it measured when the model is loaded
     #[arg(long, value_name = "TOKENS")]
     expert_offload_tokens: Option<u32>,
@@ -61,15 +61,15 @@ struct Arguments {
     overhead: Vec<(String, u64)>,
     /// CPU memory for experts that the policy leaves on disk, such as 8GiB; beside `ram:` the
     /// smaller one counts
-    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_hyphen_values = true)]
     expert_cache: Option<u64>,
     /// Bytes per second of the disk, such as 2GB: says how fast a model with experts on disk can be
-    #[arg(long, value_name = "BYTES", value_parser = some_bytes)]
+    #[arg(long, value_name = "BYTES", value_parser = some_bytes, allow_hyphen_values = true)]
     disk_speed: Option<u64>,
     /// Print the plan as JSON, with every tensor
     #[arg(long)]
     json: bool,
-    /// Store the plan, to load exactly by it later
+    /// Store the plan, to load exactly by it later; no file is replaced
     #[arg(long, value_name = "FILE")]
     freeze: Option<PathBuf>,
 }
@@ -96,7 +96,7 @@ fn run(arguments: Arguments) -> Result<bool> {
     let mut context = ContextOptions::default();
     context.cache_on_host = arguments.cache_on_host;
     match arguments.context {
-        Some(Open::Is(tokens)) => context.context_tokens = Some(tokens),
+        Some(Open::Is(Whole(tokens))) => context.context_tokens = Some(tokens),
         Some(Open::Auto) => context.open.context_tokens = true,
         None => {}
     }
@@ -105,7 +105,7 @@ fn run(arguments: Arguments) -> Result<bool> {
         Open::Auto => context.open.kv_type = true,
     }
     match arguments.micro_batch {
-        Some(Open::Is(tokens)) => {
+        Some(Open::Is(Whole(tokens))) => {
             (context.micro_batch_tokens, context.micro_batch_grows) = (tokens, false);
         }
         Some(Open::Auto) => context.open.micro_batch_tokens = true,
@@ -149,13 +149,14 @@ fn run(arguments: Arguments) -> Result<bool> {
         }
         plan = plan.with_expert_cache(bytes)?;
     }
+    if arguments.disk_speed.is_some() && plan.disk().is_none() {
+        eprintln!("--disk-speed changes nothing: no experts are on disk (see --policy)");
+    }
     if let Some(path) = arguments.freeze {
         let json = serde_json::to_vec(&plan).expect("a plan is plain data");
-        std::fs::write(&path, json).map_err(|source| Error::Io {
-            action: "write",
-            path,
-            source,
-        })?;
+        common::new_file(&path)
+            .and_then(|mut file| file.write_all(&json))
+            .map_err(|source| Error::Io { action: "write", path, source })?;
     }
     let path = "standard output".into();
     common::unless_closed(print(&plan, arguments.json, arguments.disk_speed))
@@ -209,6 +210,15 @@ fn some_bytes(text: &str) -> Result<u64, String> {
 /// `NAME=BYTES`, the bytes with a unit such as `12GiB` or `12GB`.
 fn named_bytes(text: &str) -> Result<(String, u64), String> {
     let (name, bytes) = text.rsplit_once('=').ok_or("write NAME=BYTES, as in CUDA0=24GiB")?;
+    if name.contains([',', '=', ';']) {
+        return Err("write one device, NAME=BYTES, and give the option again for another".into());
+    }
+    if let Some((host, port)) = name.rsplit_once(':').filter(|(host, _)| !host.is_empty())
+        && port.bytes().all(|byte| byte.is_ascii_digit())
+        && !port.parse::<u16>().is_ok_and(|port| port > 0)
+    {
+        return Err(format!("the server {host} has no port `{port}`; ports go from 1 to 65535"));
+    }
     Ok((name.to_owned(), self::bytes(bytes)?))
 }
 
@@ -237,6 +247,17 @@ where
             return Ok(Self::Auto);
         }
         text.parse().map(Self::Is).map_err(|error: T::Err| error.to_string())
+    }
+}
+
+#[derive(Clone)]
+struct Whole(u32);
+
+impl FromStr for Whole {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        common::whole(text).map(Self)
     }
 }
 

@@ -13,9 +13,9 @@ use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use moe_offload::Result;
 use moe_offload::gguf::GgmlType;
 use moe_offload::synth::{self, Family, Scale, SynthOptions};
+use moe_offload::{Error, Result};
 
 /// Write a model file in the shape of a published model, with random weights.
 #[derive(Parser)]
@@ -50,7 +50,7 @@ struct Arguments {
     /// Leave the weights out as a hole that takes no disk: enough to plan with
     #[arg(long)]
     no_weights: bool,
-    /// The file to write
+    /// The file to write; none is replaced
     #[arg(long, required_unless_present = "list")]
     out: Option<PathBuf>,
 }
@@ -94,6 +94,10 @@ fn write(arguments: &Arguments) -> Result<String> {
     options.vocab = arguments.vocab;
 
     let model = synth::family(arch)?.build(&options)?;
+    if let Some(path) = synth::paths(out, arguments.shards).into_iter().find(|path| path.is_file())
+    {
+        return Err(Error::Io { action: "write", path, source: common::exists() });
+    }
     let paths = if arguments.no_weights {
         model.save_without_weights(out, arguments.shards)?
     } else {

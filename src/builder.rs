@@ -180,7 +180,7 @@ impl MoeModelBuilder {
     }
 
     /// Sizes that the policy `fit` may choose itself, together with where experts go; what it chose
-    /// is in [`Plan::decisions`].
+    /// is in [`Plan::decisions`]. Under a policy without `fit` they are [`Error::InvalidOption`].
     pub fn leave_open(mut self, open: OpenChoices) -> Self {
         self.context.open = open;
         self
@@ -190,6 +190,8 @@ impl MoeModelBuilder {
     /// there are more than 8: the engine's threads wait for each other by spinning, so that a core
     /// that is also used for something else slows all of them down. Where experts have to be read from
     /// disk it is two of two cores, as one that computes alone is slower than a disk (docs/paging.md).
+    /// More than the CPUs that the process may use, and more than 4, is
+    /// [`Error::TooManyThreads`]; up to 4 work on fewer CPUs too, slowly.
     pub fn threads(self, threads: u32) -> Self {
         Self { threads: Some(threads), ..self }
     }
@@ -376,7 +378,7 @@ impl MoeModelBuilder {
     /// is too little for a token; [`Error::LoadFailed`] with the engine's reason;
     /// [`Error::NoRoomToCompute`] if a device has too little left to compute (see
     /// [`warm_up`](Self::warm_up)); [`Error::PlanBroken`] if the engine placed a tensor elsewhere; [`Error::FileChanged`];
-    /// [`Error::RpcLost`]; [`Error::Cancelled`]. Nothing
+    /// [`Error::RpcLost`]; [`Error::EmptyWeights`]; [`Error::Cancelled`]. Nothing
     /// stays allocated after an error.
     pub fn load(mut self) -> Result<MoeModel> {
         let started = Instant::now();
@@ -386,6 +388,7 @@ impl MoeModelBuilder {
         let mode = self.mode_of(&gguf, &plan)?;
         let cpu = self.cpu(mode.reads() || plan.disk().is_some());
         let mut reservation = Reservation::new(&plan, &devices, &cpu)?;
+        gguf.check_weights()?;
         let settings = LoadSettings { mode, ..std::mem::take(&mut self.load) };
         let cancel = settings.cancel.clone();
         let warm_up = WarmUp::before(&self.rpc_servers, cancel.as_ref())?;

@@ -288,7 +288,7 @@ impl MoeModel {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Io`], or what the engine reports.
+    /// [`Error::Io`], also where something else than a session has the name; or what the engine reports.
     pub fn save_session(&mut self, path: impl AsRef<Path>) -> Result<()> {
         self.cached.restore(&mut self.context)?;
         session::save(path.as_ref(), &self.plan, &self.cached, &mut self.context)

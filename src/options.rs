@@ -141,6 +141,11 @@ impl GenerateOptions {
             let (value, expected) = (likeliest.to_string(), "at most 100");
             return Err(Error::InvalidOption { option: "log_probabilities", value, expected });
         }
+        if self.stop.iter().any(String::is_empty) {
+            let (option, value) = ("stop", "an empty text".to_owned());
+            return Err(Error::InvalidOption { option, value, expected: "a text to stop before" });
+        }
+        self.template.validate()?;
         self.sampling.validate()
     }
 

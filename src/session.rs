@@ -31,6 +31,7 @@ struct Head {
 /// Writes to a file beside `path`, then renames it, so that there is never half a session.
 pub(crate) fn save(path: &Path, plan: &Plan, cached: &Cached, context: &mut Context) -> Result<()> {
     let failed = |source| Error::Io { action: "write", path: path.to_owned(), source };
+    check_place(path).map_err(failed)?;
     let state = if cached.tokens().is_empty() { Vec::new() } else { context.state()? };
     let head = Head {
         engine: REVISION.to_owned(),
@@ -63,6 +64,18 @@ pub(crate) fn save(path: &Path, plan: &Plan, cached: &Cached, context: &mut Cont
         let _ = std::fs::remove_file(&part);
         failed(source)
     })
+}
+
+/// Nothing is there, or a session, or an empty file: the name that is mistyped may be a model's.
+fn check_place(path: &Path) -> std::io::Result<()> {
+    let Ok(there) = File::open(path) else { return Ok(()) };
+    let mut start = Vec::new();
+    let is_file = there.metadata()?.is_file();
+    if is_file && there.take(MAGIC.len() as u64).read_to_end(&mut start)? > 0 && start != MAGIC {
+        let reason = "it is there already and no session of this crate, so it is not replaced";
+        return Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, reason));
+    }
+    Ok(())
 }
 
 /// Reads and checks all of a session before the engine sees any of it.

@@ -126,10 +126,14 @@ fn a_question_without_an_answer_is_left_out_of_the_next_prompt() {
     let unanswered = r#"[{"role": "user", "content": "What is an expert?"}]"#;
     std::fs::write(&path, unanswered).unwrap();
     let output = chat(&["--session", path.to_str().unwrap(), "--prompt", "Hello"], "");
-    assert!(said(&output).contains(
-        "never answered, so it was removed; press ↑ to ask it again: What is an expert?"
-    ));
+    let kept = path.with_file_name("talk.json.unanswered");
+    let expected = format!("so it was kept in {}: What is an expert?", kept.display());
+    assert!(said(&output).contains(&expected), "{}", said(&output));
     assert_eq!(questions(&path), ["Hello"]);
+    assert_eq!(questions(&kept), ["What is an expert?"]);
+    // There are no arrow keys.
+    let late = chat(&["--session", path.to_str().unwrap(), "--max-seconds", "0"], "Who?\n");
+    assert!(said(&late).contains("the question was dropped)"), "{}", said(&late));
 }
 
 #[test]
@@ -354,6 +358,23 @@ fn options_are_checked_before_anything_else_is_done() {
         (&["--rpc", "nonsense"][..], "it needs HOST:PORT"),
         (&["--temperature", "700"], "--temperature is 700"),
         (&["--threads", "0"], "--threads is 0"),
+        (&["--threads", "-1"], "must be a whole number from 0 to 4294967295"),
+        (&["--top-p", "-1"], "--top-p is -1, but must be"),
+        (&["--seed", "4294967296"], "from 0 to 4294967295"),
+        (&["--context", "4k"], "write it in digits: 4096"),
+        (&["--max-seconds", "0.5"], "a whole number from 0"),
+        (&["--expert-cache", "-1GiB"], "a number with a unit"),
+        (&["--stop", ""], "a value is required for '--stop <TEXT>'"),
+        (&["--rpc", "127.0.0.1:99999"], "a port from 1 to 65535"),
+        (&["--template", "enable_thinking=False"], "write enable_thinking=false, or"),
+        (&["--template", "x=None"], "write x=null, or"),
+        (&["--template", "x=off"], "write x=false, or"),
+        (&["--template", "x=01"], "is not JSON"),
+        (&["--template", "x={a:1}"], "is not JSON"),
+        (&["--template", "x="], "is not JSON"),
+        (&["--template", "messages=[]"], "`messages`, but must be another name"),
+        (&["--template", "add_generation_prompt=false"], "`add_generation_prompt`"),
+        (&["--template", "=1"], "a name of letters"),
         #[cfg(unix)]
         (&["--grammar", "/dev/zero"], "more than 64 MiB"),
         #[cfg(unix)]
@@ -383,12 +404,25 @@ fn llama_cpp_s_flags_are_a_policy_also_without_an_equals_sign() {
 #[test]
 fn more_threads_than_cpus_are_warned_of() {
     let cpus = std::thread::available_parallelism().unwrap().get();
-    for (threads, is_warned) in [(cpus, false), (cpus + 1, true)] {
+    let with = |threads: usize| {
         let mut command = program("chat");
         command.args(["--prompt", "x", "--max-tokens", "1", "--threads", &threads.to_string()]);
-        let output = command.output().unwrap();
-        assert_eq!(said(&output).contains("warning: --threads"), is_warned, "{}", said(&output));
+        command.output().unwrap()
+    };
+    let output = with(cpus);
+    assert!(output.status.success() && !said(&output).contains("warning: --threads"), "{output:?}");
+    if cpus < 4 {
+        let output = with(cpus + 1);
+        assert!(
+            output.status.success() && said(&output).contains("warning: --threads"),
+            "{output:?}"
+        );
     }
+    let many = cpus.max(4) + 1;
+    let output = with(many);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let expected = format!("error: --threads is {many}, but this process may use {cpus} CPU");
+    assert!(said(&output).contains(&expected), "{}", said(&output));
 }
 
 #[cfg(unix)]
@@ -418,4 +452,39 @@ fn a_server_that_is_silent_at_the_end_holds_nobody_up() {
     assert!(status.success(), "{said:?}");
     assert!(said.iter().any(|line| line.contains("the conversation is saved")), "{said:?}");
     assert_eq!(questions(&path), ["What is an expert?"]);
+}
+
+#[test]
+fn words_of_a_template_s_variable_are_texts() {
+    for variable in ["effort=high", "date=26 Jul 2024", "x=\"False\"", "x=3", "x=[1, 2]"] {
+        let output = chat(&["--prompt", "Hello", "--max-tokens", "2", "--template", variable], "");
+        assert!(output.status.success(), "{variable}: {output:?}");
+    }
+}
+
+#[test]
+fn a_session_may_begin_with_a_mark_of_its_encoding() {
+    let (_folder, path) = session();
+    let talk = r#"[{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]"#;
+    std::fs::write(&path, format!("\u{feff}{talk}")).unwrap();
+    let arguments = ["--session", path.to_str().unwrap(), "--prompt", "What is an expert?"];
+    assert!(chat(&arguments, "").status.success());
+    assert_eq!(questions(&path), ["Hello", "What is an expert?"]);
+    let wide: Vec<u8> = talk.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let wide = [&[0xff, 0xfe], &wide[..]].concat();
+    std::fs::write(&path, &wide).unwrap();
+    let output = chat(&arguments, "");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(said(&output).contains("it is in UTF-16; save it as UTF-8"), "{}", said(&output));
+    assert_eq!(std::fs::read(&path).unwrap(), wide);
+}
+
+#[test]
+fn a_command_with_something_after_it_does_nothing() {
+    let output = chat(&["--max-tokens", "1"], "/clear x\n/quit now\n/nope\n");
+    let said = said(&output);
+    assert!(said.contains("/clear takes nothing after it"), "{said}");
+    assert!(said.contains("/quit takes nothing after it"), "{said}");
+    assert!(said.contains("there is no /nope"), "{said}");
+    assert!(output.stdout.is_empty(), "{output:?}");
 }

@@ -221,6 +221,11 @@ fn a_session_of_another_model_cut_or_altered_is_refused() {
     // After all that the model still holds its conversation.
     model.chat(&question, &greedy(4)).unwrap().text().unwrap();
     assert!(model.stats().reused_tokens > 0);
+    let own = path.with_file_name("own.gguf");
+    std::fs::copy(demo(), &own).unwrap();
+    let replaced = model.save_session(&own).unwrap_err();
+    assert!(replaced.to_string().contains("is not replaced"), "{replaced}");
+    assert_eq!(std::fs::read(&own).unwrap(), std::fs::read(demo()).unwrap());
     let nowhere = model.save_session("/nonexistent/folder/a.session").unwrap_err();
     assert!(matches!(nowhere, Error::Io { .. }), "{nowhere}");
 }

@@ -140,13 +140,13 @@ fn write_large(path: &std::path::Path) {
         writer.tensor(&tensor.name, &shape, tensor.ggml_type);
     }
     let mut file = std::io::BufWriter::new(std::fs::File::create(path).unwrap());
-    let zeros = vec![0; 1 << 20];
+    let ones = vec![1; 1 << 20];
     writer
         .write(&mut file, |tensor, out| {
             let mut left = usize::try_from(tensor.bytes).unwrap();
             while left > 0 {
-                let now = left.min(zeros.len());
-                out.write_all(&zeros[..now])?;
+                let now = left.min(ones.len());
+                out.write_all(&ones[..now])?;
                 left -= now;
             }
             Ok(())

@@ -542,3 +542,64 @@ fn chat_goes_on_with_a_session() {
     std::fs::write(state, b"nonsense").unwrap();
     assert_eq!(ask("What is this crate?")["reused_tokens"], 0);
 }
+
+#[test]
+fn no_result_replaces_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::copy(demo(), at("own.gguf")).unwrap();
+    std::fs::write(at("part-00002-of-00002.gguf"), "of somebody").unwrap();
+    let plan =
+        |out: &str| run("plan", &["--model", &at("own.gguf"), "--cpu-only", "--freeze", out]);
+    let synth = |out: &str, shards: &str| {
+        let arguments = ["--arch", "dbrx", "--scale", "tiny", "--shards", shards, "--out", out];
+        run("synth", &arguments)
+    };
+    assert!(plan(&at("plan.json")).status.success());
+    for output in [
+        plan(&at("own.gguf")),
+        plan(&at("plan.json")),
+        synth(&at("own.gguf"), "1"),
+        synth(&at("part.gguf"), "2"),
+    ] {
+        assert!(refused(&output).contains("nothing is replaced"), "{output:?}");
+    }
+    assert_eq!(std::fs::read(at("own.gguf")).unwrap(), std::fs::read(demo()).unwrap());
+    assert_eq!(std::fs::read_to_string(at("part-00002-of-00002.gguf")).unwrap(), "of somebody");
+    assert!(!folder.path().join("part-00001-of-00002.gguf").exists());
+    #[cfg(unix)]
+    assert!(plan("/dev/null").status.success());
+}
+
+#[test]
+fn plan_says_which_of_its_options_do_nothing() {
+    let demo = demo().to_str().unwrap().to_owned();
+    let plan = |arguments: &[&str]| {
+        let common = ["--model", &demo, "--policy", "none", "--device", "gpu=1GiB"];
+        run("plan", &[&common[..], arguments].concat())
+    };
+    for (option, value) in [("--expert-cache", "1GiB"), ("--disk-speed", "2GB")] {
+        let output = plan(&[option, value]);
+        let expected = format!("{option} changes nothing: no experts are on disk");
+        assert!(text(&output.stderr).contains(&expected), "{output:?}");
+    }
+    for option in ["--context", "--kv-type", "--micro-batch"] {
+        let message = refused(&plan(&[option, "auto"]));
+        assert!(
+            message.contains(&format!("{option} is left open, but must be given")),
+            "{message}"
+        );
+    }
+    for (arguments, expected) in [
+        (["--device", "a=1GiB,b=1GiB"], "give --device again"),
+        (["--device", "10.0.0.2:99999=1GiB"], "ports go from 1 to 65535"),
+        (["--context", "-5"], "a whole number from 0"),
+        (["--disk-speed", "-1GB"], "a number with a unit"),
+    ] {
+        assert!(refused(&plan(&arguments)).contains(expected), "{arguments:?}");
+    }
+    let reversed = run("plan", &["--model", &demo, "--policy", "layers:3-1"]);
+    assert!(refused(&reversed).contains("the smaller number first"), "{reversed:?}");
+    let as_written = run("plan", &["--model", &demo, "--policy", "fit:8GB", "--device", "gpu=9GB"]);
+    assert!(text(&as_written.stdout).contains("fit:8GB"), "{as_written:?}");
+}

@@ -339,6 +339,10 @@ fn a_stored_plan_that_was_changed_is_refused() {
         ("/context/micro_batch_tokens", json!(0)),
         ("/context/kv_type", json!("i8")),
         ("/model/fingerprint", json!("")),
+        ("/policy", json!("none")),
+        ("/rules", json!([])),
+        ("/policy", json!("first-layers:1")),
+        ("/policy", json!("regex:attn=cpu;first-layers:2")),
     ] {
         let error = edited(&plan, pointer, value.clone()).check(&gguf);
         assert!(error.is_err(), "{pointer} = {value}");

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use moe_offload::error::{FilePurpose, ModelFault};
-use moe_offload::gguf::{GgmlType, GgufWriter, WriteValue};
+use moe_offload::gguf::{GgmlType, GgufWriter, WriteTensor, WriteValue};
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, GgufFile, preflight};
 use support::engine_source;
@@ -28,6 +28,14 @@ fn tiny(family: &str) -> GgufWriter {
 fn fault(writer: &GgufWriter) -> ModelFault {
     match preflight::check(&header(writer)) {
         Err(Error::UnsafeModel { fault, .. }) => fault,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Nothing but what every file must have is missing in a header that has little.
+fn survives(writer: &GgufWriter) {
+    match preflight::check(&header(writer)) {
+        Ok(()) | Err(Error::UnsafeModel { fault: ModelFault::MissingKey { .. }, .. }) => {}
         other => panic!("{other:?}"),
     }
 }
@@ -125,9 +133,9 @@ fn sizes_out_of_proportion() {
 fn numbers_that_fail_an_assertion_on_another_thread() {
     let odd = with("dbrx", "dbrx.rope.dimension_count", 31_u32);
     assert!(matches!(odd, ModelFault::Odd { value: 31, .. }));
-    for value in [-1.0, f32::NAN, f32::INFINITY] {
+    for value in [-1.0, f32::NAN, f32::INFINITY, 1e38] {
         let epsilon = with("dbrx", "dbrx.attention.layer_norm_epsilon", value);
-        assert!(matches!(epsilon, ModelFault::BadEpsilon { .. }), "{value}");
+        assert!(matches!(epsilon, ModelFault::BadNumber { .. }), "{value}");
     }
     let heads = with("dbrx", "dbrx.attention.head_count_kv", 3_u32);
     assert!(matches!(heads, ModelFault::NotDivisible { divisor: 3, .. }));
@@ -170,7 +178,7 @@ fn a_file_without_layers_is_the_engine_s_business() {
     let mut writer = GgufWriter::new();
     writer.set("general.architecture", "olmo").set("olmo.block_count", 1_u32);
     writer.tensor("token_embd.weight", &[32, 100], GgmlType::F16);
-    preflight::check(&header(&writer)).unwrap();
+    survives(&writer);
 }
 
 #[test]
@@ -376,9 +384,9 @@ fn a_whole_file_without_the_tensor_that_makes_others_optional() {
         assert_eq!(fault, ModelFault::OptionalLayers { tensor: with.clone(), layer: 0 });
         assert!(fault.to_string().contains("layer 0 has no tensor"), "{fault}");
         let whole = [tensors[0], tensors[1], tensors[2], &with];
-        preflight::check(&header(&of(architecture, 3, 1, &whole))).unwrap();
+        survives(&of(architecture, 3, 1, &whole));
         // Without next-token layers every tensor is asked for.
-        preflight::check(&header(&of(architecture, 3, 0, &tensors[..2]))).unwrap();
+        survives(&of(architecture, 3, 0, &tensors[..2]));
     }
 }
 
@@ -387,8 +395,8 @@ fn a_norm_that_one_layer_lacks() {
     for architecture in ["glm4moe", "step35"] {
         let all =
             ["blk.0.attn_q_norm.weight", "blk.1.attn_q_norm.weight", "blk.0.attn_norm.weight"];
-        preflight::check(&header(&of(architecture, 2, 0, &all))).unwrap();
-        preflight::check(&header(&of(architecture, 2, 0, &all[2..]))).unwrap();
+        survives(&of(architecture, 2, 0, &all));
+        survives(&of(architecture, 2, 0, &all[2..]));
         let fault = fault(&of(architecture, 2, 0, &[all[1], all[2]]));
         let expected = ModelFault::MissingInLayer { tensor: all[0].into(), layer: 0, other: 1 };
         assert_eq!(fault, expected);
@@ -438,4 +446,233 @@ fn keys_in_a_type_that_the_engine_does_not_take() {
     let mut writer = tiny("dbrx");
     writer.set("dbrx.expert_used_count", vec![2_u32, 1, 2, 1]);
     preflight::check(&header(&writer)).unwrap();
+}
+
+/// A tiny file with its table of tensors changed, laid out anew.
+fn with_tensors(family: &str, change: impl Fn(&mut Vec<WriteTensor>)) -> ModelFault {
+    let full = tiny(family);
+    let mut tensors = full.tensors().to_vec();
+    change(&mut tensors);
+    let mut writer = without_tensors(&full);
+    for tensor in tensors {
+        writer.tensor(tensor.name, &tensor.shape, tensor.ggml_type);
+    }
+    fault(&writer)
+}
+
+/// Its metadata alone.
+fn without_tensors(full: &GgufWriter) -> GgufWriter {
+    let mut writer = GgufWriter::new();
+    for (key, value) in full.metadata() {
+        writer.set(key.clone(), value.clone());
+    }
+    writer
+}
+
+/// The same file without one key.
+fn without_key(family: &str, key: &str) -> ModelFault {
+    let full = tiny(family);
+    let mut writer = GgufWriter::new();
+    for (name, value) in full.metadata().iter().filter(|(name, _)| name != key) {
+        writer.set(name.clone(), value.clone());
+    }
+    for tensor in full.tensors() {
+        writer.tensor(tensor.name.clone(), &tensor.shape, tensor.ggml_type);
+    }
+    fault(&writer)
+}
+
+#[test]
+fn keys_that_every_file_needs() {
+    for (family, key) in [
+        ("dbrx", "dbrx.context_length"),
+        ("dbrx", "dbrx.embedding_length"),
+        ("dbrx", "dbrx.attention.layer_norm_epsilon"),
+        ("mixtral-8x7b", "llama.attention.layer_norm_rms_epsilon"),
+        ("dbrx", "tokenizer.ggml.model"),
+        ("dbrx", "tokenizer.ggml.tokens"),
+        ("dbrx", "tokenizer.ggml.merges"),
+    ] {
+        assert_eq!(without_key(family, key), ModelFault::MissingKey { key: key.into() });
+    }
+}
+
+#[test]
+fn norms_need_the_key_that_the_engine_asks_for() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(engine_source::folder().join("models")).unwrap() {
+        let source = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+        let classes =
+            engine_source::all(r"void llama_model_([a-z0-9_]+)::load_arch_hparams", &source);
+        let asks = |key: &str| {
+            source.contains(&format!("_{key}, ")) && {
+                let asked = format!(r"LAYERNORM_{key},\s*hparams\.(f_norm_\w*eps)\)");
+                !engine_source::all(&asked, &source).is_empty()
+            }
+        };
+        let expected = match (asks("RMS_EPS"), asks("EPS")) {
+            (true, false) => "attention.layer_norm_rms_epsilon",
+            (false, true) => "attention.layer_norm_epsilon",
+            _ => continue,
+        };
+        for architecture in classes.iter().flat_map(|class| engine_source::run_by(class)) {
+            if ["nemotron_h", "nemotron_h_moe"].contains(&architecture.as_str()) {
+                continue; // either is enough for what follows the key that is asked for
+            }
+            let mut writer = of(&architecture, 1, 0, &["blk.0.attn_norm.weight"]);
+            writer
+                .set(format!("{architecture}.context_length"), 8_u32)
+                .set(format!("{architecture}.embedding_length"), 32_u32);
+            match preflight::check(&header(&writer)) {
+                Err(Error::NotATextModel { .. }) => {}
+                Err(Error::UnsafeModel { fault: ModelFault::MissingKey { key }, .. }) => {
+                    assert_eq!(key, format!("{architecture}.{expected}"));
+                    seen += 1;
+                }
+                other => panic!("{architecture}: {other:?}"),
+            }
+        }
+    }
+    assert!(seen > 100, "{seen}");
+}
+
+#[test]
+fn numbers_with_which_the_engine_computes_nonsense() {
+    for (key, value) in [
+        ("rope.freq_base", f32::NAN),
+        ("rope.freq_base", 0.0),
+        ("rope.freq_base", -1.0),
+        ("rope.scaling.factor", f32::INFINITY),
+        ("rope.scaling.factor", -2.0),
+        ("expert_weights_scale", f32::NAN),
+        ("attention.layer_norm_epsilon", 1.5),
+    ] {
+        let key = format!("dbrx.{key}");
+        let fault = with("dbrx", &key, value);
+        assert!(
+            matches!(&fault, ModelFault::BadNumber { key: found, .. } if *found == key),
+            "{fault}"
+        );
+    }
+    // 0 stands for no scaling, and somebody else's key is nobody's business.
+    let mut writer = tiny("dbrx");
+    writer.set("dbrx.rope.scaling.factor", 0.0_f32).set("mine.number", f32::NAN);
+    preflight::check(&header(&writer)).unwrap();
+}
+
+#[test]
+fn values_that_the_engine_does_not_know() {
+    for (key, value) in [
+        ("tokenizer.ggml.model", "mine"),
+        ("tokenizer.ggml.pre", "mine"),
+        ("dbrx.rope.scaling.type", "banana"),
+    ] {
+        let fault = with("dbrx", key, value);
+        assert!(
+            matches!(&fault, ModelFault::UnknownValue { key: found, value: v, .. } if found == key && v == value),
+            "{fault}"
+        );
+    }
+    for key in ["tokenizer.ggml.add_bos_token", "dbrx.attention.causal"] {
+        let fault = with("dbrx", key, 1_u32);
+        assert!(
+            matches!(&fault, ModelFault::KeyType { key: found, .. } if found == key),
+            "{fault}"
+        );
+    }
+    let numbers = with("dbrx", "tokenizer.ggml.tokens", vec![1_u32, 2]);
+    assert!(matches!(numbers, ModelFault::KeyType { found: "a list of numbers", .. }), "{numbers}");
+}
+
+#[test]
+fn tokenizers_are_those_of_the_engine() {
+    let source = engine_source::read("llama-vocab.cpp");
+    for (variable, ours) in
+        [("model", &preflight::tokenizers::MODELS[..]), ("pre", &preflight::tokenizers::SPLITS[..])]
+    {
+        let expected =
+            engine_source::all(&format!(r#"tokenizer_{variable} == "([^"]+)""#), &source);
+        assert_eq!(ours.iter().map(ToString::to_string).collect::<BTreeSet<_>>(), expected);
+    }
+}
+
+#[test]
+fn vocabularies_that_do_not_fit() {
+    let mut words: Vec<String> = (0..10).map(|i| format!("w{i}")).collect();
+    let few = with("dbrx", "tokenizer.ggml.tokens", words.clone());
+    assert!(matches!(few, ModelFault::WrongVocabulary { tokens: 10, .. }), "{few}");
+    let types = with("dbrx", "tokenizer.ggml.token_type", vec![1_i32; 3]);
+    assert!(matches!(types, ModelFault::TooShort { length: 3, .. }), "{types}");
+
+    let rows =
+        tiny("dbrx").tensors().iter().find(|t| t.name == "token_embd.weight").unwrap().shape[1];
+    words = (0..rows).map(|i| format!("w{i}")).collect();
+    words[7] = "w3".into();
+    let twice = with("dbrx", "tokenizer.ggml.tokens", words);
+    assert_eq!(twice, ModelFault::DuplicateToken { text: "w3".into(), id: 7, other: 3 });
+    let empty = vec![String::new(); usize::try_from(rows).unwrap()];
+    let empty = with("dbrx", "tokenizer.ggml.tokens", empty);
+    assert_eq!(empty, ModelFault::NoTexts { tokens: rows });
+}
+
+#[test]
+fn tensors_that_every_file_needs() {
+    let without = |name: &'static str| {
+        with_tensors("dbrx", |tensors| tensors.retain(|tensor| tensor.name != name))
+    };
+    for name in ["token_embd.weight", "output_norm.weight"] {
+        assert_eq!(without(name), ModelFault::NoTensor { tensor: name.into() });
+    }
+    for name in ["ffn_down_exps", "ffn_up_exps", "ffn_gate_inp"] {
+        let tensor = format!("blk.1.{name}.weight");
+        let fault = with_tensors("dbrx", |tensors| tensors.retain(|other| other.name != tensor));
+        assert!(
+            matches!(&fault, ModelFault::MissingTensor { tensor: found, .. } if *found == tensor),
+            "{fault}"
+        );
+    }
+    let layers = with("dbrx", "dbrx.block_count", 5_u32);
+    assert!(matches!(layers, ModelFault::NoLayer { layer: 4, layers: 5, .. }), "{layers}");
+}
+
+#[test]
+fn shapes_that_the_keys_or_other_tensors_contradict() {
+    let of = |key: &str, value: u32| match with("dbrx", key, value) {
+        ModelFault::WrongShape { tensor, by, .. } => {
+            assert_eq!(by, key);
+            tensor
+        }
+        other => panic!("{other}"),
+    };
+    assert_eq!(of("dbrx.embedding_length", 96), "token_embd.weight");
+    assert!(of("dbrx.expert_count", 16).ends_with("_exps.weight"));
+    let swapped = with_tensors("dbrx", |tensors| {
+        let down = tensors.iter_mut().find(|tensor| tensor.name == "blk.0.ffn_down_exps.weight");
+        down.unwrap().shape.swap(0, 1);
+    });
+    assert!(matches!(swapped, ModelFault::WrongShape { .. }), "{swapped}");
+    let no_heads = with("mixtral-8x7b", "llama.attention.head_count_kv", 0_u32);
+    assert!(matches!(no_heads, ModelFault::Zero { .. }), "{no_heads}");
+}
+
+#[test]
+fn data_that_does_not_lie_where_the_engine_looks() {
+    let mut bytes = bytes_of(&tiny("dbrx"));
+    let second = tiny("dbrx").tensors()[1].name.clone();
+    let at = bytes.windows(second.len()).position(|window| window == second.as_bytes()).unwrap();
+    let shape = tiny("dbrx").tensors()[1].shape.len();
+    let offset = at + second.len() + 4 + 8 * shape + 4;
+    let old = u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap());
+    // Behind everything else, where there is room.
+    let end = bytes.len() as u64;
+    bytes.resize(bytes.len() + (1 << 20), 0);
+    let moved = end.next_multiple_of(32);
+    assert_ne!(old, moved);
+    bytes[offset..offset + 8].copy_from_slice(&moved.to_le_bytes());
+    match preflight::check(&read(&bytes).unwrap()) {
+        Err(Error::UnsafeModel { fault: ModelFault::Gap { tensor, .. }, .. }) => {
+            assert_eq!(tensor, second);
+        }
+        other => panic!("{other:?}"),
+    }
 }

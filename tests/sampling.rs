@@ -7,8 +7,10 @@ mod support;
 use std::time::Duration;
 
 use moe_offload::error::TemplateFault;
+use moe_offload::gguf::GgufFile;
 use moe_offload::{
-    Dry, Error, GenerateOptions, Message, Mirostat, MoeModel, Sampling, StopReason, TemplateOptions,
+    Dry, Error, GenerateOptions, Generation, Message, Mirostat, MoeModel, Sampling, StopReason,
+    TemplateOptions,
 };
 use support::generate::greedy;
 use support::load::on_cpu;
@@ -264,4 +266,51 @@ fn a_chat_is_the_template_s_text() {
     let by_chat = model.chat(&talk[1..], &greedy).unwrap().text().unwrap();
     let prompt = model.chat_prompt(&talk[1..], &TemplateOptions::default()).unwrap();
     assert_eq!(model.generate(&prompt, &greedy).unwrap().text().unwrap(), by_chat);
+}
+
+/// A model whose norm or router holds no numbers says so, whichever way tokens are chosen, and text is never made of it.
+#[test]
+fn scores_that_are_no_numbers_are_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["output_norm.weight", "blk.1.ffn_gate_inp.weight", "blk.0.attn_norm.weight"] {
+        let path = folder.path().join("damaged.gguf");
+        std::fs::copy(demo(), &path).unwrap();
+        let gguf = GgufFile::open(&path).unwrap();
+        let tensor = gguf.tensors().iter().find(|tensor| tensor.name == name).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = usize::try_from(tensor.file_offset).unwrap();
+        let nan = f32::NAN.to_le_bytes().repeat(usize::try_from(tensor.bytes / 4).unwrap());
+        bytes[at..at + nan.len()].copy_from_slice(&nan);
+        std::fs::write(&path, bytes).unwrap();
+        let mut model = MoeModel::builder(&path).threads(1).context_tokens(256).load().unwrap();
+        let version = |version| {
+            let mut sampling = varied();
+            sampling.mirostat = Some(mirostat(version, 5.0));
+            sampling
+        };
+        for sampling in [Sampling::greedy(), Sampling::default(), varied(), version(1), version(2)]
+        {
+            let options = GenerateOptions::default().max_tokens(4).sampling(sampling);
+            // Nor the second time, when something is in the cache.
+            for _ in 0..2 {
+                let text = model.generate("The model keeps", &options).and_then(Generation::text);
+                assert!(matches!(text, Err(Error::NotANumber)), "{name}: {text:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_would_be_ignored_is_refused() {
+    let mut model = model();
+    let named = |name: &str| TemplateOptions::default().variable(name, 1);
+    for options in [
+        greedy(4).stop(""),
+        greedy(4).template(named("messages")),
+        greedy(4).template(named("add_generation_prompt")),
+        greedy(4).template(named("")),
+    ] {
+        let error = model.chat(&[Message::user("Hello")], &options).map(|_| ()).unwrap_err();
+        assert!(matches!(error, Error::InvalidOption { .. }), "{error}");
+    }
 }

@@ -28,6 +28,13 @@ fn with(key: &str, value: impl Into<WriteValue>) -> Vec<u8> {
     bytes_of(writer.set(key, value))
 }
 
+/// The demo model, of which a download has got so much.
+fn unfinished(bytes: usize) -> Vec<u8> {
+    let mut file = std::fs::read(support::model_files::demo()).unwrap();
+    file[bytes..].fill(0);
+    file
+}
+
 fn of_architecture(architecture: &str) -> Vec<u8> {
     let mut writer = GgufWriter::new();
     writer.set("general.architecture", architecture);
@@ -48,6 +55,12 @@ fn plan_and_chat_say_the_same() {
         (with("dbrx.expert_count", vec![8_u32; 4]), "`dbrx.expert_count` is a list"),
         (with("dbrx.expert_used_count", vec![2_u32; 3]), "is a list of 3"),
         (with("dbrx.block_count", 4_u16), "`dbrx.block_count` is u16"),
+        (with("dbrx.rope.freq_base", f32::NAN), "`dbrx.rope.freq_base` is NaN, but must be"),
+        (with("dbrx.expert_count", 16_u32), "one side must be 16 by `dbrx.expert_count`"),
+        (with("dbrx.block_count", 5_u32), "layer 4 has no tensors"),
+        (with("tokenizer.ggml.pre", "mine"), "`mine`, which the pinned engine does not know"),
+        (with("tokenizer.ggml.tokens", vec!["a".to_owned()]), "has 1 tokens"),
+        (unfinished(2_000_000), "looks like a download that was not finished"),
         (b"version https://git-lfs.github.com/spec/v1\nsize 7\n".to_vec(), "Git LFS pointer"),
     ] {
         let path = folder.path().join("model.gguf");
@@ -57,4 +70,27 @@ fn plan_and_chat_say_the_same() {
         assert!(plan.contains(phrase), "{plan}");
         assert_eq!(plan, verdict("chat", path));
     }
+}
+
+#[test]
+fn what_is_elsewhere_is_not_downloaded() {
+    for (path, how) in [
+        ("https://huggingface.co/x/y.gguf", "curl -LO"),
+        ("TheBloke/Mixtral-8x7B-GGUF", "https://huggingface.co/TheBloke/Mixtral-8x7B-GGUF"),
+    ] {
+        let plan = verdict("plan", path);
+        assert!(plan.contains("nothing is downloaded") && plan.contains(how), "{plan}");
+        assert_eq!(plan, verdict("chat", path));
+    }
+}
+
+#[test]
+fn a_file_to_plan_with_is_planned_with_and_not_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hole.gguf");
+    let model = synth::family("dbrx").unwrap().build(&SynthOptions::tiny()).unwrap();
+    model.save_without_weights(&path, 1).unwrap();
+    let path = path.to_str().unwrap();
+    assert!(run("plan", &["--model", path, "--policy", "none"]).status.success());
+    assert!(verdict("chat", path).contains("has no weights"));
 }

@@ -8,7 +8,7 @@ use moe_offload::{
 use crate::arguments::StatsFormat;
 use crate::common::{count, say};
 use crate::conversation::Conversation;
-use crate::terminal::print;
+use crate::terminal::{print, to_get_back};
 
 /// A shorter prompt is read before anybody could read a bar.
 const LONG_PROMPT_TOKENS: u64 = 256;
@@ -58,7 +58,8 @@ fn note(reason: StopReason, options: &GenerateOptions, is_late: bool) -> Option<
     if is_late {
         let seconds = value.unwrap_or_default();
         return Some(format!(
-            "(stopped at {option} {seconds} before the answer began; the question was dropped, press ↑ to get it back)"
+            "(stopped at {option} {seconds} before the answer began; the question was dropped{})",
+            to_get_back()
         ));
     }
     if options.structure.is_some() {

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, ValueEnum};
 use moe_offload::{GenerateOptions, OffloadPolicy, Overflow, Result, Sampling, Structure};
 
-use crate::files;
 use crate::speed::SpeedArguments;
+use crate::{common, files};
 
 /// The small model that comes with the repository.
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
@@ -39,16 +40,16 @@ pub(crate) struct Arguments {
     #[arg(long)]
     pub(crate) system: Option<String>,
     /// Tokens that prompt and answer can have together
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     pub(crate) context: Option<u32>,
     /// Most tokens of an answer
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u64>)]
     max_tokens: Option<u64>,
     /// 0 for always the likeliest token, higher for more variety
     #[arg(long, default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f32,
     /// The same seed gives the same answer
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     seed: u32,
     #[command(flatten)]
     sampling: SamplingArguments,
@@ -59,12 +60,13 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     grammar: Option<PathBuf>,
     /// End the answer before this text; may be repeated
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = NonEmptyStringValueParser::new())]
     stop: Vec<String>,
     /// Longest time of an answer
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = common::whole::<u64>)]
     max_seconds: Option<u64>,
-    /// A variable of the chat template, such as `enable_thinking=false`; may be repeated
+    /// A variable of the chat template, such as `enable_thinking=false` or `effort=high`; what is no JSON
+    /// is a text, but for words like `False` and numbers like `01`, which are refused; may be repeated
     #[arg(long, value_name = "NAME=JSON", value_parser = variable)]
     template: Vec<(String, serde_json::Value)>,
     #[command(flatten)]
@@ -114,25 +116,57 @@ impl Arguments {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Sampling")]
 pub(crate) struct SamplingArguments {
-    #[arg(long, help = "Only so many of the likeliest tokens; 0 for all")]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u32>, help = "Only so many of the likeliest tokens; 0 for all")]
     top_k: Option<u32>,
-    #[arg(long, help = "Only the likeliest tokens of together this probability")]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        help = "Only the likeliest tokens of together this probability"
+    )]
     top_p: Option<f32>,
-    #[arg(long, help = "Only tokens at least this fraction as likely as the likeliest")]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        help = "Only tokens at least this fraction as likely as the likeliest"
+    )]
     min_p: Option<f32>,
-    #[arg(long, help = "Only the most typical tokens of together this probability")]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        help = "Only the most typical tokens of together this probability"
+    )]
     typical_p: Option<f32>,
-    #[arg(long, help = "How often XTC leaves out the likeliest of several good tokens")]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        help = "How often XTC leaves out the likeliest of several good tokens"
+    )]
     xtc: Option<f32>,
-    #[arg(long, help = "Divides the score of tokens that occurred lately")]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        help = "Divides the score of tokens that occurred lately"
+    )]
     repeat_penalty: Option<f32>,
-    #[arg(long, help = "Taken from the score of a token for each time it occurred lately")]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        help = "Taken from the score of a token for each time it occurred lately"
+    )]
     frequency_penalty: Option<f32>,
-    #[arg(long, help = "Taken from the score of tokens that occurred lately")]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        help = "Taken from the score of tokens that occurred lately"
+    )]
     presence_penalty: Option<f32>,
-    #[arg(long, help = "Strength of DRY, against repeating sequences")]
+    #[arg(
+        long,
+        allow_negative_numbers = true,
+        help = "Strength of DRY, against repeating sequences"
+    )]
     dry: Option<f32>,
-    #[arg(long, help = "Mirostat 1 or 2 instead of cutting off unlikely tokens")]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u8>, help = "Mirostat 1 or 2 instead of cutting off unlikely tokens")]
     mirostat: Option<u8>,
 }
 
@@ -168,17 +202,61 @@ pub(crate) enum StatsFormat {
     None,
 }
 
-/// A value that is not JSON counts as a text.
-fn variable(text: &str) -> Result<(String, serde_json::Value), &'static str> {
+/// Words that are meant for no text, and what they are in JSON. A template takes any text for true.
+const NO_TEXTS: [(&str, &str); 12] = [
+    ("true", "true"),
+    ("yes", "true"),
+    ("on", "true"),
+    ("false", "false"),
+    ("no", "false"),
+    ("off", "false"),
+    ("none", "null"),
+    ("null", "null"),
+    ("nil", "null"),
+    ("undefined", "null"),
+    ("nan", "null"),
+    ("inf", "null"),
+];
+
+/// A value that is not JSON counts as a text, unless it looks like something else.
+fn variable(text: &str) -> Result<(String, serde_json::Value), String> {
     let (name, value) = text.split_once('=').ok_or("it needs NAME=JSON")?;
-    let json = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    let json = match serde_json::from_str(value) {
+        Ok(json) => json,
+        Err(error) => plain_text(name, value.trim(), &error)?,
+    };
     Ok((name.to_owned(), json))
 }
 
+fn plain_text(
+    name: &str,
+    value: &str,
+    error: &serde_json::Error,
+) -> Result<serde_json::Value, String> {
+    let as_text = |value: &str| format!("for the text write '{name}=\"{value}\"'");
+    let written = NO_TEXTS.iter().find(|(word, _)| value.eq_ignore_ascii_case(word));
+    if let Some((_, json)) = written {
+        return Err(format!("`{value}` is not JSON; write {name}={json}, or {}", as_text(value)));
+    }
+    let is_number = || value.replace('_', "").parse::<f64>().is_ok();
+    if value.is_empty() || is_number() || value.starts_with(['[', '{', '"', '\'']) {
+        let shown = value.trim_matches(['"', '\'']);
+        return Err(format!("`{value}` is not JSON ({error}); {}", as_text(shown)));
+    }
+    Ok(value.into())
+}
+
 fn endpoint(text: &str) -> Result<String, &'static str> {
-    let is_one = |(host, port): (&str, &str)| !host.is_empty() && port.parse::<u16>().is_ok();
-    let is_endpoint = text.rsplit_once(':').is_some_and(is_one);
-    if is_endpoint { Ok(text.to_owned()) } else { Err("it needs HOST:PORT") }
+    let Some((host, port)) = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()) else {
+        return Err("it needs HOST:PORT");
+    };
+    match port.parse::<u16>() {
+        Ok(1..) if !host.contains(',') => Ok(text.to_owned()),
+        _ if host.contains(',') => {
+            Err("it needs HOST:PORT, one; give the option again for another")
+        }
+        _ => Err("it needs HOST:PORT, with a port from 1 to 65535"),
+    }
 }
 
 fn named_bytes(text: &str) -> Result<(String, u64), String> {

@@ -18,6 +18,8 @@ pub(crate) enum Input<'a> {
     Clear,
     Statistics,
     Exit,
+    /// A command with something after it.
+    Surplus(&'a str),
     /// A command that there is not.
     Unknown(&'a str),
 }
@@ -36,7 +38,12 @@ impl<'a> Input<'a> {
                 let word = text.split_whitespace().next().unwrap_or(text);
                 // A path is part of a question.
                 let is_command = !word[1..].contains('/');
-                if is_command { Self::Unknown(word) } else { Self::Question(text) }
+                let is_known = ["/help", "/clear", "/stats", "/exit", "/quit"].contains(&word);
+                match is_command {
+                    true if is_known => Self::Surplus(word),
+                    true => Self::Unknown(word),
+                    false => Self::Question(text),
+                }
             }
         }
     }

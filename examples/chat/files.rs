@@ -26,8 +26,19 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
 
 /// What a file says.
 pub(crate) fn read_text(path: &Path) -> Result<String> {
-    String::from_utf8(read(path)?)
+    let bytes = read(path)?;
+    let text = std::str::from_utf8(plain(path, &bytes)?);
+    text.map(str::to_owned)
         .map_err(|error| failed(path, io::Error::new(ErrorKind::InvalidData, error)))
+}
+
+/// Without the mark that some editors put before text.
+fn plain<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
+    if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = bytes {
+        let reason = "it is in UTF-16; save it as UTF-8";
+        return Err(failed(path, io::Error::new(ErrorKind::InvalidData, reason)));
+    }
+    Ok(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))
 }
 
 /// What a JSON file holds.
@@ -37,6 +48,7 @@ pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 
 /// The same of bytes that were read from there.
 pub(crate) fn json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
+    let bytes = plain(path, bytes)?;
     serde_json::from_slice(bytes).map_err(|error| failed(path, error.into()))
 }
 

@@ -50,10 +50,13 @@ fn run(arguments: &Arguments) -> Result<()> {
         options,
         stats: arguments.stats,
     };
-    let unanswered = talk.go_on(arguments.system.as_deref());
-    match &arguments.prompt {
-        Some(prompt) => talk.turn(prompt, &CancelHandle::new())?,
-        None => talk.converse(unanswered.as_deref())?,
+    // Before anything is said of keys that it takes.
+    let mut terminal = arguments.prompt.is_none().then(Terminal::new);
+    let unanswered = talk.go_on(arguments.system.as_deref())?;
+    match (&arguments.prompt, &mut terminal) {
+        (Some(prompt), _) => talk.turn(prompt, &CancelHandle::new())?,
+        (None, Some(terminal)) => talk.converse(terminal, unanswered.as_deref())?,
+        (None, None) => {}
     }
     talk.end()
 }
@@ -93,9 +96,6 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
     Ok(model)
 }
 
-const STOPPED_EARLY: &str =
-    "(stopped before the answer began; the question was dropped, press ↑ to get it back)";
-
 /// No network between a program and its server is slower for long.
 const SLOW_NETWORK_BYTES_PER_SECOND: u64 = 10 << 20;
 
@@ -110,16 +110,21 @@ struct Talk {
 
 impl Talk {
     /// Tells what there is to go on with. Returns a question that was never answered.
-    fn go_on(&mut self, system: Option<&str>) -> Option<String> {
+    fn go_on(&mut self, system: Option<&str>) -> Result<Option<String>> {
         if let Some(session) = &self.session {
             session.restore(self.conversation.messages().len(), &mut self.model);
         }
         // Its program ended before the answer did.
+        let whole = self.conversation.messages().to_vec();
         let unanswered = self.conversation.withdraw();
         if let Some(question) = &unanswered {
-            say(&format!(
-                "(the last question was never answered, so it was removed; press ↑ to ask it again: {question})"
-            ));
+            let kept = match &self.session {
+                Some(session) if !terminal::has_editor() => {
+                    format!("kept in {}", session.copy(&whole)?.display())
+                }
+                _ => "removed; press ↑ to ask it again".to_owned(),
+            };
+            say(&format!("(the last question was never answered, so it was {kept}: {question})"));
         }
         if let Some(system) = system {
             self.conversation.instruct(system);
@@ -127,15 +132,15 @@ impl Talk {
         if !answer::can_converse(&self.model, &self.options) {
             say(&"(the model has no chat template: each question is continued as plain text)");
         }
-        unanswered
+        Ok(unanswered)
     }
 
     /// Reads questions until the end of input. The arrow keys bring back earlier ones.
-    fn converse(&mut self, unanswered: Option<&str>) -> Result<()> {
+    fn converse(&mut self, terminal: &mut Terminal, unanswered: Option<&str>) -> Result<()> {
         let is_question = |message: &&Message| message.role == Role::User;
         let questions = self.conversation.messages().iter().filter(is_question);
         let questions = questions.map(|message| &*message.content).chain(unanswered);
-        let mut terminal = Terminal::new(questions);
+        terminal.welcome(questions);
         while let Some((line, cancel)) = terminal.read() {
             match Input::of(&line) {
                 Input::Nothing => {}
@@ -143,6 +148,9 @@ impl Talk {
                 Input::Help => say(&HELP),
                 Input::Statistics => say(&self.model.stats()),
                 Input::Clear => self.clear(),
+                Input::Surplus(command) => {
+                    say(&format!("{command} takes nothing after it; nothing was done"));
+                }
                 Input::Unknown(command) => {
                     say(&format!("there is no {command}; /help lists what there is"));
                 }
@@ -174,7 +182,11 @@ impl Talk {
             Err(error) => {
                 let is_unanswered = self.conversation.withdraw().is_some();
                 if matches!(error, Error::Cancelled { .. }) {
-                    say(if is_unanswered { &STOPPED_EARLY } else { &"(stopped)" });
+                    let back = terminal::to_get_back();
+                    let early = format!(
+                        "(stopped before the answer began; the question was dropped{back})"
+                    );
+                    say(&if is_unanswered { early } else { "(stopped)".to_owned() });
                 }
             }
             Ok(_) => {}

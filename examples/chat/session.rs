@@ -136,6 +136,19 @@ impl Session {
         Ok(true)
     }
 
+    /// Writes these messages, in which the last question has no answer, beside the file, to a name that nothing
+    /// has; returns that name.
+    pub(crate) fn copy(&self, messages: &[Message]) -> Result<PathBuf> {
+        let write = || -> io::Result<PathBuf> {
+            let copy = reserve(&with_ending(&self.messages, ".unanswered"))?;
+            let mut file = temporary(&self.messages)?;
+            file.write_all(&serde_json::to_vec_pretty(messages)?)?;
+            file.persist(&copy)?;
+            Ok(copy)
+        };
+        write().map_err(|source| self.failed(source))
+    }
+
     /// Renames the file to a name that nothing has, once all of the conversation is in it; returns
     /// that name, or `None` if nothing was said yet.
     pub(crate) fn set_aside(&mut self, messages: &[Message]) -> Result<Option<PathBuf>> {

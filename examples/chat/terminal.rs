@@ -1,6 +1,7 @@
 //! The person at the terminal, or whatever is on standard input instead.
 
 use std::io::{BufRead, ErrorKind, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use moe_offload::{CancelHandle, Error, Result};
@@ -17,9 +18,20 @@ pub(crate) struct Terminal {
     current: Arc<Mutex<CancelHandle>>,
 }
 
+/// Whether there are arrow keys that bring back what was typed.
+static HAS_EDITOR: AtomicBool = AtomicBool::new(false);
+
+pub(crate) fn has_editor() -> bool {
+    HAS_EDITOR.load(Ordering::Relaxed)
+}
+
+/// How to get back a question that was dropped, after a clause.
+pub(crate) fn to_get_back() -> &'static str {
+    if has_editor() { ", press ↑ to get it back" } else { "" }
+}
+
 impl Terminal {
-    /// `history` is what the arrow keys bring back.
-    pub(crate) fn new<'a>(history: impl Iterator<Item = &'a str>) -> Self {
+    pub(crate) fn new() -> Self {
         let current = Arc::new(Mutex::new(CancelHandle::new()));
         let mut terminal = Self { editor: None, current };
         if !std::io::stdin().is_terminal() {
@@ -28,9 +40,7 @@ impl Terminal {
         // The editor takes the signal for itself when it is made, so it is made before the handler.
         // While it reads a line, Ctrl-C is a key and no signal.
         terminal.editor = DefaultEditor::new().ok();
-        for question in history {
-            terminal.remember(question);
-        }
+        HAS_EDITOR.store(terminal.editor.is_some(), Ordering::Relaxed);
         let current = Arc::clone(&terminal.current);
         // Where Ctrl-C cannot be caught it ends the program, as it would anyway.
         let _ = ctrlc::set_handler(move || {
@@ -38,8 +48,18 @@ impl Terminal {
                 cancel.cancel();
             }
         });
-        say(&"Ctrl-C stops an answer, Ctrl-D ends, /help lists more.");
         terminal
+    }
+
+    /// Says what a person can do; `history` is what the arrow keys bring back.
+    pub(crate) fn welcome<'a>(&mut self, history: impl Iterator<Item = &'a str>) {
+        if self.editor.is_none() {
+            return;
+        }
+        for question in history {
+            self.remember(question);
+        }
+        say(&"Ctrl-C stops an answer, Ctrl-D ends, /help lists more.");
     }
 
     /// The next line, and what stops the answer to it; `None` at the end of input.

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
 
 use clap::Parser;
 
@@ -38,6 +40,27 @@ pub(crate) fn say(text: &dyn Display) {
     let _ = writeln!(std::io::stderr(), "{}", visible(&text.to_string()));
 }
 
+/// A file to write a result to. Nothing is replaced: a name that is mistyped may be a model's. A pipe or a
+/// device is written to.
+#[allow(dead_code)] // not every example writes one
+pub(crate) fn new_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    match std::fs::metadata(path) {
+        Ok(found) if !found.is_file() => options.write(true).open(path),
+        _ => options.write(true).create_new(true).open(path).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => exists(),
+            _ => error,
+        }),
+    }
+}
+
+/// Why a result is not written over a file.
+#[allow(dead_code)] // not every example writes one
+pub(crate) fn exists() -> io::Error {
+    let reason = "it is there already, and nothing is replaced; name another file, or remove it";
+    io::Error::new(ErrorKind::AlreadyExists, reason)
+}
+
 /// The text without what could control a terminal: files and models of strangers have words in it.
 pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     let controls = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
@@ -49,6 +72,25 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
         if controls(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
     }
     Cow::Owned(shown)
+}
+
+/// A whole number that is not negative, in its digits alone.
+#[allow(dead_code)] // not every example asks for one
+pub(crate) fn whole<N: TryFrom<u64>>(text: &str) -> Result<N, String> {
+    let bits = std::mem::size_of::<N>() * 8;
+    let most = u64::MAX >> (64 - bits);
+    let is_digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|_| is_digits).and_then(|n: u64| N::try_from(n).ok());
+    let written = |factor: u64, ending: &str| {
+        let digits = text.strip_suffix(ending).filter(|_| !ending.is_empty())?;
+        digits.parse::<u64>().ok()?.checked_mul(factor)
+    };
+    let meant = written(1024, "k").or_else(|| written(1024, "K")).or_else(|| written(1 << 20, "M"));
+    number.ok_or_else(|| match meant {
+        Some(meant) if meant <= most => format!("write it in digits: {meant}"),
+        _ if most == u64::MAX => "it must be a whole number from 0 up, in digits alone".to_owned(),
+        _ => format!("it must be a whole number from 0 to {most}, in digits alone"),
+    })
 }
 
 /// So many of them: `1 token`, `2 tokens`.
@@ -95,9 +137,9 @@ pub(crate) fn in_options(error: &str) -> String {
 
 /// What is left of an error in writing output: none if the reader went away (`… | head`).
 #[allow(dead_code)] // not every example prints much
-pub(crate) fn unless_closed(result: std::io::Result<()>) -> std::io::Result<()> {
+pub(crate) fn unless_closed(result: io::Result<()>) -> io::Result<()> {
     result.or_else(|error| match error.kind() {
-        std::io::ErrorKind::BrokenPipe => Ok(()),
+        ErrorKind::BrokenPipe => Ok(()),
         _ => Err(error),
     })
 }

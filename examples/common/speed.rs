@@ -7,9 +7,9 @@ use moe_offload::{LoadMode, MoeModel, MoeModelBuilder, PagingOptions};
 #[derive(Args)]
 #[command(next_help_heading = "Speed, see `bench tune`")]
 pub(crate) struct SpeedArguments {
-    #[arg(long, help = "Threads that compute on the CPU")]
+    #[arg(long, allow_negative_numbers = true, value_parser = crate::common::whole::<u32>, help = "Threads that compute on the CPU")]
     threads: Option<u32>,
-    #[arg(long, value_name = "TOKENS", help = "Tokens computed at once while a prompt is read")]
+    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true, value_parser = crate::common::whole::<u32>, help = "Tokens computed at once while a prompt is read")]
     micro_batch: Option<u32>,
     #[arg(
         long,
@@ -38,6 +38,7 @@ pub(crate) struct SpeedArguments {
         long,
         value_name = "BYTES",
         value_parser = bytes,
+        allow_hyphen_values = true,
         help = "CPU memory for experts that the policy leaves on disk (by =disk, or by fit:...,ram:SIZE, \
                 beside which the smaller one counts), such as 8GiB"
     )]

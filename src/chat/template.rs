@@ -27,6 +27,9 @@ const TOKENS: [(&str, &str); 6] = [
     ("mask_token", "tokenizer.ggml.mask_token_id"),
 ];
 
+/// What a template is given anyway, under these names.
+const GIVEN: [&str; 4] = ["messages", "tools", "add_generation_prompt", "strftime_now"];
+
 /// What a chat template is given besides the messages.
 ///
 /// ```
@@ -44,7 +47,8 @@ pub struct TemplateOptions {
     pub tools: Vec<Value>,
     /// Whether the text ends where the model's answer begins.
     pub generation_prompt: bool,
-    /// What a template may ask for by name, such as `enable_thinking` or `reasoning_effort`.
+    /// What a template may ask for by name, such as `enable_thinking` or `reasoning_effort`; not what it is
+    /// given anyway (`messages`, `tools`, `add_generation_prompt` and `strftime_now`).
     pub variables: BTreeMap<String, Value>,
     /// The time that templates are told, in UTC; `None` for the time at which it is asked for.
     pub now: Option<SystemTime>,
@@ -69,6 +73,30 @@ impl TemplateOptions {
     pub fn variable(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.variables.insert(name.into(), value.into());
         self
+    }
+
+    /// Checks the names of the variables, as every use of them does.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`] for one that no template can ask for, or that has another meaning.
+    pub fn validate(&self) -> Result<()> {
+        let is_name = |name: &str| {
+            let mut letters = name.chars();
+            letters.next().is_some_and(|c| c == '_' || c.is_alphabetic())
+                && letters.all(|c| c == '_' || c.is_alphanumeric())
+        };
+        for name in self.variables.keys() {
+            let expected = if GIVEN.contains(&name.as_str()) {
+                "another name: templates are given this one by the conversation itself (`tools` and `generation_prompt` are options of their own)"
+            } else if is_name(name) {
+                continue;
+            } else {
+                "a name of letters, digits and `_`"
+            };
+            let (option, value) = ("a variable of the template", format!("`{name}`"));
+            return Err(Error::InvalidOption { option, value, expected });
+        }
+        Ok(())
     }
 
     /// Sets [`generation_prompt`](field@Self::generation_prompt).
@@ -125,7 +153,7 @@ impl ChatTemplate {
     /// one for tools as well (`tool_use`), it is used where tools are given.
     ///
     /// # Errors
-    /// [`Error::NoChatTemplate`] if there is none; as [`ChatTemplate::new`].
+    /// [`Error::NoChatTemplate`] if there is none, or an empty one; as [`ChatTemplate::new`].
     pub fn from_gguf(gguf: &GgufFile) -> Result<Self> {
         let mut template = Self::new(source(gguf, None)?)?;
         if let Ok(source) = source(gguf, Some("tool_use")) {
@@ -162,8 +190,9 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// [`Error::ChatTemplate`] with what the template itself raised, where it failed, or that it
-    /// takes too long.
+    /// takes too long; as [`TemplateOptions::validate`].
     pub fn render(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
+        options.validate()?;
         let calls = messages.iter().any(|message| !message.tool_calls.is_empty());
         let messages = serde_json::to_value(messages).unwrap_or_default();
         if !calls {
@@ -251,7 +280,9 @@ fn source<'a>(gguf: &'a GgufFile, name: Option<&str>) -> Result<&'a str> {
     if let Some(name) = name {
         key = format!("{key}.{name}");
     }
-    gguf.metadata().get(&key).and_then(gguf::Value::as_str).ok_or(Error::NoChatTemplate)
+    let text = gguf.metadata().get(&key).and_then(gguf::Value::as_str);
+    // One of white space would make every conversation empty.
+    text.filter(|text| !text.trim().is_empty()).ok_or(Error::NoChatTemplate)
 }
 
 /// Runs the template engine.

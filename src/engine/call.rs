@@ -40,7 +40,15 @@ impl Failure {
         says_out_of_memory(&self.reason) || says_out_of_memory(&self.logged)
     }
 
+    /// What was computed is no number.
+    pub(super) fn is_no_number(&self) -> bool {
+        self.status == ffi::MOE_NO_NUMBER
+    }
+
     pub(super) fn into_error(self, operation: &'static str) -> Error {
+        if self.is_no_number() {
+            return Error::NotANumber;
+        }
         Error::Engine { operation, reason: self.reason }
     }
 }
@@ -59,7 +67,7 @@ pub(super) fn guarded(
     // with its NUL inside the array; only what is before the NUL is read.
     let text = unsafe { CStr::from_ptr(message.as_ptr().cast()) }.to_string_lossy();
     let of_device = status == ffi::MOE_EXCEPTION && is_in_device_backend(&text);
-    let reason = if text.is_empty() { logged.clone() } else { without_place(&text).to_owned() };
+    let reason = without_place(if text.is_empty() { &logged } else { &text });
     Err(Failure { status, of_device, logged, reason })
 }
 
@@ -81,15 +89,15 @@ fn is_in_device_backend(text: &str) -> bool {
     })
 }
 
-/// A failed assertion's text without the path of the source file that it begins with.
-fn without_place(text: &str) -> &str {
-    let text = text.trim();
-    let place =
-        |place: &&str| place.rsplit_once(':').is_some_and(|(_, n)| n.parse::<u32>().is_ok());
-    match text.split_once(": ") {
-        Some((first, rest)) if place(&first) => rest,
-        _ => text,
-    }
+/// A failed assertion's text without the path of the source file that stands before it.
+fn without_place(text: &str) -> String {
+    let is_place = |part: &str| {
+        let (path, line) = part.rsplit_once(':').unwrap_or_default();
+        let is_source = [".cpp", ".c", ".h", ".cu", ".m"].iter().any(|end| path.ends_with(end));
+        is_source && !path.contains(' ') && line.parse::<u32>().is_ok()
+    };
+    let parts: Vec<&str> = text.trim().split(": ").filter(|part| !is_place(part)).collect();
+    parts.join(": ")
 }
 
 /// Calls the shim for a table whose length only the engine knows. `fill` is given the rows, how many
@@ -183,5 +191,20 @@ mod tests {
             assert!(says_out_of_memory(words), "{words}");
         }
         assert!(!says_out_of_memory("CUDA error: an illegal memory access was encountered"));
+    }
+
+    #[test]
+    fn nobody_is_told_where_the_engine_was_built() {
+        for (told, left) in [
+            ("/root/a-b/llama.cpp:7: GGML_ASSERT(x > 0) failed", "GGML_ASSERT(x > 0) failed"),
+            (
+                "error loading: C:\\x\\y.cpp:12: GGML_ASSERT(x) failed; again",
+                "error loading: GGML_ASSERT(x) failed; again",
+            ),
+            ("lost: 10.0.0.2:50052: refused", "lost: 10.0.0.2:50052: refused"),
+            ("key not found: llama.x", "key not found: llama.x"),
+        ] {
+            assert_eq!(without_place(told), left);
+        }
     }
 }

@@ -478,13 +478,20 @@ impl Context {
         if computes_on && self.settings.threads > 1 { State::Abandoned } else { State::Lost }
     }
 
-    /// Runs a call that only looks at the context, which is as before if the call fails.
+    /// Runs a call that only looks at the context, which is as before if the call fails, unless it finds what is
+    /// no number.
     pub(super) fn reading(
         &mut self,
         operation: &'static str,
         call: impl FnOnce(*mut ffi::moe_message) -> ffi::moe_status,
     ) -> Result<()> {
-        self.watched(operation, call)?.map_err(|failure| failure.into_error(operation))
+        self.watched(operation, call)?.map_err(|failure| {
+            if failure.is_no_number() {
+                // What it came from may be in the cache, which no later prompt shall go on with.
+                self.state = State::Stale;
+            }
+            failure.into_error(operation)
+        })
     }
 
     /// How a call ended. The outer error is something else that explains a failure and spoils a

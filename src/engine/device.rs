@@ -180,11 +180,26 @@ fn link(endpoint: &str) -> Result<Arc<Link>> {
     rpc::link(endpoint, inherited::is_open_here)
 }
 
-/// The limit is ggml's own (`GGML_MAX_N_THREADS`).
+/// So few threads are let be on any machine: where they are more than its CPUs they slow each other down,
+/// but what they do ends.
+const FEW_THREADS: usize = 4;
+
+/// The engine's threads wait for each other by spinning, so that those that have no CPU hold up all others:
+/// 64 on 2 CPUs take minutes for a few tokens.
 pub(crate) fn check_threads(threads: usize) -> Result<()> {
+    // By affinity and control group.
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    check_threads_on(cpus, threads)
+}
+
+/// The limit of 512 is ggml's own (`GGML_MAX_N_THREADS`).
+fn check_threads_on(cpus: usize, threads: usize) -> Result<()> {
     if !(1..=512).contains(&threads) {
         let (option, value) = ("threads", threads.to_string());
         return Err(Error::InvalidOption { option, value, expected: "from 1 to 512" });
+    }
+    if threads > cpus.max(FEW_THREADS) {
+        return Err(Error::TooManyThreads { threads, cpus });
     }
     Ok(())
 }
@@ -383,6 +398,23 @@ pub(super) fn buffer_type(name: &str) -> Result<ffi::ggml_backend_buffer_type_t>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_threads_than_cpus_are_refused_but_a_few() {
+        for (cpus, threads) in [(1, 1), (1, 4), (2, 4), (8, 8), (512, 512)] {
+            check_threads_on(cpus, threads).unwrap();
+        }
+        for (cpus, threads) in [(1, 5), (2, 64), (8, 9), (511, 512)] {
+            let error = check_threads_on(cpus, threads).unwrap_err();
+            let Error::TooManyThreads { threads: told, cpus: there } = error else {
+                panic!("{error}")
+            };
+            assert_eq!((told, there), (threads, cpus));
+        }
+        for threads in [0, 513] {
+            assert!(matches!(check_threads_on(8, threads), Err(Error::InvalidOption { .. })));
+        }
+    }
 
     #[test]
     fn servers_come_first_and_integrated_gpus_only_without_cards() {

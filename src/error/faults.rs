@@ -74,8 +74,10 @@ pub enum ModelFault {
     NoRoom { key: String, value: u64, most: u64 },
     #[error("`{key}` is {value}, but must be even")]
     Odd { key: String, value: u64 },
-    #[error("`{key}` is {value}, but must be a number from 0 up")]
-    BadEpsilon { key: String, value: String },
+    #[error(
+        "`{key}` is {value}, but must be {expected}; with it the engine would compute nonsense"
+    )]
+    BadNumber { key: String, value: String, expected: &'static str },
     #[error("`{key}` is {value}, no multiple of `{divisor_key}`, which is {divisor}")]
     NotDivisible { key: String, value: u64, divisor_key: String, divisor: u64 },
     #[error("`{key}` is {value} of {layers} layers, which leaves none to write text with")]
@@ -92,6 +94,30 @@ pub enum ModelFault {
     KeyType { key: String, found: &'static str, expected: &'static str },
     #[error("`{key}` is a list of {length}, but the file has {layers} layers")]
     ListLength { key: String, length: u64, layers: u64 },
+    #[error("there is no `{key}`, which the engine needs")]
+    MissingKey { key: String },
+    #[error("there is no tensor `{tensor}`, which every model of this architecture has")]
+    NoTensor { tensor: String },
+    #[error("layer {layer} has no tensors, but `{key}` is {layers}")]
+    NoLayer { layer: u64, key: String, layers: u64 },
+    #[error(
+        "tensor `{tensor}` has the shape {shape:?}, of which one side must be {expected} by `{by}`"
+    )]
+    WrongShape { tensor: String, shape: Vec<u64>, expected: u64, by: String },
+    #[error(
+        "the data of tensor `{tensor}` begins at byte {offset}, but what is before it ends at {expected}: the table lacks a tensor, or has one in another shape or order"
+    )]
+    Gap { tensor: String, offset: u64, expected: u64 },
+    #[error("`{key}` is `{value}`, which the pinned engine does not know; it knows {known}")]
+    UnknownValue { key: String, value: String, known: String },
+    #[error("`{key}` is a list of {length}, but there are {tokens} tokens")]
+    TooShort { key: String, length: u64, tokens: u64 },
+    #[error("the vocabulary has {tokens} tokens, but the token embedding has {rows} rows")]
+    WrongVocabulary { tokens: u64, rows: u64 },
+    #[error("tokens {other} and {id} of the vocabulary are both `{text}`")]
+    DuplicateToken { text: String, id: u64, other: u64 },
+    #[error("all {tokens} tokens of the vocabulary are empty")]
+    NoTexts { tokens: u64 },
 }
 
 /// What is wrong with a policy's text.
@@ -110,7 +136,7 @@ pub enum PolicyFault {
     #[error("it needs a number of layers from 1 up, as in `first-layers:12`")]
     BadLayerCount,
     /// A set of layers does not parse.
-    #[error("it needs layer numbers and ranges, as in `layers:0-3,7`")]
+    #[error("it needs layer numbers and ranges, the smaller number first, as in `layers:0-3,7`")]
     BadLayerSet,
     /// A regular expression comes without a device, or with an empty pattern.
     #[error("it needs a pattern and a device, as in `regex:ffn_up_exps=cpu`")]
@@ -229,6 +255,23 @@ pub enum TemplateFault {
         /// The most that is read.
         max: usize,
     },
+}
+
+impl TemplateFault {
+    /// What to do about it.
+    pub(super) fn remedy(&self) -> &'static str {
+        match self {
+            Self::Raised { .. } => {
+                "change the conversation, or format the prompt yourself and use `generate`"
+            }
+            Self::Failed { .. } => {
+                "change the conversation or the template's variables, give `ChatTemplate::new` the published template, or format the prompt yourself and use `generate`"
+            }
+            _ => {
+                "no conversation will do: get the model from another source, give `ChatTemplate::new` the published template, or format the prompt yourself and use `generate`"
+            }
+        }
+    }
 }
 
 fn at(line: Option<usize>) -> String {

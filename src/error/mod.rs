@@ -51,6 +51,14 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// The model path is an address, or a name on Hugging Face.
+    #[error("there is no file `{}`, and nothing is downloaded: {how}, then give the file's path", path.display())]
+    NotDownloaded {
+        /// The path as given.
+        path: PathBuf,
+        /// How to get the file.
+        how: String,
+    },
     /// The model path is a directory.
     #[error("`{}` is a directory; name the .gguf file in it (of a split model, the first)", path.display())]
     IsDirectory {
@@ -170,13 +178,31 @@ pub enum Error {
         /// What is wrong.
         fault: GgufFault,
     },
-    /// The file can be read, but the engine would not survive it, or would compute wrongly with it.
-    #[error("`{}` cannot be loaded safely: {fault}; convert the model again, or get it from another source", path.display(), fault = escaped(.fault))]
+    /// The file can be read, but the engine would not survive it, or would compute wrongly with it, or not load it.
+    #[error("`{}` cannot be loaded: {fault}; convert the model again, or get it from another source", path.display(), fault = escaped(.fault))]
     UnsafeModel {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         fault: ModelFault,
+    },
+    /// The end of the file is empty, as where room is made for a download that then does not end.
+    #[error(
+        "`{}` looks like a download that was not finished: from byte {at} on, tensor `{tensor}` and all after it, it holds only zeros; download it again, or let the download go on",
+        path.display(), tensor = escaped(.tensor))]
+    UnfinishedFile {
+        /// The file.
+        path: PathBuf,
+        /// Where the zeros begin.
+        at: u64,
+        /// The tensor that begins there.
+        tensor: String,
+    },
+    /// A file whose weights are all left out can be planned with, and nothing else.
+    #[error("`{}` has no weights: all of its tensors hold only zeros, as those that `synth --no-weights` writes to plan with; load the real file", path.display())]
+    EmptyWeights {
+        /// The file.
+        path: PathBuf,
     },
     /// A later file of a split model was given.
     #[error("`{}` is a later part of a split model; open the first: `{}`", path.display(), first.display())]
@@ -361,6 +387,17 @@ pub enum Error {
         /// What it may be.
         expected: &'static str,
     },
+    /// More threads than CPUs that this process may use, by its affinity and its control group.
+    #[error(
+        "threads is {threads}, but this process may use {cpus} {}, and what has none holds up all others: the engine waits by spinning; use at most {cpus}",
+        if *cpus == 1 { "CPU" } else { "CPUs" }
+    )]
+    TooManyThreads {
+        /// How many were asked for.
+        threads: usize,
+        /// CPUs that the process may use.
+        cpus: usize,
+    },
     /// A number of bytes comes without a unit.
     #[error("`{text}` has no unit; write `{text}GiB` or `{text}MiB`, or `{text}B` for bytes")]
     NoUnit {
@@ -444,7 +481,7 @@ pub enum Error {
         reason: String,
     },
     /// The engine could not load the model.
-    #[error("the engine could not load `{}`{}", path.display(), because(.reason))]
+    #[error("the engine could not load `{}`{}; if the file is whole, it may be made for another version of llama.cpp: convert it again, or get it from another source", path.display(), because(.reason))]
     LoadFailed {
         /// The file.
         path: PathBuf,
@@ -542,6 +579,11 @@ pub enum Error {
         /// What it said.
         reason: String,
     },
+    /// What the model computed for the next token holds scores that are no numbers.
+    #[error(
+        "the model's scores for the next token are not numbers: a weight in the file is damaged, or what is computed in 16 bits grows too large; compare the file with its source, and if it is whole use the KV cache type f16 or f32, or another quantisation of the model"
+    )]
+    NotANumber,
     /// An earlier failure left the context in an unknown state.
     #[error("an earlier failure left this model's context unusable; load the model again")]
     ContextLost,
@@ -568,7 +610,7 @@ pub enum Error {
     NoChatTemplate,
     /// The chat template does not work, and the engine does not know it either.
     #[error(
-        "the chat template cannot be used: {fault}; change the conversation, or format the prompt yourself and use `generate`"
+        "the chat template cannot be used: {fault}; {}", fault.remedy()
     )]
     ChatTemplate {
         /// Why.

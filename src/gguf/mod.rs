@@ -25,11 +25,13 @@ mod fork_types;
 mod header;
 #[cfg(all(feature = "llama", target_os = "linux"))]
 mod joined;
+mod remote;
 mod scalar_types;
 mod shards;
 mod types;
 mod value;
 mod writer;
+mod zeros;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
@@ -84,8 +86,21 @@ pub struct Shard {
     pub file_bytes: u64,
     /// Bytes of its header, before the tensor data.
     pub header_bytes: u64,
+    /// To whose multiples its tensors are aligned.
+    alignment: u64,
     /// When it was last written, where it is a file and the system tells.
     modified: Option<SystemTime>,
+}
+
+impl Shard {
+    pub(crate) fn alignment(&self) -> u64 {
+        self.alignment
+    }
+
+    /// Where the data of its first tensor begins.
+    pub(crate) fn data_start(&self) -> u64 {
+        self.header_bytes.checked_next_multiple_of(self.alignment).unwrap_or(u64::MAX)
+    }
 }
 
 /// The header of a model, over all its files.
@@ -104,7 +119,7 @@ impl GgufFile {
     /// headers of all files beside it are read.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::IsDirectory`], [`Error::NotAFile`], [`Error::NotGguf`], [`Error::TruncatedGguf`],
+    /// [`Error::Io`], [`Error::NotDownloaded`], [`Error::IsDirectory`], [`Error::NotAFile`], [`Error::NotGguf`], [`Error::TruncatedGguf`],
     /// [`Error::InvalidGguf`], [`Error::MetadataType`] or [`Error::TensorOutsideFile`] for a file that is missing or
     /// broken; [`Error::ForkTensorType`] for one that only a fork of llama.cpp reads; [`Error::JoinedFiles`],
     /// [`Error::NotFirstShard`], [`Error::MissingShard`] or [`Error::ShardMismatch`] for a split
@@ -125,8 +140,9 @@ impl GgufFile {
     pub fn read(source: impl Read, file_bytes: u64, path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let header = Header::read(&mut Cursor::new(source, path, file_bytes, MAX_HEADER_BYTES))?;
-        let header_bytes = header.bytes;
-        let shard = Shard { path: path.to_owned(), file_bytes, header_bytes, modified: None };
+        let Header { bytes: header_bytes, alignment, .. } = header;
+        let path = path.to_owned();
+        let shard = Shard { path, file_bytes, header_bytes, alignment, modified: None };
         Ok(Self::of(header, shard))
     }
 
@@ -336,7 +352,10 @@ fn second_file(mut file: &File, header: &Header) -> Option<u64> {
 fn open_one(path: &Path) -> Result<(Header, Shard)> {
     let io = |action| move |source| Error::Io { action, path: path.to_owned(), source };
     // Before opening: that of a pipe would wait for a writer.
-    let attributes = std::fs::metadata(path).map_err(io("open"))?;
+    let attributes = std::fs::metadata(path).map_err(|source| match remote::how_to_get(path) {
+        Some(how) => Error::NotDownloaded { path: path.to_owned(), how },
+        None => io("open")(source),
+    })?;
     if attributes.is_dir() {
         return Err(Error::IsDirectory { path: path.to_owned() });
     }
@@ -352,6 +371,6 @@ fn open_one(path: &Path) -> Result<(Header, Shard)> {
     if let Some(at) = second_file(&file, &header) {
         return Err(Error::JoinedFiles { path: path.to_owned(), at });
     }
-    let header_bytes = header.bytes;
-    Ok((header, Shard { path: path.to_owned(), file_bytes, header_bytes, modified }))
+    let Header { bytes: header_bytes, alignment, .. } = header;
+    Ok((header, Shard { path: path.to_owned(), file_bytes, header_bytes, alignment, modified }))
 }

@@ -54,6 +54,18 @@ impl Value {
         }
     }
 
+    /// What it is, in words.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Unsigned(_) | Self::Signed(_) => "a number",
+            Self::Float(_) => "a number with a fraction",
+            Self::Bool(_) => "true or false",
+            Self::String(_) => "a text",
+            Self::Array(list) if list.element == ElementType::String => "a list of texts",
+            Self::Array(_) => "a list of numbers",
+        }
+    }
+
     /// The value as an array.
     pub fn as_array(&self) -> Option<&Array> {
         match self {
@@ -81,6 +93,11 @@ impl Array {
     /// Whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// The elements' type, as llama.cpp names it.
+    pub(crate) fn element_name(&self) -> &'static str {
+        self.element.name()
     }
 
     /// The elements as unsigned integers; `None` for an element that is none.

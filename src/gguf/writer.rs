@@ -111,6 +111,11 @@ impl GgufWriter {
         self
     }
 
+    /// The metadata so far.
+    pub fn metadata(&self) -> &[(String, WriteValue)] {
+        &self.metadata
+    }
+
     /// The tensors so far.
     pub fn tensors(&self) -> &[WriteTensor] {
         &self.tensors

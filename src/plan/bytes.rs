@@ -15,13 +15,20 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{value:.2} {}", UNITS[unit]) }
 }
 
-/// A number of bytes in a form that [`parse_bytes`] reads back as the same number: `12GiB`, `1000B`.
+/// A number of bytes in a form that [`parse_bytes`] reads back as the same number: `12GiB`, `8GB`, `1001B`.
 pub(crate) fn exact_bytes(bytes: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     let exact = units.iter().find(|(_, shift)| bytes > 0 && bytes.trailing_zeros() >= *shift);
-    match exact {
-        Some((unit, shift)) => format!("{}{unit}", bytes >> shift),
-        None => format!("{bytes}B"),
+    let decimal = [("GB", 1_000_000_000), ("MB", 1_000_000), ("kB", 1_000)];
+    let decimal = decimal.iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
+    // The unit that leaves the smaller number is the one that was written.
+    match (exact, decimal) {
+        (Some((unit, shift)), None) => format!("{}{unit}", bytes >> shift),
+        (Some((unit, shift)), Some((_, of))) if bytes >> shift <= bytes / of => {
+            format!("{}{unit}", bytes >> shift)
+        }
+        (_, Some((unit, of))) => format!("{}{unit}", bytes / of),
+        (None, None) => format!("{bytes}B"),
     }
 }
 
@@ -125,6 +132,13 @@ mod tests {
             let asked = format!("{}GiB", text.trim());
             assert!(matches!(error, Error::NoUnit { .. }), "{text}: {error}");
             assert!(error.to_string().contains(&asked), "{error}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_written_as_they_were_given() {
+        for text in ["8GB", "500MB", "12GiB", "512MiB", "1000GiB", "1500MB", "7kB", "1001B", "0B"] {
+            assert_eq!(exact_bytes(parse_bytes(text).unwrap()), text);
         }
     }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::board::own_device;
-use super::homes::is_pageable;
-use super::{CPU, DISK, DiskPlan, NOT_LOADED, Plan, summary};
+use super::homes::{Home, decide_all, is_pageable};
+use super::{CPU, DISK, Device, DiskPlan, NOT_LOADED, Plan, rules, summary};
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
 use crate::gguf::GgufFile;
@@ -40,7 +40,48 @@ impl Plan {
             return Err(invalid("it does not give every layer to a device, in order"));
         }
         self.check_tensors(&experts)?;
-        self.check_device_count()
+        self.check_device_count()?;
+        self.check_policy(gguf, &experts)
+    }
+
+    /// What a rule places, or none, is where the policy says; `fit` decides by more than a plan holds.
+    fn check_policy(&self, gguf: &GgufFile, experts: &ExpertMap) -> Result<()> {
+        let devices = self.devices.iter().filter(|device| device.name != CPU);
+        let devices: Vec<Device> = devices.map(|device| Device::new(&device.name)).collect();
+        // A policy may name a device by its server's address, or one that was left out as nothing is on it.
+        let Ok(rules) = rules::compile(&self.policy, gguf, experts, &devices) else {
+            return Ok(());
+        };
+        let may_page = self.policy.fit().is_some_and(|fit| fit.ram_bytes.is_some());
+        let host_layers = self.layer_devices.iter().take_while(|device| device.is_none()).count();
+        let (decided, reports) = decide_all(experts, &rules, host_layers)?;
+        if reports.len() != self.rules.len() {
+            return Err(invalid(&format!(
+                "its rules are not those of its policy `{}`",
+                self.policy
+            )));
+        }
+        for (decided, placed) in decided.iter().zip(&self.tensors) {
+            if decided.by_fit || (may_page && !decided.by_rule && placed.device == DISK) {
+                continue;
+            }
+            let of = |device: Option<usize>| device.map_or(CPU, |i| &devices[i].name);
+            let expected = match decided.home {
+                Home::Cpu => CPU,
+                Home::Disk => DISK,
+                Home::NotLoaded => NOT_LOADED,
+                Home::Device(device) => of(Some(device)),
+                Home::WithLayer(layer) => of(self.layer_devices.get(layer).copied().flatten()),
+            };
+            if placed.device != expected {
+                let (name, policy) = (&placed.tensor.name, &self.policy);
+                return Err(invalid(&format!(
+                    "`{name}` is on {}, where its policy `{policy}` does not put it",
+                    placed.device
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn check_devices(&self) -> Result<()> {

@@ -73,6 +73,22 @@ impl OpenChoices {
         Self { context_tokens: true, kv_type: true, micro_batch_tokens: true }
     }
 
+    /// Where nobody chooses.
+    pub(super) fn check_none(self) -> Result<()> {
+        let open = [
+            ("context_tokens", self.context_tokens),
+            ("kv_type", self.kv_type),
+            ("micro_batch_tokens", self.micro_batch_tokens),
+        ];
+        match open.into_iter().find(|(_, is_open)| *is_open) {
+            Some((option, _)) => {
+                let expected = "given, as only the policy `fit` chooses it";
+                Err(Error::InvalidOption { option, value: "left open".to_owned(), expected })
+            }
+            None => Ok(()),
+        }
+    }
+
     #[allow(clippy::trivially_copy_pass_by_ref)] // serde wants it so
     fn is_none(&self) -> bool {
         *self == Self::default()

@@ -71,6 +71,9 @@ fn solve(
 ) -> Result<Plan> {
     check_devices(devices)?;
     let (open, grows) = (context.open, context.micro_batch_grows);
+    if policy.fit().is_none() {
+        open.check_none()?;
+    }
     let context = context.resolve(gguf)?;
     check_offload(&context, devices)?;
     let experts = ExpertMap::new(gguf)?;

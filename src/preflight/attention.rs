@@ -5,7 +5,8 @@ use super::keys::Keys;
 use crate::error::ModelFault;
 
 /// Architectures that read the rotated dimensions and use them nowhere.
-const UNROTATED: [&str; 5] = ["jamba", "granitehybrid", "nemotron_h", "nemotron_h_moe", "mamba2"];
+pub(super) const UNROTATED: [&str; 5] =
+    ["jamba", "granitehybrid", "nemotron_h", "nemotron_h_moe", "mamba2"];
 
 /// Architectures whose heads always rotate by several positions.
 const MULTI: [&str; 10] = [
@@ -45,6 +46,9 @@ fn check_heads(keys: &Keys<'_>) -> Checked {
             return Err(ModelFault::Zero { key: keys.name("attention.head_count") });
         }
         let kv_heads = keys.of_layer("attention.head_count_kv", layer).unwrap_or(heads);
+        if kv_heads == 0 && keys.layer_has(layer, "attn_k.weight") {
+            return Err(ModelFault::Zero { key: keys.name("attention.head_count_kv") });
+        }
         if kv_heads > 0 && !heads.is_multiple_of(kv_heads) {
             return Err(ModelFault::NotDivisible {
                 key: keys.name("attention.head_count"),

@@ -3,8 +3,10 @@
 //! First what the file is for, and whether the engine knows its architecture. Then its details.
 //! The engine checks much of a file itself, and its failed assertions on the calling thread become
 //! errors. Checked here is what would end the process: sizes by which it divides, types for which
-//! it has no code, memory out of proportion to the file, tensors that it uses but does not ask for.
-//! Everything else is left to the engine, so that no file is refused that it would run.
+//! it has no code, memory out of proportion to the file, tensors that it uses but does not ask for;
+//! what it would compute nonsense with: numbers that are none, weights that are not there; and what it
+//! asks every file for, so that a plan says it too: keys, the vocabulary, where tensors lie, experts that are
+//! whole. Everything else is left to the engine, so that no file is refused that it would run.
 
 mod architectures;
 mod attention;
@@ -13,13 +15,15 @@ mod key_types;
 mod keys;
 mod names;
 mod next_token;
-mod norms;
+mod numbers;
 mod purpose;
 mod recurrent;
 mod required;
 mod room;
+pub mod tokenizers;
 mod types;
 mod vocabulary;
+mod whole;
 
 pub use self::architectures::ARCHITECTURES;
 use self::keys::Keys;
@@ -43,8 +47,8 @@ use crate::gguf::GgufFile;
 ///
 /// # Errors
 /// [`Error::NotATextModel`] with what the file is for, [`Error::UnknownArchitecture`],
-/// [`Error::UnsafeModel`] with the key or tensor, [`Error::MissingMetadata`] if the file does not
-/// name its architecture.
+/// [`Error::UnsafeModel`] with the key or tensor, [`Error::UnfinishedFile`] for one whose end is zeros,
+/// [`Error::MissingMetadata`] if it does not name its architecture; [`Error::Io`].
 pub fn check(gguf: &GgufFile) -> Result<()> {
     if let Some(purpose) = purpose(gguf) {
         return Err(Error::NotATextModel { path: gguf.path().to_owned(), purpose });
@@ -59,10 +63,12 @@ pub fn check(gguf: &GgufFile) -> Result<()> {
         .and_then(|()| attention::check(&keys))
         .and_then(|()| experts::check(&keys))
         .and_then(|()| recurrent::check(&keys))
-        .and_then(|()| norms::check(&keys))
-        .and_then(|()| vocabulary::check(&keys))
-        .and_then(|()| required::check(&keys));
-    outcome.map_err(|fault| Error::UnsafeModel { path: gguf.path().to_owned(), fault })
+        .and_then(|()| numbers::check(&keys))
+        .and_then(|()| required::check(&keys))
+        .and_then(|()| whole::check(&keys))
+        .and_then(|()| vocabulary::check(&keys));
+    outcome.map_err(|fault| Error::UnsafeModel { path: gguf.path().to_owned(), fault })?;
+    gguf.check_end()
 }
 
 /// What one check says.

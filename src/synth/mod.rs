@@ -30,7 +30,7 @@ mod weights;
 pub use self::family::{
     Attention, AttentionLayers, Experts, Family, Latent, Recurrent, RecurrentKind, Window,
 };
-pub use self::model::SynthModel;
+pub use self::model::{SynthModel, paths};
 pub use self::options::{Scale, SynthOptions};
 use crate::error::{Error, Result};
 

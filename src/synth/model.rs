@@ -119,7 +119,7 @@ impl SynthModel {
                 return invalid("the number of shards", shards, "from 1 to the tensors' number");
             }
         };
-        let paths = shard_paths(path, shards);
+        let paths = paths(path, shards);
         for (part, path) in parts.iter().zip(&paths) {
             File::create(path).and_then(|file| write(part, file)).map_err(|source| Error::Io {
                 action: "write",
@@ -160,7 +160,14 @@ impl Write for Told<'_> {
     }
 }
 
-fn shard_paths(path: &Path, shards: u16) -> Vec<PathBuf> {
+/// The files that [`SynthModel::save`] writes.
+///
+/// ```
+/// let paths = moe_offload::synth::paths("model.gguf", 2);
+/// assert_eq!(paths[1].to_str(), Some("model-00002-of-00002.gguf"));
+/// ```
+pub fn paths(path: impl AsRef<Path>, shards: u16) -> Vec<PathBuf> {
+    let path = path.as_ref();
     if shards == 1 {
         return vec![path.to_owned()];
     }

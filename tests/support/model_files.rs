@@ -52,7 +52,9 @@ impl Shape {
             .set("deepseek2.context_length", 2048_u32)
             .set("deepseek2.embedding_length", 64_u32)
             .set("deepseek2.attention.head_count", 16_u32)
-            .set("deepseek2.attention.head_count_kv", 1_u32);
+            .set("deepseek2.attention.head_count_kv", 1_u32)
+            .set("deepseek2.attention.layer_norm_rms_epsilon", 1e-6_f32)
+            .set("tokenizer.ggml.model", "none");
         if self.experts > 0 {
             let experts = u32::try_from(self.experts).unwrap();
             writer.set("deepseek2.expert_count", experts).set("deepseek2.expert_used_count", 2_u32);
@@ -83,11 +85,19 @@ impl Shape {
         let kinds: &[&str] =
             if self.fused { &["gate_up", "down"] } else { &["gate", "up", "down"] };
         for kind in kinds {
-            let rows = if *kind == "gate_up" { 64 } else { 32 };
+            let (from, rows) = match *kind {
+                "gate_up" => (64, 64),
+                "down" => (32, 64),
+                _ => (64, 32),
+            };
             let exps = name(&format!("ffn_{kind}_exps"));
-            writer.tensor(format!("{exps}.weight"), &[64, rows, self.experts], GgmlType::Q8_0);
+            writer.tensor(format!("{exps}.weight"), &[from, rows, self.experts], GgmlType::Q8_0);
             if self.biases {
-                writer.tensor(format!("{exps}.bias"), &[rows, self.experts], GgmlType::F32);
+                writer.tensor(
+                    format!("{exps}.bias"),
+                    &[from.min(rows), self.experts],
+                    GgmlType::F32,
+                );
             }
         }
         if self.shared {

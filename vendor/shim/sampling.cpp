@@ -20,6 +20,8 @@ struct moe_sampler {
 
 namespace {
 
+struct not_a_number {};
+
 // Below this part of a vocabulary it pays to look for the best tokens first.
 constexpr size_t FEW = 8;
 // The engine looks a bias up by going through all of them for each candidate.
@@ -136,9 +138,22 @@ void collect(moe_sampler & sampler, const float * logits, size_t words, const bo
     }
 }
 
+// Whether all are below infinity, which what is no number is not. The look at the whole vocabulary passes over
+// such; where all are of that kind, `collect` puts them all here.
+bool are_numbers(const std::vector<llama_token_data> & candidates) {
+    int others = 0;
+    for (const llama_token_data & data : candidates) {
+        others |= !(data.logit < INFINITY);
+    }
+    return others == 0;
+}
+
 llama_token choose(moe_sampler & sampler, llama_context * context, int32_t index, const bool * allowed) {
     const float * logits = logits_at(context, index);
     collect(sampler, logits, size_t(llama_vocab_n_tokens(vocab_of(context))), allowed);
+    if (!are_numbers(sampler.candidates)) {
+        throw not_a_number();
+    }
     llama_token_data_array array = { sampler.candidates.data(), sampler.candidates.size(), -1, false };
     if (array.size > 0) {
         llama_sampler_apply(sampler.chain.get(), &array);
@@ -173,7 +188,11 @@ moe_status moe_sampler_free(moe_sampler * sampler, moe_message * message) {
 
 moe_status moe_sample(moe_sampler * sampler, llama_context * context, int32_t index, const bool * allowed, llama_token * token, moe_message * message) {
     return guarded(message, [&] {
-        *token = choose(*sampler, context, index, allowed);
+        try {
+            *token = choose(*sampler, context, index, allowed);
+        } catch (const not_a_number &) {
+            return MOE_NO_NUMBER;
+        }
         return MOE_OK;
     });
 }

@@ -11,8 +11,34 @@ const MAX_DEPTH: usize = 200;
 /// Repetitions of one thing, one after another.
 const MAX_STACKED: usize = 50;
 
+/// A token that a grammar names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Named {
+    pub(crate) id: i32,
+    /// It ends a text.
+    pub(crate) is_end: bool,
+}
+
 /// The token that a grammar names, as `<text>` or `<[number]>`; `None` if there is none.
-pub(crate) type TokenOf<'a> = &'a dyn Fn(&str) -> Option<i32>;
+pub(crate) type TokenOf<'a> = &'a dyn Fn(&str) -> Option<Named>;
+
+/// What it is called in errors.
+pub(super) const KIND: &str = "grammar";
+/// A longer text has more elements than are allowed, or says very little with them.
+const MAX_BYTES: usize = 16 << 20;
+
+/// Refuses a text that is too long to be read.
+pub(super) fn check_size(text: &str) -> Result<()> {
+    if text.len() > MAX_BYTES {
+        let reason = format!(
+            "its text has {} bytes, but at most {} MiB are read; leave out comments and rules that `root` does not need",
+            text.len(),
+            MAX_BYTES >> 20
+        );
+        return Err(unusable(reason));
+    }
+    Ok(())
+}
 
 /// Reads a grammar. `token` is asked for tokens named by their text.
 pub(super) fn grammar(text: &str, token: TokenOf<'_>) -> Result<Grammar> {
@@ -23,8 +49,10 @@ pub(super) fn grammar(text: &str, token: TokenOf<'_>) -> Result<Grammar> {
         builder: Builder::default(),
         rules: HashMap::new(),
         order: Vec::new(),
+        ends: Vec::new(),
         token,
     };
+    reader.take("\u{feff}"); // some editors put it before a text
     reader.space(true);
     while reader.peek().is_some() {
         reader.rule()?;
@@ -37,11 +65,18 @@ pub(super) fn grammar(text: &str, token: TokenOf<'_>) -> Result<Grammar> {
     let Some(&(root, _)) = reader.rules.get("root") else {
         return Err(unusable("there is no rule `root`, where it begins".to_owned()));
     };
+    let has_end = !reader.ends.is_empty();
+    if let Some(end) = has_end.then(|| reader.builder.misplaced_end()).flatten() {
+        reader.at = reader.ends[end as usize];
+        return reader.fail(
+            "this token ends the text, so nothing can come after it; put it at the very end of the grammar, or leave it out, as an answer ends where its grammar does",
+        );
+    }
     reader.builder.finish(root).map_err(unusable_grammar)
 }
 
 fn unusable(reason: String) -> Error {
-    Error::InvalidStructure { what: "grammar", reason }
+    Error::InvalidStructure { what: KIND, reason }
 }
 
 fn unusable_grammar(why: Unusable) -> Error {
@@ -61,6 +96,8 @@ struct Reader<'a> {
     /// By name, and whether it was defined yet.
     rules: HashMap<&'a str, (RuleId, bool)>,
     order: Vec<&'a str>,
+    /// Where tokens that end a text are named.
+    ends: Vec<usize>,
     token: TokenOf<'a>,
 }
 
@@ -290,10 +327,15 @@ impl<'a> Reader<'a> {
         if !self.take(">") {
             return self.fail("expecting `>`");
         }
-        if let Some(id) = (self.token)(&self.text[start..self.at]) {
-            return Ok(Expr::Token { id, except });
+        match (self.token)(&self.text[start..self.at]) {
+            Some(Named { is_end: true, .. }) if !except => {
+                let end = u32::try_from(self.ends.len()).unwrap_or(u32::MAX);
+                self.ends.push(start);
+                return Ok(Expr::TextEnd(end));
+            }
+            Some(Named { id, .. }) => return Ok(Expr::Token { id, except }),
+            None => self.at = start,
         }
-        self.at = start;
         self.fail("this is no token of the model's vocabulary")
     }
 

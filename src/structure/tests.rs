@@ -9,13 +9,13 @@ use serde_json::{Map, Value, json};
 
 use super::Structure;
 use super::effort::Effort;
-use super::gbnf::numbered;
+use super::gbnf::{Named, numbered};
 use super::matcher::Matcher;
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 
-fn no_token(name: &str) -> Option<i32> {
-    numbered(name)
+fn no_token(name: &str) -> Option<Named> {
+    numbered(name).map(|id| Named { id, is_end: id == 2 })
 }
 
 fn matcher(structure: &Structure) -> Result<Matcher> {

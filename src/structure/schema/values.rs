@@ -144,7 +144,7 @@ impl<'a> Compiler<'a> {
         }
         let Some(Some(grammar)) = self.patterns.get(found).cloned() else { return Ok(false) };
         self.spend(text.len() + grammar.elements() / 64)?;
-        let mut effort = Effort::new(&|| Ok(()));
+        let mut effort = Effort::new(&|| Ok(())).of("JSON schema");
         let mut matcher = Matcher::new(grammar, &mut effort)?;
         let fits = matcher.accept_text(text, &mut effort)? && matcher.is_complete();
         self.spend(effort.spent() / STEPS_PER_WORK)?;

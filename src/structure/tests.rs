@@ -1,5 +1,8 @@
 //! Forms by themselves, without a model: texts are drawn from the grammar at random.
 
+mod faults;
+mod readings;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;

@@ -3,7 +3,8 @@
 //! A list that can be read from any place on (`.*.*`) makes a node at each place, all with the same
 //! future. What a node stands for is its slot and the nodes below it; two that are alike in both are
 //! exchanged, from the bottom up. Those in a circle (a rule that begins with itself) stay as they are.
-//! A node that returns to the end of a rule stands for what is below it.
+//! A node that returns to the end of a rule stands for what is below it, so that those of one token do
+//! not pile up on those of the tokens before.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher;
@@ -130,7 +131,8 @@ impl Matcher {
                     one
                 }
             };
-            if is_end && self.is_end(one) {
+            // Not of the same token: a chain of rules would be written out at each of them.
+            if is_end && (one as usize) < first && self.is_end(one) {
                 all.extend(below(&self.edges, self.nodes[one as usize].first_edge));
             } else {
                 all.push(one);

@@ -150,6 +150,7 @@ impl<'a> Compiler<'a> {
             self.note_dead(&schemas, &alternatives);
             let mut forms = Vec::new();
             for alternative in &alternatives {
+                self.note_needed(alternative);
                 forms.push(self.form(&json, &schemas, alternative)?);
             }
             let all = super::grammar::Expr::Choice(forms);

@@ -1,13 +1,18 @@
 //! llama.cpp's notation for grammars.
 
+mod words;
+
 use std::collections::HashMap;
 
+use self::words::{hint, unusable_grammar, visible};
 use super::chars::CharSet;
-use super::grammar::{Builder, Expr, Grammar, MAX_ELEMENTS, RuleId, Unusable};
+use super::grammar::{Builder, Expr, Grammar, MAX_ELEMENTS, RuleId};
 use crate::error::{Error, Result};
 
 /// Groups nest at most so deeply, as they are read by recursion.
 const MAX_DEPTH: usize = 200;
+/// Characters of the place of a fault that are told.
+const TOLD_CHARACTERS: usize = 30;
 /// Repetitions of one thing, one after another.
 const MAX_STACKED: usize = 50;
 
@@ -79,15 +84,6 @@ fn unusable(reason: String) -> Error {
     Error::InvalidStructure { what: KIND, reason }
 }
 
-fn unusable_grammar(why: Unusable) -> Error {
-    unusable(match why {
-        Unusable::TooLarge => format!(
-            "its rules, with repetitions written out, have more than {MAX_ELEMENTS} elements; lower the numbers in braces"
-        ),
-        Unusable::Endless => "no text ends it: every alternative of `root` needs, in the end, itself or an empty class (left or right recursion without a way out)".to_owned(),
-    })
-}
-
 struct Reader<'a> {
     text: &'a str,
     at: usize,
@@ -133,9 +129,16 @@ impl<'a> Reader<'a> {
 
     fn fail<T>(&self, what: &str) -> Result<T> {
         let line = self.text[..self.at].matches('\n').count() + 1;
-        let rest: String = self.rest().chars().take_while(|&c| c != '\n').take(30).collect();
+        let rest = self.rest().chars().take_while(|&c| c != '\n').take(TOLD_CHARACTERS);
+        let rest: String = rest.flat_map(|c| visible(c).collect::<Vec<_>>()).collect();
         let place = if rest.is_empty() { "its end".to_owned() } else { format!("`{rest}`") };
         Err(unusable(format!("line {line}, at {place}: {what}")))
+    }
+
+    /// Fails where something else is expected, and says what the character that stands here is not.
+    fn fail_expecting<T>(&self, what: &str) -> Result<T> {
+        let hint = self.peek().map_or("", hint);
+        self.fail(&format!("expecting {what}{hint}"))
     }
 
     /// Spaces and comments, and ends of lines where a rule goes on.
@@ -151,7 +154,7 @@ impl<'a> Reader<'a> {
 
     fn name(&mut self) -> Result<&'a str> {
         let name = self.take_while(is_of_name);
-        if name.is_empty() { self.fail("expecting the name of a rule") } else { Ok(name) }
+        if name.is_empty() { self.fail_expecting("the name of a rule") } else { Ok(name) }
     }
 
     fn id(&mut self, name: &'a str) -> RuleId {
@@ -171,13 +174,13 @@ impl<'a> Reader<'a> {
         }
         self.space(false);
         if !self.take("::=") {
-            return self.fail("expecting `::=`");
+            return self.fail_expecting("`::=`");
         }
         self.space(true);
         let expr = self.alternatives(false)?;
         self.builder.define(id, &expr).map_err(unusable_grammar)?;
         if !matches!(self.peek(), None | Some('\r' | '\n')) {
-            return self.fail("expecting the end of the rule, as its line ends");
+            return self.fail_expecting("the end of the rule, as its line ends");
         }
         self.space(true);
         Ok(())
@@ -237,7 +240,7 @@ impl<'a> Reader<'a> {
         self.space(true);
         let expr = self.alternatives(true)?;
         if !self.take(")") {
-            return self.fail("expecting `)`");
+            return self.fail_expecting("`)`");
         }
         self.depth -= 1;
         Ok(expr)

@@ -63,7 +63,11 @@ impl Source {
         if told.len() < part.len() {
             told.push('…');
         }
-        format!("`{told}` at character {}", self.character(span.start.offset))
+        let place = self.character(span.start.offset);
+        if told.is_empty() {
+            return format!("what is missing at character {place}");
+        }
+        format!("`{told}` at character {place}")
     }
 
     /// What the parser found, in words.

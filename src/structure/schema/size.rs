@@ -126,6 +126,8 @@ pub(super) struct Spent {
     reading: usize,
     /// The schema that is looked at, if it is by none inside of it.
     pub(super) on: Option<usize>,
+    /// The schema whose members of `oneOf` are being compared, the outermost.
+    pub(super) comparing: Option<usize>,
 }
 
 impl Compiler<'_> {
@@ -141,7 +143,7 @@ impl Compiler<'_> {
 
     /// Names the schema that was looked at, and what of it is so large.
     fn too_much(&self) -> Result<()> {
-        let at = self.trail.last().copied().or(self.spent.on);
+        let at = self.spent.comparing.or(self.trail.last().copied()).or(self.spent.on);
         let place = at.and_then(|number| self.places.get(number));
         let is_read = self.spent.reading > MAX_WORK / 2;
         let reason = if is_read {
@@ -162,6 +164,12 @@ impl Compiler<'_> {
         let cost =
             |(name, value): &(&String, &Value)| weight(name, value) + reading_of(name, value);
         let combines = |(name, _): &(&String, &Value)| COMBINING.contains(&name.as_str());
+        if self.spent.comparing.is_some() && !is_read {
+            let reason = format!(
+                "has so many members that telling them apart takes more than {MAX_WORK} comparisons; use `anyOf`, or have fewer"
+            );
+            return place.refuse("oneOf", reason);
+        }
         let largest = fields.iter().filter(|field| is_read || combines(field)).max_by_key(cost);
         let keyword = largest.or_else(|| fields.iter().max_by_key(cost)).map(|(name, _)| name);
         let keyword: String =

@@ -160,6 +160,18 @@ impl<'a> Compiler<'a> {
         place: &Place<'a>,
         lists: &[Vec<Alternative>],
     ) -> Result<()> {
+        let outer = self.spent.comparing;
+        if outer.is_none() {
+            self.spent.comparing = self.numbers.get(&std::ptr::from_ref(place.value)).copied();
+        }
+        let checked = self.check_each_apart(place, lists);
+        if checked.is_ok() {
+            self.spent.comparing = outer;
+        }
+        checked
+    }
+
+    fn check_each_apart(&mut self, place: &Place<'a>, lists: &[Vec<Alternative>]) -> Result<()> {
         for (i, list) in lists.iter().enumerate() {
             for (j, other) in lists.iter().enumerate().skip(i + 1) {
                 if !self.are_apart(list, other, 0)? {

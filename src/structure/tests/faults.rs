@@ -76,7 +76,8 @@ fn faults_of_patterns_name_the_escape_and_its_place() {
         ("\\0\\ud83d\\ude00\\Z", "`\\Z` at character 15"),
         ("ä\\bx", "`\\b` at character 2"),
         ("[[:^alpha:]]", "`[:^alpha:]` at character 2"),
-        ("a{", "at character"),
+        ("a{", "at character 2"),
+        ("a{,3}", "at character 3"),
         ("(a", "at character 1"),
         ("\\u12", "at character"),
     ];
@@ -189,6 +190,11 @@ fn large_schemas_are_refused_by_what_makes_them_large() {
     let form = json!({"items": {"allOf": [{"anyOf": cases}, {"anyOf": cases}]}});
     let told = reason(&Structure::JsonSchema(form));
     assert!(told.contains("`allOf` at `#/items`") && told.contains("combinations"), "{told}");
+    let members: Vec<Value> = (0..600)
+        .map(|i| json!({"type": "object", "properties": {"k": {"const": i}}, "required": ["k"]}))
+        .collect();
+    let told = reason(&Structure::JsonSchema(json!({"items": {"oneOf": members}})));
+    assert!(told.contains("`oneOf` at `#/items`") && told.contains("comparisons"), "{told}");
     let many = json!({"enum": vec![0; 250_000]});
     assert!(reason(&Structure::JsonSchema(many)).contains("250000 values"));
     let long = json!({"description": "x".repeat((8 << 20) + 1)});

@@ -18,16 +18,16 @@ type Rules = Vec<Vec<Vec<Symbol>>>;
 /// Any few rules, most of which call each other and themselves.
 fn rules(dice: &mut Dice) -> Rules {
     let count = 2 + dice.below(3);
-    let mut symbol = |dice: &mut Dice| match dice.below(5) {
+    let symbol = |dice: &mut Dice| match dice.below(5) {
         0 => Symbol::Letter('a'),
         1 => Symbol::Letter('b'),
         _ => Symbol::Rule(dice.below(count)),
     };
-    let mut alternative = |dice: &mut Dice| {
+    let alternative = |dice: &mut Dice| {
         let length = dice.below(4);
         (0..length).map(|_| symbol(dice)).collect()
     };
-    let mut rule = |dice: &mut Dice| {
+    let rule = |dice: &mut Dice| {
         let alternatives = 1 + dice.below(5);
         (0..alternatives).map(|_| alternative(dice)).collect()
     };

@@ -150,6 +150,8 @@ fn bad_structures_are_errors_before_the_first_token() {
         (grammar("root ::= \"x\"{1000000}"), "1000000"),
         (grammar("root ::= <no-such-token>"), "no token"),
         (grammar("root ::= <[100000000]>"), "no token"),
+        (grammar("root ::= <|im_end|> \"a\""), "ends the text"),
+        (grammar("root ::= \"a\" <|im_end|> \"b\""), "ends the text"),
         (Structure::JsonSchema(json!({"type": "nonsense"})), "nonsense"),
         (Structure::JsonSchema(json!({"$ref": "#/$defs/none"})), "none"),
         (Structure::JsonSchema(json!(7)), "7"),
@@ -276,9 +278,9 @@ fn limits_hold_while_a_form_is_read_and_followed() {
 fn limits_hold_while_a_large_form_is_read() {
     let mut model = model();
     // Its fault is at its end, which is not reached.
-    let form = Structure::Grammar(format!("root ::= [{}] (", "a-z".repeat(10_000_000)));
+    let form = Structure::Grammar(format!("root ::= [{}] (", "a-z".repeat(5_000_000)));
     let options = GenerateOptions::default().structure(form).max_tokens(1);
-    let brief = options.max_time(std::time::Duration::from_millis(60));
+    let brief = options.max_time(std::time::Duration::from_millis(30));
     let mut answer = model.generate("x", &brief).unwrap();
     answer.by_ref().for_each(|piece| drop(piece.unwrap()));
     assert_eq!(answer.stop_reason(), Some(StopReason::TimeLimit));
@@ -314,4 +316,36 @@ fn a_dead_end_is_an_error_and_the_model_goes_on() {
     assert_eq!(text, "a");
     let free = GenerateOptions::default().max_tokens(3).sampling(Sampling::greedy());
     assert!(!model.generate("Hello", &free).unwrap().text().unwrap().is_empty());
+}
+
+/// It once wrote the `a`, and then said that no token goes on.
+#[test]
+fn a_token_that_ends_the_text_is_the_end_of_a_grammar() {
+    let mut model = model();
+    for grammar in ["root ::= \"a\" <|im_end|>", "root ::= \"a\" ( <|im_end|> | <|endoftext|> )"] {
+        let (text, reason) = answer(&mut model, Structure::Grammar(grammar.into()), 0, 5);
+        assert_eq!((&*text, reason), ("a", StopReason::EndOfText), "{grammar}");
+    }
+}
+
+/// What a grammar demands is told, also where it is a token without a text.
+#[test]
+fn a_banned_token_that_the_grammar_names_is_told() {
+    let mut model = model();
+    let mut sampling = Sampling::default();
+    sampling.logit_bias.insert(5, f32::NEG_INFINITY);
+    let structure = Structure::Grammar("root ::= <[5]> \"a\"".into());
+    let options = GenerateOptions::default().sampling(sampling).structure(structure).max_tokens(5);
+    match model.generate("x", &options).and_then(Generation::text) {
+        Err(Error::DeadEnd { expected, .. }) => assert_eq!(expected, "the token 5"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A schema's pattern that has many readings is answered at length.
+#[test]
+fn patterns_of_many_repetitions_are_answered() {
+    let schema = json!({"type": "string", "pattern": "^.*.*.*.*.*.*=.*$"});
+    let (text, reason) = answer(&mut model(), Structure::JsonSchema(schema), 3, 300);
+    assert!(matches!(reason, StopReason::MaxTokens | StopReason::EndOfText), "{text}: {reason:?}");
 }

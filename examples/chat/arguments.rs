@@ -102,10 +102,10 @@ impl Arguments {
         options.overflow = Overflow::DropOldestTurns;
         options.template.variables.extend(self.template.iter().cloned());
         if let Some(path) = &self.json_schema {
-            options.structure = Some(Structure::JsonSchema(files::read_json(path)?));
+            options.structure = Some(Structure::JsonSchema(files::read_schema(path)?));
         }
         if let Some(path) = &self.grammar {
-            options.structure = Some(Structure::Grammar(files::read_text(path)?));
+            options.structure = Some(Structure::Grammar(files::read_form(path)?));
         }
         options.validate()?;
         Ok(options)

@@ -6,17 +6,26 @@ use std::path::Path;
 
 use moe_offload::{Error, Result};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-/// No plan, schema, grammar or conversation is larger; a device may never end.
+/// No plan or conversation is larger; a device may never end.
 const MAX_BYTES: u64 = 64 << 20;
+/// No schema or grammar that can be used is larger.
+const MAX_FORM_BYTES: u64 = 4 << 20;
+/// As serde_json says it; the library's own limit is lower.
+const TOO_DEEP: &str = "recursion limit exceeded";
 
 /// What a file holds.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
+    read_most(path, MAX_BYTES)
+}
+
+fn read_most(path: &Path, most: u64) -> Result<Vec<u8>> {
     let read = || -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MAX_BYTES {
-            let reason = format!("it has more than {} MiB", MAX_BYTES >> 20);
+        File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > most {
+            let reason = format!("it has more than {} MiB", most >> 20);
             return Err(io::Error::new(ErrorKind::FileTooLarge, reason));
         }
         Ok(bytes)
@@ -24,12 +33,28 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     read().map_err(|source| failed(path, source))
 }
 
-/// What a file says.
-pub(crate) fn read_text(path: &Path) -> Result<String> {
-    let bytes = read(path)?;
+/// The text of a grammar or schema.
+pub(crate) fn read_form(path: &Path) -> Result<String> {
+    let bytes = read_most(path, MAX_FORM_BYTES)?;
     let text = std::str::from_utf8(plain(path, &bytes)?);
     text.map(str::to_owned)
         .map_err(|error| failed(path, io::Error::new(ErrorKind::InvalidData, error)))
+}
+
+/// A JSON schema.
+pub(crate) fn read_schema(path: &Path) -> Result<Value> {
+    let text = read_form(path)?;
+    serde_json::from_str(&text).map_err(|error| {
+        let reason = error.to_string();
+        let source = if reason.contains(TOO_DEEP) {
+            let reason =
+                "it nests more than 64 levels deep; put parts into `$defs` and refer to them";
+            io::Error::new(ErrorKind::InvalidData, reason)
+        } else {
+            io::Error::new(ErrorKind::InvalidData, format!("it is not JSON: {reason}"))
+        };
+        failed(path, source)
+    })
 }
 
 /// Without the mark that some editors put before text.

@@ -7,7 +7,7 @@ use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::sampling::Sampling;
-use crate::structure::{Effort, Matcher, Structure, Vocabulary, numbered};
+use crate::structure::{Effort, Matcher, Named, Structure, Vocabulary, numbered};
 
 /// For reading a form, which recurses as deep as it is allowed to nest.
 const STACK_BYTES: usize = 16 << 20;
@@ -19,6 +19,8 @@ const TOLD_CHARACTERS: usize = 5;
 
 /// How far an answer has come in its form.
 pub(super) struct Form {
+    /// Which kind of form, in words.
+    kind: &'static str,
     matcher: Matcher,
     vocabulary: Arc<Vocabulary>,
     /// Tokens that are never chosen.
@@ -35,6 +37,8 @@ impl Form {
         weights: &Arc<Weights>,
         limits: &Limits,
     ) -> Result<Self> {
+        structure.check_size()?;
+        let kind = structure.kind();
         let (form, words) = (structure.clone(), Arc::clone(weights));
         let read = move || form.compile(&|name| named(&words, name));
         let grammar = limits.wait_for("form", STACK_BYTES, read)??;
@@ -42,8 +46,9 @@ impl Form {
         let bans = sampling.logit_bias.iter().filter(|(_, bias)| **bias == f32::NEG_INFINITY);
         let banned = bans.map(|(&token, _)| token).collect();
         let check = || limits.check();
-        let matcher = Matcher::new(Arc::new(grammar), &mut Effort::new(&check))?;
-        Ok(Self { matcher, vocabulary, banned, limits: limits.clone(), written: Vec::new() })
+        let mut effort = Effort::new(&check).of(kind);
+        let matcher = Matcher::new(Arc::new(grammar), &mut effort)?;
+        Ok(Self { kind, matcher, vocabulary, banned, limits: limits.clone(), written: Vec::new() })
     }
 
     /// Whether this token may come next.
@@ -53,13 +58,14 @@ impl Form {
         }
         let check = || self.limits.check();
         let bytes = self.vocabulary.bytes(token);
-        self.matcher.allows(token, bytes, &mut Effort::new(&check))
+        self.matcher.allows(token, bytes, &mut Effort::new(&check).of(self.kind))
     }
 
     /// Which tokens may come next, of which there is one at least.
     pub(super) fn allowed(&mut self, weights: &Weights) -> Result<Vec<bool>> {
         let check = || self.limits.check();
-        let mut allowed = self.vocabulary.allowed(&mut self.matcher, &mut Effort::new(&check))?;
+        let mut allowed =
+            self.vocabulary.allowed(&mut self.matcher, &mut Effort::new(&check).of(self.kind))?;
         for (token, is_allowed) in (0..).zip(&mut allowed) {
             if weights.is_end(token) {
                 *is_allowed = self.matcher.is_complete();
@@ -84,7 +90,7 @@ impl Form {
         let told = self.written.len().saturating_sub(TOLD_BYTES);
         self.written.drain(..told);
         let check = || self.limits.check();
-        self.matcher.accept(token, bytes, &mut Effort::new(&check))
+        self.matcher.accept(token, bytes, &mut Effort::new(&check).of(self.kind))
     }
 
     fn dead_end(&self) -> Error {
@@ -94,6 +100,10 @@ impl Form {
         if expected.len() > TOLD_CHARACTERS {
             told.push("others".to_owned());
         }
+        let named = self.matcher.named_tokens().take(TOLD_CHARACTERS);
+        told.extend(named.map(|(token, except)| {
+            if except { format!("any token but {token}") } else { format!("the token {token}") }
+        }));
         if self.matcher.is_complete() || told.is_empty() {
             told.push("its end".to_owned());
         }
@@ -105,7 +115,11 @@ impl Form {
 }
 
 /// The token that a grammar names: by its number, or by the text of just this token.
-fn named(weights: &Weights, name: &str) -> Option<Token> {
+fn named(weights: &Weights, name: &str) -> Option<Named> {
+    token(weights, name).map(|id| Named { id, is_end: weights.is_end(id) })
+}
+
+fn token(weights: &Weights, name: &str) -> Option<Token> {
     if let Some(token) = numbered(name) {
         let count = i32::try_from(weights.vocabulary_tokens()).unwrap_or(i32::MAX);
         return (0..count).contains(&token).then_some(token);

@@ -646,9 +646,12 @@ pub enum Error {
     },
     /// A form can be read in too many ways at once.
     #[error(
-        "the grammar can be read in too many ways at once: following it takes more than {most} {what}; write it so that one reading is enough"
+        "the {form} can be read in too many ways at once: following it takes more than {most} {what}; {}",
+        words::one_reading(form)
     )]
     AmbiguousStructure {
+        /// Whether it is a `grammar` or a `JSON schema`.
+        form: &'static str,
         /// What there are too many of.
         what: &'static str,
         /// How many there may be.

@@ -176,6 +176,15 @@ pub(super) fn broken(tensor: &str, actual: &str) -> String {
     }
 }
 
+/// What makes a form one that can be followed.
+pub(super) fn one_reading(form: &str) -> &'static str {
+    if form == "grammar" {
+        "write it so that one reading is enough"
+    } else {
+        "write each `pattern` so that a text has one reading: where one repetition ends, the next must not begin with the same characters"
+    }
+}
+
 pub(super) fn because(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(": {reason}") }
 }

@@ -11,6 +11,7 @@ const STEPS_BETWEEN_LOOKS: usize = 10_000;
 
 /// The work that is left, and what is asked now and then whether to go on.
 pub(crate) struct Effort<'a> {
+    form: &'static str,
     left: usize,
     until_look: usize,
     check: &'a dyn Fn() -> Result<()>,
@@ -18,7 +19,17 @@ pub(crate) struct Effort<'a> {
 
 impl<'a> Effort<'a> {
     pub(crate) fn new(check: &'a dyn Fn() -> Result<()>) -> Self {
-        Self { left: MOST_STEPS, until_look: STEPS_BETWEEN_LOOKS, check }
+        let (left, until_look) = (MOST_STEPS, STEPS_BETWEEN_LOOKS);
+        Self { form: "grammar", left, until_look, check }
+    }
+
+    /// For following this kind of form.
+    pub(crate) fn of(self, form: &'static str) -> Self {
+        Self { form, ..self }
+    }
+
+    pub(super) fn too_ambiguous(&self, what: &'static str, most: usize) -> Error {
+        Error::AmbiguousStructure { form: self.form, what, most }
     }
 
     /// How many steps were taken.
@@ -29,7 +40,7 @@ impl<'a> Effort<'a> {
     pub(super) fn spend(&mut self, steps: usize) -> Result<()> {
         self.left = self.left.saturating_sub(steps);
         if self.left == 0 {
-            return Err(Error::AmbiguousStructure { what: "steps for a token", most: MOST_STEPS });
+            return Err(self.too_ambiguous("steps for a token", MOST_STEPS));
         }
         self.until_look = self.until_look.saturating_sub(steps);
         if self.until_look == 0 {

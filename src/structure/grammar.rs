@@ -10,6 +10,12 @@ pub(super) const MAX_ELEMENTS: usize = 1_000_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct RuleId(u32);
 
+impl RuleId {
+    pub(super) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A part of a grammar as it is written. It nests no deeper than its reader lets it.
 #[derive(Clone, Debug)]
 pub(super) enum Expr {
@@ -21,6 +27,8 @@ pub(super) enum Expr {
         id: i32,
         except: bool,
     },
+    /// The end of the text, which the grammar names as a token; by number.
+    TextEnd(u32),
     Sequence(Vec<Expr>),
     /// None of no alternatives.
     Choice(Vec<Expr>),
@@ -56,6 +64,8 @@ pub(super) enum Slot {
         except: bool,
     },
     Call(RuleId),
+    /// In a [`Builder`]; in a grammar it is an `End`, as nothing follows it.
+    TextEnd(u32),
     End,
 }
 
@@ -73,6 +83,10 @@ pub(crate) struct Grammar {
 impl Grammar {
     pub(super) fn elements(&self) -> usize {
         self.slots.len()
+    }
+
+    pub(super) fn rules(&self) -> usize {
+        self.rules.len()
     }
 
     pub(super) fn alternatives(&self, rule: RuleId) -> &[u32] {
@@ -167,6 +181,7 @@ impl Builder {
                 into.extend(text.chars().map(|c| self.chars(&CharSet::one(c))));
             }
             Expr::Rule(rule) => into.push(Slot::Call(*rule)),
+            Expr::TextEnd(end) => into.push(Slot::TextEnd(*end)),
             &Expr::Token { id, except } => into.push(Slot::Token { id, except }),
             Expr::Sequence(parts) => {
                 for part in parts {
@@ -219,6 +234,44 @@ impl Builder {
         Ok(())
     }
 
+    /// An end of the text that something can follow.
+    pub(super) fn misplaced_end(&self) -> Option<u32> {
+        // Of each rule, one that a text of it can end with.
+        let mut ends: Vec<Option<u32>> = vec![None; self.rules.len()];
+        let mut callers: Vec<Vec<RuleId>> = vec![Vec::new(); self.rules.len()];
+        let mut todo = Vec::new();
+        for (rule, slot) in self.slots_of_rules() {
+            match slot {
+                Slot::TextEnd(end) => todo.push((rule, end)),
+                Slot::Call(called) => callers[called.index()].push(rule),
+                _ => {}
+            }
+        }
+        while let Some((rule, end)) = todo.pop() {
+            if ends[rule.index()].is_none() {
+                ends[rule.index()] = Some(end);
+                todo.extend(callers[rule.index()].iter().map(|caller| (*caller, end)));
+            }
+        }
+        let end_of = |slot: &Slot| match slot {
+            Slot::TextEnd(end) => Some(*end),
+            Slot::Call(rule) => ends[rule.index()],
+            _ => None,
+        };
+        let pairs = self.slots.windows(2).filter(|pair| pair[1] != Slot::End);
+        pairs.filter_map(|pair| end_of(&pair[0])).min()
+    }
+
+    fn slots_of_rules(&self) -> impl Iterator<Item = (RuleId, Slot)> {
+        (0..).zip(&self.rules).flat_map(|(rule, range)| {
+            let starts = &self.starts[range.start as usize..range.end as usize];
+            let slots = starts.iter().flat_map(|&start| {
+                self.slots[start as usize..].iter().take_while(|slot| **slot != Slot::End)
+            });
+            slots.map(move |slot| (RuleId(rule), *slot))
+        })
+    }
+
     /// The grammar without the alternatives that never end, which would be dead ends.
     pub(super) fn finish(mut self, root: RuleId) -> Built<Grammar> {
         let ends = self.ending_alternatives();
@@ -229,7 +282,10 @@ impl Builder {
             kept.extend(all.filter(|&alternative| ends[alternative]).map(|i| self.starts[i]));
             *range = first..number(kept.len());
         }
-        let Self { slots, sets, rules, .. } = self;
+        let Self { mut slots, sets, rules, .. } = self;
+        for slot in slots.iter_mut().filter(|slot| matches!(slot, Slot::TextEnd(_))) {
+            *slot = Slot::End;
+        }
         let grammar = Grammar { slots, sets, starts: kept, rules, root };
         if grammar.alternatives(root).is_empty() { Err(Unusable::Endless) } else { Ok(grammar) }
     }
@@ -255,7 +311,7 @@ impl Builder {
                         Slot::Chars(set) if self.sets[*set as usize].is_empty() => {
                             waits[index] += 1;
                         }
-                        Slot::Chars(_) | Slot::Token { .. } => {}
+                        Slot::Chars(_) | Slot::Token { .. } | Slot::TextEnd(_) => {}
                     }
                 }
             }

@@ -16,9 +16,9 @@ use serde_json::Value;
 
 #[cfg(feature = "llama")]
 pub(crate) use self::effort::Effort;
-use self::gbnf::TokenOf;
 #[cfg(feature = "llama")]
 pub(crate) use self::gbnf::numbered;
+pub(crate) use self::gbnf::{Named, TokenOf};
 use self::grammar::Grammar;
 #[cfg(feature = "llama")]
 pub(crate) use self::matcher::Matcher;
@@ -53,7 +53,10 @@ use crate::error::Result;
 #[non_exhaustive]
 pub enum Structure {
     /// llama.cpp's notation for grammars (GBNF); its start is `root`. Rules may begin with
-    /// themselves. With repetitions written out it has at most 1,000,000 elements.
+    /// themselves. It has at most 16 MiB and, with repetitions written out, 1,000,000 elements. A
+    /// token that ends a text (`<|im_end|>`) may stand at the very end, where it changes nothing: an
+    /// answer ends where its grammar does. Before anything else it is refused. A byte order mark at
+    /// the start is passed over.
     Grammar(String),
     /// JSON that a schema allows (draft 2020-12, 2019-09, 7 or 6). Every answer satisfies
     /// it, not every value that satisfies it can be an answer:
@@ -64,15 +67,20 @@ pub enum Structure {
     ///   unless a bound has more;
     /// - a list has all items that `prefixItems` describes.
     ///
+    /// A schema has at most 250,000 values (objects, lists, texts, numbers), and 8 MiB of text in them.
+    ///
     /// Enforced are `type`, `enum`, `const`, bounds of numbers, lengths, `pattern` (without look-around,
     /// word boundaries, back-references and flags), `format` (`date`, `time`, `date-time`, `duration`,
-    /// `uuid`, `email`, `hostname`, `ipv4`, `ipv6`, `uri`), `properties`, `required`,
+    /// `uuid`, `email`, `hostname`, `ipv4`, `ipv6`, `uri`; of numbers `int8` to `int64` and `uint8` to
+    /// `uint64`, as bounds), `properties`, `required`,
     /// `additionalProperties`, `items`, `prefixItems`, `minItems`, `maxItems`, `anyOf`, `allOf`, `oneOf`
     /// whose members cannot hold for one value, and `$ref` into the schema; in any combination, but for a
     /// second pattern for one text, and a length that cannot be worked into a pattern. All other
     /// keywords are refused, unknown ones too, as a misspelt one would be a broken promise;
-    /// annotations (`title`, `description`, `default`, `examples` and the like, and names that begin
-    /// with `x-`) are passed over.
+    /// annotations (`title`, `description`, `default`, `examples` and the like, the formats `float` and
+    /// `double`, and names that begin with `x-`) are passed over. A number of `enum` or `const` with a
+    /// fraction has at most 15 digits, as a double does not keep more; digits that were lost before, when
+    /// the schema's text became a [`Value`], cannot be seen here.
     JsonSchema(Value),
 }
 
@@ -81,13 +89,31 @@ impl Structure {
     ///
     /// # Errors
     /// [`Error::InvalidStructure`] for a grammar, or a schema as a whole; [`Error::InvalidSchema`]
-    /// for a place in a schema. Tokens that a grammar names are taken to be there.
+    /// for a place in a schema. Tokens that a grammar names are taken to be there, and to be none that
+    /// ends a text.
     pub fn validate(&self) -> Result<()> {
-        self.compile(&|_| Some(0)).map(|_| ())
+        self.compile(&|_| Some(Named { id: 0, is_end: false })).map(|_| ())
+    }
+
+    /// Which of both, in words.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Grammar(_) => gbnf::KIND,
+            Self::JsonSchema(_) => schema::KIND,
+        }
+    }
+
+    /// Refuses what is so large that even a copy of it costs too much.
+    pub(crate) fn check_size(&self) -> Result<()> {
+        match self {
+            Self::Grammar(text) => gbnf::check_size(text),
+            Self::JsonSchema(schema) => schema::check_size(schema),
+        }
     }
 
     /// Read, checked and of bounded size. `token` is asked for tokens that a grammar names.
     pub(crate) fn compile(&self, token: TokenOf<'_>) -> Result<Grammar> {
+        self.check_size()?;
         match self {
             Self::Grammar(text) => gbnf::grammar(text, token),
             Self::JsonSchema(schema) => schema::grammar(schema),

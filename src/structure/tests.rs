@@ -1,5 +1,8 @@
 //! Forms by themselves, without a model: texts are drawn from the grammar at random.
 
+mod faults;
+mod readings;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -9,13 +12,13 @@ use serde_json::{Map, Value, json};
 
 use super::Structure;
 use super::effort::Effort;
-use super::gbnf::numbered;
+use super::gbnf::{Named, numbered};
 use super::matcher::Matcher;
 use super::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 
-fn no_token(name: &str) -> Option<i32> {
-    numbered(name)
+fn no_token(name: &str) -> Option<Named> {
+    numbered(name).map(|id| Named { id, is_end: id == 2 })
 }
 
 fn matcher(structure: &Structure) -> Result<Matcher> {
@@ -681,8 +684,10 @@ const TYPES: &str = r#"["null", "boolean", "integer", "number", "string", "array
 const PATTERNS: &str = r#"["^a+$", "a", "^[a-c]{1,3}-[0-9]{1,4}$", "\\d\\d", "^\\w+$", "\\s", "\\bx", "(?=a)", "(?i)a",
     "[[:digit:]]", "a+?b", "^a|b$", "^(ab|c)*$", "[^a-z]", "^\\W\\D\\S$", "\\p{Lu}", "^.{2,4}$", "^\"\\\\$", "\\n",
     "(a|b){2}", "^$", "", "[\\d_-]+", "x{2,1}", "^\\u00e9\\x41$", "^(?<n>a)$", "\\.", "^[a", "a**",
-    "^[^\\s]$", "^[^\\s@]+@[^\\s]$", "^[^\\S]$", "^[^\\s\\S]?$", "^[^\\w]$", "^[^\\D]$", "^[^\\p{L}]$"]"#;
-const FORMATS: &str = r#"["date", "time", "date-time", "uuid", "email", "ipv4", "ipv6", "hostname", "uri", "duration", "regex"]"#;
+    "^[^\\s]$", "^[^\\s@]+@[^\\s]$", "^[^\\S]$", "^[^\\s\\S]?$", "^[^\\w]$", "^[^\\D]$", "^[^\\p{L}]$",
+    ".*.*=.*", "^a*[ab]*(b+)*$", "^(a|b|[^a])*c?c*$"]"#;
+const FORMATS: &str = r#"["date", "time", "date-time", "uuid", "email", "ipv4", "ipv6", "hostname", "uri", "duration", "regex",
+    "int32", "uint8", "double"]"#;
 const REFERENCES: &str =
     r##"["#/$defs/a", "#/$defs/b", "#/$defs/c", "#/$defs/d", "#/$defs/d", "#", "#/$defs/none"]"##;
 

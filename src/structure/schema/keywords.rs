@@ -4,7 +4,8 @@ use serde_json::{Map, Value};
 
 use super::alternative::{All, Alternative, Array, Object, Text};
 use super::known::check_known;
-use super::number::{Bound, Numbers};
+use super::number::{Bound, EXACT_DIGITS, Numbers, Whole};
+use super::size::weight;
 use super::{Compiler, Place, format, pattern};
 use crate::error::Result;
 use crate::structure::grammar::MAX_ELEMENTS;
@@ -22,7 +23,7 @@ impl<'a> Compiler<'a> {
         place: &Place<'a>,
         fields: &'a Fields,
     ) -> Result<Vec<Alternative>> {
-        self.spend(fields.values().map(weight).sum())?;
+        self.spend_reading(fields.iter().map(|(name, value)| weight(name, value)).sum())?;
         fields.keys().try_for_each(|keyword| check_known(place, keyword))?;
         self.check_draft(place, fields)?;
         let mut allowed = self.of_types(place, fields)?;
@@ -194,16 +195,6 @@ impl<'a> Compiler<'a> {
     }
 }
 
-/// What it costs to read the value of a keyword.
-fn weight(value: &Value) -> usize {
-    match value {
-        Value::Array(values) => values.len(),
-        Value::Object(fields) => fields.len(),
-        Value::String(text) => 4 * text.len(), // it may be a pattern
-        _ => 1,
-    }
-}
-
 /// A name as a part of a JSON pointer.
 fn escaped(name: &str) -> String {
     name.replace('~', "~0").replace('/', "~1")
@@ -261,11 +252,25 @@ fn check_numbers(place: &Place<'_>, keyword: &str, values: &[Value]) -> Result<(
                     );
                     return place.refuse(keyword, reason);
                 }
+                if has_too_many_digits(&number.to_string()) {
+                    let reason = format!(
+                        "holds {number}, which may have been rounded when it was read; write at most {EXACT_DIGITS} digits, or a text"
+                    );
+                    return place.refuse(keyword, reason);
+                }
             }
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Whether a number with a fraction has more digits than a double keeps.
+fn has_too_many_digits(number: &str) -> bool {
+    let (digits, _) = number.split_once('e').unwrap_or((number, ""));
+    let digits: String = digits.chars().filter(char::is_ascii_digit).collect();
+    let is_whole = !number.contains('.') || number.ends_with(".0");
+    !is_whole && digits.trim_start_matches('0').len() > EXACT_DIGITS as usize
 }
 
 fn in_order(place: &Place<'_>, keyword: &str, least: usize, most: Option<usize>) -> Result<()> {
@@ -298,6 +303,7 @@ fn numbers(place: &Place<'_>, fields: &Fields) -> Result<Numbers> {
         is_whole: false,
         least: pair("minimum", "exclusiveMinimum", true)?,
         most: pair("maximum", "exclusiveMaximum", false)?,
+        format: fields.get("format").and_then(Value::as_str).and_then(Whole::of),
     };
     if numbers.is_empty() {
         let keyword = if fields.contains_key("minimum") { "minimum" } else { "exclusiveMinimum" };
@@ -332,11 +338,29 @@ fn text(place: &Place<'_>, fields: &Fields) -> Result<Text> {
         Some(Value::String(name)) if format::pattern(name).is_some() => {
             text.formats.insert(name.clone());
         }
-        Some(Value::String(name)) => {
-            let reason = format!("`{name}` cannot be enforced; write it as a `pattern`");
-            return place.refuse("format", reason);
-        }
+        Some(Value::String(name)) => check_format(place, fields, name)?,
         Some(other) => return place.refuse("format", format!("is {other}, not a text")),
     }
     Ok(text)
 }
+
+/// Refuses a format that is none of texts, unless it is one of numbers and stands where numbers do.
+fn check_format(place: &Place<'_>, fields: &Fields, name: &str) -> Result<()> {
+    let is_of_numbers = Whole::of(name).is_some() || NOTED_FORMATS.contains(&name);
+    let types = types(place, fields)?;
+    let has_numbers = types.contains(&"number") || types.contains(&"integer");
+    let remedy = match (is_of_numbers, has_numbers) {
+        (true, true) => return Ok(()),
+        (true, false) => {
+            "is one of numbers, which `type` leaves out; write what the text looks like as a `pattern`, as `^-?[0-9]{1,18}$`"
+        }
+        (false, true) if !types.contains(&"string") => {
+            "cannot be enforced; write it as `minimum` and `maximum`, or leave it out"
+        }
+        (false, _) => "cannot be enforced; write it as a `pattern`",
+    };
+    place.refuse("format", format!("`{name}` {remedy}"))
+}
+
+/// They say how a number is kept, not which it is.
+const NOTED_FORMATS: [&str; 2] = ["float", "double"];

@@ -12,12 +12,15 @@ mod alternative;
 mod dead;
 mod draft;
 mod emit;
+mod escapes;
 mod format;
 mod keywords;
 mod known;
 mod number;
 mod pattern;
 mod refer;
+mod simplify;
+mod size;
 mod values;
 
 use std::collections::HashMap;
@@ -29,19 +32,18 @@ use serde_json::Value;
 use self::alternative::{All, Alternative, Text};
 use self::emit::Json;
 use self::number::Numbers;
+pub(super) use self::size::check_size;
+use self::size::{reading, size};
 use super::grammar::{Builder, Grammar, MAX_ELEMENTS, RuleId, Unusable};
 use crate::error::{Error, Result};
 
-/// Schemas, and values in them, nest at most so deeply.
-const MAX_DEPTH: usize = 64;
+/// What it is called in errors.
+pub(super) const KIND: &str = "JSON schema";
 /// Schemas that are looked at for one value lead to each other at most so often, by recursion.
 const MAX_FOLLOWED: usize = 100;
-/// Alternatives that are made or compared, a second of work.
-const MAX_WORK: usize = 2_000_000;
 
 /// The grammar of JSON texts that a schema allows.
 pub(super) fn grammar(schema: &Value) -> Result<Grammar> {
-    check_depth(schema)?;
     let compiler = Compiler {
         root: schema,
         places: Vec::new(),
@@ -56,29 +58,13 @@ pub(super) fn grammar(schema: &Value) -> Result<Grammar> {
         inside: 0,
         dead: dead::Dead::default(),
         builder: Builder::default(),
-        work: 0,
+        spent: size::Spent::default(),
     };
     compiler.compile()
 }
 
-/// Before anything recurses into it.
-fn check_depth(schema: &Value) -> Result<()> {
-    let mut waiting = vec![(schema, 0)];
-    while let Some((value, depth)) = waiting.pop() {
-        if depth > MAX_DEPTH {
-            return Err(unusable(format!("it nests more than {MAX_DEPTH} levels deep")));
-        }
-        match value {
-            Value::Array(items) => waiting.extend(items.iter().map(|item| (item, depth + 1))),
-            Value::Object(fields) => waiting.extend(fields.values().map(|item| (item, depth + 1))),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
 fn unusable(reason: String) -> Error {
-    Error::InvalidStructure { what: "JSON schema", reason }
+    Error::InvalidStructure { what: KIND, reason }
 }
 
 fn unusable_grammar(why: Unusable) -> Error {
@@ -130,59 +116,6 @@ impl Place<'_> {
     }
 }
 
-/// Bytes of text that are copied for one unit of work.
-const BYTES_PER_WORK: usize = 16;
-/// The work of a class of Unicode, which has hundreds of ranges.
-const CLASS_WORK: usize = 500;
-
-/// The work of reading the names, values and pattern that a schema itself holds.
-fn reading(schema: &Value) -> usize {
-    let Value::Object(fields) = schema else { return 0 };
-    let of = |(keyword, value): (&String, &Value)| match (&**keyword, value) {
-        ("enum" | "const" | "required", value) => value_size(value),
-        ("properties", Value::Object(all)) => {
-            all.keys().map(|name| 1 + name.len() / BYTES_PER_WORK).sum()
-        }
-        ("pattern", Value::String(pattern)) => {
-            CLASS_WORK * pattern.to_ascii_lowercase().matches("\\p").count()
-        }
-        _ => 0,
-    };
-    fields.iter().map(of).sum()
-}
-
-/// The work of copying a value.
-fn value_size(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => 1 + items.iter().map(value_size).sum::<usize>(),
-        Value::Object(fields) => {
-            let field =
-                |(name, value): (&String, &Value)| name.len() / BYTES_PER_WORK + value_size(value);
-            1 + fields.iter().map(field).sum::<usize>()
-        }
-        Value::String(text) => 1 + text.len() / BYTES_PER_WORK,
-        _ => 1,
-    }
-}
-
-/// The work of copying an alternative.
-fn size(alternative: &Alternative) -> usize {
-    let name = |name: &String| 1 + name.len() / BYTES_PER_WORK;
-    match alternative {
-        Alternative::Value(value) => value_size(value),
-        Alternative::Text(text) => text.patterns.iter().map(name).sum(),
-        Alternative::Array(array) => {
-            array.rest.len() + array.first.iter().map(|all| 1 + all.len()).sum::<usize>()
-        }
-        Alternative::Object(object) => {
-            let declared = object.declared.iter();
-            let declared: usize = declared.map(|(text, all)| name(text) + all.len()).sum();
-            declared + object.others.len() + object.required.iter().map(name).sum::<usize>()
-        }
-        _ => 0,
-    }
-}
-
 struct Compiler<'a> {
     root: &'a Value,
     places: Vec<Place<'a>>,
@@ -204,7 +137,7 @@ struct Compiler<'a> {
     inside: usize,
     dead: dead::Dead,
     builder: Builder,
-    work: usize,
+    spent: size::Spent,
 }
 
 impl<'a> Compiler<'a> {
@@ -217,6 +150,7 @@ impl<'a> Compiler<'a> {
             self.note_dead(&schemas, &alternatives);
             let mut forms = Vec::new();
             for alternative in &alternatives {
+                self.note_needed(alternative);
                 forms.push(self.form(&json, &schemas, alternative)?);
             }
             let all = super::grammar::Expr::Choice(forms);
@@ -245,20 +179,10 @@ impl<'a> Compiler<'a> {
         rule
     }
 
-    fn spend(&mut self, work: usize) -> Result<()> {
-        self.work += work;
-        if self.work > MAX_WORK {
-            let reason = format!(
-                "its alternatives make more than {MAX_WORK} combinations; have fewer in `anyOf`, `oneOf`, `allOf` and `enum`"
-            );
-            return Err(unusable(reason));
-        }
-        Ok(())
-    }
-
     /// What all of these schemas allow.
     fn alternatives(&mut self, schemas: &All) -> Result<Vec<Alternative>> {
         let mut all = Alternative::any();
+        self.spent.on = schemas.first().copied();
         for &schema in schemas {
             let allowed = self.allowed(schema)?;
             all = self.both(&all, &allowed)?;
@@ -281,7 +205,7 @@ impl<'a> Compiler<'a> {
         }
         self.trail.push(number);
         self.followed += 1;
-        self.spend(reading(place.value))?;
+        self.spend_reading(reading(place.value))?;
         let allowed = match place.value {
             Value::Bool(true) => Ok(Alternative::any()),
             Value::Bool(false) => Ok(Vec::new()),

@@ -12,7 +12,7 @@ const UNIT: i128 = 10_i128.pow(SCALE);
 /// Digits of a whole number: every one is exact in 64 bits.
 const MAX_DIGITS: u32 = 18;
 /// Digits of a number that a double keeps apart from its neighbours.
-const EXACT_DIGITS: u32 = 15;
+pub(super) const EXACT_DIGITS: u32 = 15;
 /// Digits behind the point, if bounds do not ask for more.
 const DECIMALS: u32 = 6;
 
@@ -29,6 +29,41 @@ pub(super) struct Numbers {
     pub(super) is_whole: bool,
     pub(super) least: Option<Bound>,
     pub(super) most: Option<Bound>,
+    /// Whole numbers of a `format`. Answers have it; many checkers do not know it.
+    pub(super) format: Option<Whole>,
+}
+
+/// Whole numbers of so many bits, by their least and most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Whole {
+    least: i128,
+    most: i128,
+}
+
+impl Whole {
+    /// Of a format of OpenAPI's registry, or of those that languages' types become.
+    pub(super) fn of(format: &str) -> Option<Self> {
+        let (is_signed, bits) = match format.strip_prefix('u') {
+            Some(rest) => (false, rest.strip_prefix("int")?),
+            None => (true, format.strip_prefix("int")?),
+        };
+        let bits = match bits {
+            "8" => 8,
+            "16" => 16,
+            "32" => 32,
+            "64" | "" => 64,
+            _ => return None,
+        };
+        Some(if is_signed {
+            Self { least: -(1 << (bits - 1)), most: (1 << (bits - 1)) - 1 }
+        } else {
+            Self { least: 0, most: (1 << bits) - 1 }
+        })
+    }
+
+    fn both(self, other: Self) -> Self {
+        Self { least: self.least.max(other.least), most: self.most.min(other.most) }
+    }
 }
 
 impl Bound {
@@ -71,7 +106,19 @@ impl Numbers {
             is_whole: self.is_whole || other.is_whole,
             least: tighter(self.least, other.least, true),
             most: tighter(self.most, other.most, false),
+            format: match (self.format, other.format) {
+                (Some(a), Some(b)) => Some(a.both(b)),
+                (a, b) => a.or(b),
+            },
         }
+    }
+
+    /// The numbers that answers have.
+    fn narrowed(self) -> Self {
+        let Some(format) = self.format else { return self };
+        let bound = |whole| Some(Bound { units: whole * UNIT, is_exclusive: false });
+        let (least, most) = (bound(format.least), bound(format.most));
+        self.both(Self { is_whole: true, least, most, format: None })
     }
 
     /// Whether no number is within the bounds, as far as they say.
@@ -85,6 +132,14 @@ impl Numbers {
     }
 
     pub(super) fn admits(self, number: &Number) -> Fit {
+        let bare = Self { format: None, ..self };
+        match bare.admits_bare(number) {
+            Fit::Yes if self.narrowed().admits_bare(number) != Fit::Yes => Fit::Unknown,
+            fit => fit,
+        }
+    }
+
+    fn admits_bare(self, number: &Number) -> Fit {
         // What is no whole number of units is compared as a double.
         let Some(units) = units(number) else { return self.admits_double(number) };
         let is_above =
@@ -125,6 +180,15 @@ impl Numbers {
     /// JSON's numbers within these bounds; `None` where they are too far or too fine to be told
     /// apart by a double.
     pub(super) fn expr(self) -> Option<Expr> {
+        if self.format.is_some() {
+            let narrowed = Self { format: None, ..self.narrowed() };
+            // None, if they contradict the bounds.
+            return if narrowed.is_empty() {
+                Some(Expr::Choice(Vec::new()))
+            } else {
+                narrowed.expr()
+            };
+        }
         if self.is_whole {
             let limit = 10_i128.pow(MAX_DIGITS) - 1;
             return scaled(self, 0, limit);

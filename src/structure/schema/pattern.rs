@@ -2,11 +2,13 @@
 
 use regex_syntax::ast::{
     AssertionKind, Ast, ClassPerl, ClassPerlKind, ClassSet, ClassSetItem, GroupKind,
-    HexLiteralKind, Literal, LiteralKind, RepetitionKind, RepetitionRange, SpecialLiteralKind,
-    parse::ParserBuilder,
+    HexLiteralKind, Literal, LiteralKind, RepetitionKind, RepetitionRange, Span,
+    SpecialLiteralKind, parse::ParserBuilder,
 };
 use regex_syntax::hir::{Class, HirKind};
 
+use super::escapes::Source;
+use super::simplify::simplified;
 use crate::structure::chars::CharSet;
 use crate::structure::grammar::Expr;
 
@@ -17,10 +19,11 @@ type Read<T> = Result<T, String>;
 
 /// The texts that a pattern finds itself in, as an expression for the whole text.
 pub(super) fn pattern(text: &str) -> Read<Expr> {
-    let parsed = ParserBuilder::new().nest_limit(MAX_DEPTH).build().parse(text);
-    let ast = parsed.map_err(|error| format!("cannot be read: {}", error.kind()))?;
-    let pattern = Pattern { text, is_negated: false };
-    Ok(Expr::Choice(pattern.branches(&ast)?))
+    let source = Source::of(text)?;
+    let parsed = ParserBuilder::new().nest_limit(MAX_DEPTH).build().parse(source.text());
+    let ast = parsed.map_err(|error| source.fault(&error))?;
+    let pattern = Pattern { source: &source, is_negated: false };
+    Ok(simplified(Expr::Choice(pattern.branches(&ast)?)))
 }
 
 /// A pattern that is an alternative by itself: between `^` and `$`, or with anything around it.
@@ -32,7 +35,7 @@ fn anywhere(parts: Vec<Expr>, begins: bool, ends: bool) -> Expr {
 }
 
 struct Pattern<'a> {
-    text: &'a str,
+    source: &'a Source,
     /// Inside of `[^…]`.
     is_negated: bool,
 }
@@ -74,7 +77,7 @@ impl Pattern<'_> {
                 if text.starts_with("[]") || text.starts_with("[^]") {
                     return Err("holds a class that begins with `]`; write `\\]`".to_owned());
                 }
-                let inside = Self { text: self.text, is_negated: class.negated };
+                let inside = Self { source: self.source, is_negated: class.negated };
                 let set = inside.set(&class.kind)?;
                 Expr::Chars(if class.negated { set.complement() } else { set })
             }
@@ -96,26 +99,29 @@ impl Pattern<'_> {
                 Expr::Sequence(concat.asts.iter().map(|ast| self.expr(ast)).collect::<Read<_>>()?)
             }
             Ast::Assertion(found) => {
-                let anchor = self.text(found.span);
+                let anchor = self.source.shown(found.span);
                 return Err(format!(
-                    "holds `{anchor}`; only `^` at the beginning and `$` at the end can be enforced"
+                    "holds {anchor}; only `^` at the beginning and `$` at the end can be enforced"
                 ));
             }
-            other => return Err(cannot(self.text(*other.span()))),
+            other => return Err(self.cannot(*other.span())),
         })
     }
 
-    fn text(&self, span: regex_syntax::ast::Span) -> &str {
-        &self.text[span.start.offset..span.end.offset]
+    fn text(&self, span: Span) -> &str {
+        &self.source.text()[span.start.offset..span.end.offset]
     }
 
-    fn bounds(
-        &self,
-        kind: &RepetitionKind,
-        span: regex_syntax::ast::Span,
-    ) -> Read<(usize, Option<usize>)> {
+    fn cannot(&self, span: Span) -> String {
+        format!(
+            "holds {}, which cannot be enforced; write what the text looks like without it",
+            self.source.shown(span)
+        )
+    }
+
+    fn bounds(&self, kind: &RepetitionKind, span: Span) -> Read<(usize, Option<usize>)> {
         if self.text(span).contains(char::is_whitespace) {
-            return Err(cannot(self.text(span)));
+            return Err(self.cannot(span));
         }
         Ok(match kind {
             RepetitionKind::ZeroOrOne => (0, Some(1)),
@@ -142,14 +148,14 @@ impl Pattern<'_> {
                 | SpecialLiteralKind::CarriageReturn
                 | SpecialLiteralKind::VerticalTab,
             ) => Ok(literal.c),
-            _ => Err(cannot(self.text(literal.span))),
+            _ => Err(self.cannot(literal.span)),
         }
     }
 
     fn set(&self, set: &ClassSet) -> Read<CharSet> {
         match set {
             ClassSet::Item(item) => self.item(item),
-            ClassSet::BinaryOp(op) => Err(cannot(self.text(op.span))),
+            ClassSet::BinaryOp(op) => Err(self.cannot(op.span)),
         }
     }
 
@@ -168,8 +174,8 @@ impl Pattern<'_> {
                 let sets = sets.collect::<Read<Vec<_>>>()?;
                 CharSet::of(sets.iter().flat_map(CharSet::ranges).copied())
             }
-            ClassSetItem::Ascii(class) => return Err(cannot(self.text(class.span))),
-            ClassSetItem::Bracketed(class) => return Err(cannot(self.text(class.span))),
+            ClassSetItem::Ascii(class) => return Err(self.cannot(class.span)),
+            ClassSetItem::Bracketed(class) => return Err(self.cannot(class.span)),
         })
     }
 
@@ -188,7 +194,7 @@ impl Pattern<'_> {
     }
 
     /// `\p{…}`, by the tables of Unicode.
-    fn unicode(&self, span: regex_syntax::ast::Span) -> Read<CharSet> {
+    fn unicode(&self, span: Span) -> Read<CharSet> {
         let text = self.text(span);
         let name = text.get(3..text.len() - 1).filter(|_| text.contains('{'));
         let class =
@@ -198,13 +204,9 @@ impl Pattern<'_> {
                 let ranges = class.ranges().iter();
                 Ok(CharSet::of(ranges.map(|range| (range.start().into(), range.end().into()))))
             }
-            _ => Err(cannot(text)),
+            _ => Err(self.cannot(span)),
         }
     }
-}
-
-fn cannot(part: &str) -> String {
-    format!("holds `{part}`, which cannot be enforced; write what the text looks like without it")
 }
 
 /// Names of `\p{…}` that ECMA 262 and the tables here have alike.
@@ -282,6 +284,7 @@ pub(super) fn lengths(expr: &Expr) -> (usize, Option<usize>) {
         Expr::Chars(_) | Expr::Token { .. } => (1, Some(1)),
         Expr::Text(text) => (text.chars().count(), Some(text.chars().count())),
         Expr::Rule(_) => (0, None),
+        Expr::TextEnd(_) => (0, Some(0)),
         Expr::Sequence(parts) => parts
             .iter()
             .map(lengths)

@@ -144,7 +144,7 @@ impl<'a> Compiler<'a> {
         }
         let Some(Some(grammar)) = self.patterns.get(found).cloned() else { return Ok(false) };
         self.spend(text.len() + grammar.elements() / 64)?;
-        let mut effort = Effort::new(&|| Ok(()));
+        let mut effort = Effort::new(&|| Ok(())).of("JSON schema");
         let mut matcher = Matcher::new(grammar, &mut effort)?;
         let fits = matcher.accept_text(text, &mut effort)? && matcher.is_complete();
         self.spend(effort.spent() / STEPS_PER_WORK)?;
@@ -160,6 +160,18 @@ impl<'a> Compiler<'a> {
         place: &Place<'a>,
         lists: &[Vec<Alternative>],
     ) -> Result<()> {
+        let outer = self.spent.comparing;
+        if outer.is_none() {
+            self.spent.comparing = self.numbers.get(&std::ptr::from_ref(place.value)).copied();
+        }
+        let checked = self.check_each_apart(place, lists);
+        if checked.is_ok() {
+            self.spent.comparing = outer;
+        }
+        checked
+    }
+
+    fn check_each_apart(&mut self, place: &Place<'a>, lists: &[Vec<Alternative>]) -> Result<()> {
         for (i, list) in lists.iter().enumerate() {
             for (j, other) in lists.iter().enumerate().skip(i + 1) {
                 if !self.are_apart(list, other, 0)? {

@@ -3,25 +3,31 @@
 //! All ways to read the text are followed at once. What is still to come on each of them is a stack
 //! of slots, and stacks share what they have in common: a node is a slot to return to, made at one
 //! place of the text, and its edges lead to all the nodes below. So a text costs time in proportion
-//! to a power of its length, however many ways there are, and rules may begin with themselves.
+//! to a power of its length, however many ways there are, and rules may begin with themselves. After
+//! each token, nodes of different places that return to the same slot and lead to the same nodes
+//! become one ([`keep`]), so that readings that go on alike are one reading.
 
-use std::collections::HashSet;
+mod keep;
+mod seen;
+
+use std::collections::HashMap;
+use std::hash::RandomState;
 use std::sync::Arc;
 
+use self::keep::MIN_COLLECTED;
+use self::seen::Seen;
 use super::chars::{Byte, Partial};
 use super::effort::Effort;
 use super::grammar::{Grammar, RuleId, Slot};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The node below all: what follows it is the end of the text.
 const BOTTOM: u32 = 0;
 const NO_EDGE: u32 = u32::MAX;
-/// Fewer nodes are not worth looking for those that nothing leads to.
-const MIN_COLLECTED: usize = 1 << 16;
-/// So many items are not met at most places.
-const LARGE_SET: usize = 1 << 12;
-/// Nodes and edges of all readings of a text, some 200 MB.
-const MOST_HELD: usize = 16_000_000;
+/// Nodes and edges of all readings of a text, and what is to be looked at.
+const MOST_HELD: usize = 4_000_000;
+/// Bytes that are read before equal readings are made one.
+const BYTES_AT_ONCE: usize = 256;
 
 /// A place in the grammar, and what follows when its rule is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,53 +77,17 @@ pub(crate) struct Matcher {
     seen: Seen,
     todo: Vec<Item>,
     collect_at: usize,
-}
-
-/// What was met at this place of the text. Of almost every slot that is one node at most.
-#[derive(Debug, Default)]
-struct Seen {
-    place: u32,
-    first: Vec<(u32, u32)>,
-    others: HashSet<Item>,
-    /// By slot to return to.
-    made: Vec<(u32, u32)>,
-}
-
-impl Seen {
-    fn begin(&mut self) {
-        if self.others.capacity() > LARGE_SET {
-            self.others = HashSet::new(); // to clear it takes as long as it is large
-        }
-        self.others.clear();
-        if self.place == u32::MAX {
-            self.first.fill((0, 0));
-            self.made.fill((0, 0));
-            self.place = 0;
-        }
-        self.place += 1;
-    }
-
-    /// Whether it is new.
-    fn insert(&mut self, item: Item) -> bool {
-        let first = &mut self.first[item.slot as usize];
-        if first.0 != self.place {
-            *first = (self.place, item.node);
-            return true;
-        }
-        first.1 != item.node && self.others.insert(item)
-    }
-
-    fn made(&self, slot: u32) -> Option<u32> {
-        let (place, node) = self.made[slot as usize];
-        (place == self.place).then_some(node)
-    }
+    /// The nodes of the readings that were made one, by a hash of slot and edges.
+    known: HashMap<u64, u32>,
+    hasher: RandomState,
+    /// Nodes before this one were compared with all others.
+    merged: usize,
 }
 
 impl Matcher {
     pub(crate) fn new(grammar: Arc<Grammar>, effort: &mut Effort<'_>) -> Result<Self> {
         let slots = grammar.slots.len();
-        let seen =
-            Seen { first: vec![(0, 0); slots], made: vec![(0, 0); slots], ..Seen::default() };
+        let seen = Seen::new(slots, grammar.rules());
         let bottom = Node { slot: 0, first_edge: NO_EDGE, was_left: false };
         let mut matcher = Self {
             grammar,
@@ -128,6 +98,9 @@ impl Matcher {
             seen,
             todo: Vec::new(),
             collect_at: MIN_COLLECTED,
+            known: HashMap::new(),
+            hasher: RandomState::new(),
+            merged: 1,
         };
         let root = matcher.grammar.root;
         matcher.seen.begin();
@@ -240,12 +213,15 @@ impl Matcher {
             let Item { slot, node } = item;
             match self.grammar.slots[slot as usize] {
                 Slot::Chars(_) | Slot::Token { .. } => self.items.push(item),
-                Slot::End if node == BOTTOM => is_complete = true,
-                Slot::End => self.leave(node, made_before, effort)?,
+                Slot::End | Slot::TextEnd(_) if node == BOTTOM => is_complete = true,
+                Slot::End | Slot::TextEnd(_) => self.leave(node, made_before, effort)?,
                 Slot::Call(rule) => {
                     let is_last = self.grammar.slots[slot as usize + 1] == Slot::End;
-                    let above = if is_last { node } else { self.enter(slot + 1, node) };
-                    self.call(rule, above);
+                    if is_last && self.seen.may_pass(rule.index()) {
+                        self.call(rule, node);
+                    } else if let Some(new) = self.enter(slot + 1, node) {
+                        self.call(rule, new);
+                    }
                 }
             }
         }
@@ -255,7 +231,7 @@ impl Matcher {
     /// One more step, of readings that are not too many.
     fn afford(&self, effort: &mut Effort<'_>) -> Result<()> {
         if self.held() + self.todo.len() >= MOST_HELD {
-            return Err(Error::AmbiguousStructure { what: "places", most: MOST_HELD });
+            return Err(effort.too_ambiguous("places", MOST_HELD));
         }
         effort.spend(1)
     }
@@ -265,12 +241,13 @@ impl Matcher {
         self.todo.extend(starts.iter().map(|&slot| Item { slot, node }));
     }
 
-    /// A node that returns to `slot`, and then to what follows `below`.
-    fn enter(&mut self, slot: u32, below: u32) -> u32 {
-        let node = self.seen.made(slot).unwrap_or_else(|| {
+    /// Lets what is `below` follow the node that returns to `slot`; that node if it is new.
+    fn enter(&mut self, slot: u32, below: u32) -> Option<u32> {
+        let before = self.seen.made(slot);
+        let node = before.unwrap_or_else(|| {
             let node = index(self.nodes.len());
             self.nodes.push(Node { slot, first_edge: NO_EDGE, was_left: false });
-            self.seen.made[slot as usize] = (self.seen.place, node);
+            self.seen.make(slot, node);
             node
         });
         let edge = index(self.edges.len());
@@ -280,7 +257,7 @@ impl Matcher {
         if made.was_left {
             self.todo.push(Item { slot, node: below });
         }
-        node
+        before.is_none().then_some(node)
     }
 
     /// The rule that was called from here is over.
@@ -322,7 +299,7 @@ impl Matcher {
     }
 
     /// The tokens that the grammar names here, or of which it takes any other.
-    pub(super) fn named_tokens(&self) -> impl Iterator<Item = (i32, bool)> {
+    pub(crate) fn named_tokens(&self) -> impl Iterator<Item = (i32, bool)> {
         self.whole_items().iter().filter_map(|item| match self.grammar.slots[item.slot as usize] {
             Slot::Token { id, except } => Some((id, except)),
             _ => None,
@@ -372,68 +349,19 @@ impl Matcher {
                 level.first_whole = first_whole;
             }
         }
-        self.keep_last();
-        Ok(())
+        self.keep_last(effort)
     }
 
     /// Takes text that fits; `false` if it does not.
     pub(super) fn accept_text(&mut self, text: &str, effort: &mut Effort<'_>) -> Result<bool> {
-        let fits = self.try_bytes(text.as_bytes(), effort)?;
-        self.keep_last();
-        Ok(fits)
-    }
-
-    /// What was tried is now the text.
-    fn keep_last(&mut self) {
-        let mut level = self.last();
-        level.first_whole -= level.first_item;
-        self.items.truncate(level.items);
-        self.items.drain(..level.first_item);
-        (level.first_item, level.items) = (0, self.items.len());
-        self.levels.clear();
-        self.levels.push(level);
-        if self.held() >= self.collect_at {
-            self.collect();
-        }
-    }
-
-    fn held(&self) -> usize {
-        self.nodes.len() + self.edges.len()
-    }
-
-    /// Forgets the nodes that nothing leads to.
-    fn collect(&mut self) {
-        let mut is_kept = vec![false; self.nodes.len()];
-        is_kept[BOTTOM as usize] = true;
-        let mut todo: Vec<u32> = self.items.iter().map(|item| item.node).collect();
-        while let Some(node) = todo.pop() {
-            if !std::mem::replace(&mut is_kept[node as usize], true) {
-                todo.extend(below(&self.edges, self.nodes[node as usize].first_edge));
+        for bytes in text.as_bytes().chunks(BYTES_AT_ONCE) {
+            let fits = self.try_bytes(bytes, effort)?;
+            self.keep_last(effort)?;
+            if !fits {
+                return Ok(false);
             }
         }
-        let mut new = vec![0; self.nodes.len()];
-        let kept = new.iter_mut().zip(&is_kept).filter(|(_, is_kept)| **is_kept);
-        for (number, (new, _)) in (0..).zip(kept) {
-            *new = number;
-        }
-        let (nodes, edges) = (std::mem::take(&mut self.nodes), std::mem::take(&mut self.edges));
-        for (mut node, _) in nodes.into_iter().zip(is_kept).filter(|(_, is_kept)| *is_kept) {
-            let mut first_edge = NO_EDGE;
-            for old in below(&edges, node.first_edge) {
-                self.edges.push(Edge { below: new[old as usize], next: first_edge });
-                first_edge = index(self.edges.len() - 1);
-            }
-            node.first_edge = first_edge;
-            self.nodes.push(node);
-        }
-        for item in &mut self.items {
-            item.node = new[item.node as usize];
-        }
-        self.collect_at = MIN_COLLECTED.max(2 * self.held());
-        let (nodes, edges) = (self.nodes.len(), self.edges.len());
-        for level in &mut self.levels {
-            (level.nodes, level.edges) = (nodes, edges);
-        }
+        Ok(true)
     }
 
     /// Characters that may come next, one of each kind.
@@ -455,11 +383,6 @@ impl Matcher {
             .filter_map(|item| self.set(item.slot).cloned())
             .collect()
     }
-}
-
-fn below(edges: &[Edge], first: u32) -> impl Iterator<Item = u32> {
-    let edge = |index: u32| edges.get(index as usize);
-    std::iter::successors(edge(first), move |last| edge(last.next)).map(|edge| edge.below)
 }
 
 /// There are few more than [`MOST_HELD`].

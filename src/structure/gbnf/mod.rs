@@ -1,18 +1,49 @@
 //! llama.cpp's notation for grammars.
 
+mod words;
+
 use std::collections::HashMap;
 
+use self::words::{hint, unusable_grammar, visible};
 use super::chars::CharSet;
-use super::grammar::{Builder, Expr, Grammar, MAX_ELEMENTS, RuleId, Unusable};
+use super::grammar::{Builder, Expr, Grammar, MAX_ELEMENTS, RuleId};
 use crate::error::{Error, Result};
 
 /// Groups nest at most so deeply, as they are read by recursion.
 const MAX_DEPTH: usize = 200;
+/// Characters of the place of a fault that are told.
+const TOLD_CHARACTERS: usize = 30;
 /// Repetitions of one thing, one after another.
 const MAX_STACKED: usize = 50;
 
+/// A token that a grammar names.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Named {
+    pub(crate) id: i32,
+    /// It ends a text.
+    pub(crate) is_end: bool,
+}
+
 /// The token that a grammar names, as `<text>` or `<[number]>`; `None` if there is none.
-pub(crate) type TokenOf<'a> = &'a dyn Fn(&str) -> Option<i32>;
+pub(crate) type TokenOf<'a> = &'a dyn Fn(&str) -> Option<Named>;
+
+/// What it is called in errors.
+pub(super) const KIND: &str = "grammar";
+/// A longer text has more elements than are allowed, or says very little with them.
+const MAX_BYTES: usize = 16 << 20;
+
+/// Refuses a text that is too long to be read.
+pub(super) fn check_size(text: &str) -> Result<()> {
+    if text.len() > MAX_BYTES {
+        let reason = format!(
+            "its text has {} bytes, but at most {} MiB are read; leave out comments and rules that `root` does not need",
+            text.len(),
+            MAX_BYTES >> 20
+        );
+        return Err(unusable(reason));
+    }
+    Ok(())
+}
 
 /// Reads a grammar. `token` is asked for tokens named by their text.
 pub(super) fn grammar(text: &str, token: TokenOf<'_>) -> Result<Grammar> {
@@ -23,8 +54,10 @@ pub(super) fn grammar(text: &str, token: TokenOf<'_>) -> Result<Grammar> {
         builder: Builder::default(),
         rules: HashMap::new(),
         order: Vec::new(),
+        ends: Vec::new(),
         token,
     };
+    reader.take("\u{feff}"); // some editors put it before a text
     reader.space(true);
     while reader.peek().is_some() {
         reader.rule()?;
@@ -37,20 +70,18 @@ pub(super) fn grammar(text: &str, token: TokenOf<'_>) -> Result<Grammar> {
     let Some(&(root, _)) = reader.rules.get("root") else {
         return Err(unusable("there is no rule `root`, where it begins".to_owned()));
     };
+    let has_end = !reader.ends.is_empty();
+    if let Some(end) = has_end.then(|| reader.builder.misplaced_end()).flatten() {
+        reader.at = reader.ends[end as usize];
+        return reader.fail(
+            "this token ends the text, so nothing can come after it; put it at the very end of the grammar, or leave it out, as an answer ends where its grammar does",
+        );
+    }
     reader.builder.finish(root).map_err(unusable_grammar)
 }
 
 fn unusable(reason: String) -> Error {
-    Error::InvalidStructure { what: "grammar", reason }
-}
-
-fn unusable_grammar(why: Unusable) -> Error {
-    unusable(match why {
-        Unusable::TooLarge => format!(
-            "its rules, with repetitions written out, have more than {MAX_ELEMENTS} elements; lower the numbers in braces"
-        ),
-        Unusable::Endless => "no text ends it: every alternative of `root` needs, in the end, itself or an empty class (left or right recursion without a way out)".to_owned(),
-    })
+    Error::InvalidStructure { what: KIND, reason }
 }
 
 struct Reader<'a> {
@@ -61,6 +92,8 @@ struct Reader<'a> {
     /// By name, and whether it was defined yet.
     rules: HashMap<&'a str, (RuleId, bool)>,
     order: Vec<&'a str>,
+    /// Where tokens that end a text are named.
+    ends: Vec<usize>,
     token: TokenOf<'a>,
 }
 
@@ -96,9 +129,16 @@ impl<'a> Reader<'a> {
 
     fn fail<T>(&self, what: &str) -> Result<T> {
         let line = self.text[..self.at].matches('\n').count() + 1;
-        let rest: String = self.rest().chars().take_while(|&c| c != '\n').take(30).collect();
+        let rest = self.rest().chars().take_while(|&c| c != '\n').take(TOLD_CHARACTERS);
+        let rest: String = rest.flat_map(|c| visible(c).collect::<Vec<_>>()).collect();
         let place = if rest.is_empty() { "its end".to_owned() } else { format!("`{rest}`") };
         Err(unusable(format!("line {line}, at {place}: {what}")))
+    }
+
+    /// Fails where something else is expected, and says what the character that stands here is not.
+    fn fail_expecting<T>(&self, what: &str) -> Result<T> {
+        let hint = self.peek().map_or("", hint);
+        self.fail(&format!("expecting {what}{hint}"))
     }
 
     /// Spaces and comments, and ends of lines where a rule goes on.
@@ -114,7 +154,7 @@ impl<'a> Reader<'a> {
 
     fn name(&mut self) -> Result<&'a str> {
         let name = self.take_while(is_of_name);
-        if name.is_empty() { self.fail("expecting the name of a rule") } else { Ok(name) }
+        if name.is_empty() { self.fail_expecting("the name of a rule") } else { Ok(name) }
     }
 
     fn id(&mut self, name: &'a str) -> RuleId {
@@ -134,13 +174,13 @@ impl<'a> Reader<'a> {
         }
         self.space(false);
         if !self.take("::=") {
-            return self.fail("expecting `::=`");
+            return self.fail_expecting("`::=`");
         }
         self.space(true);
         let expr = self.alternatives(false)?;
         self.builder.define(id, &expr).map_err(unusable_grammar)?;
         if !matches!(self.peek(), None | Some('\r' | '\n')) {
-            return self.fail("expecting the end of the rule, as its line ends");
+            return self.fail_expecting("the end of the rule, as its line ends");
         }
         self.space(true);
         Ok(())
@@ -200,7 +240,7 @@ impl<'a> Reader<'a> {
         self.space(true);
         let expr = self.alternatives(true)?;
         if !self.take(")") {
-            return self.fail("expecting `)`");
+            return self.fail_expecting("`)`");
         }
         self.depth -= 1;
         Ok(expr)
@@ -290,10 +330,15 @@ impl<'a> Reader<'a> {
         if !self.take(">") {
             return self.fail("expecting `>`");
         }
-        if let Some(id) = (self.token)(&self.text[start..self.at]) {
-            return Ok(Expr::Token { id, except });
+        match (self.token)(&self.text[start..self.at]) {
+            Some(Named { is_end: true, .. }) if !except => {
+                let end = u32::try_from(self.ends.len()).unwrap_or(u32::MAX);
+                self.ends.push(start);
+                return Ok(Expr::TextEnd(end));
+            }
+            Some(Named { id, .. }) => return Ok(Expr::Token { id, except }),
+            None => self.at = start,
         }
-        self.at = start;
         self.fail("this is no token of the model's vocabulary")
     }
 

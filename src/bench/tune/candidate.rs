@@ -30,7 +30,8 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// What a model gets that is loaded without saying anything.
+    /// What a model gets that is loaded without saying anything. Where a device computes prompts with experts in CPU
+    /// memory, its micro-batch may be larger then, as its plan tells.
     pub fn defaults() -> Self {
         let context = crate::ContextOptions::default();
         Self {

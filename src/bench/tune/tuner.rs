@@ -242,21 +242,23 @@ impl Tuner {
             return Ok(None);
         };
         let Some(known) = cache::find(path, key, &self.limits)? else { return Ok(None) };
-        let fits = match self.forecast(key, known.chosen())? {
-            Ok(plan) => too_much_to_read(known.chosen(), host_bytes(&plan)).is_none(),
+        let chosen = known.chosen();
+        let fits = match self.forecast(key, &chosen.policy, chosen.apply(self.builder(key)))? {
+            Ok(plan) => too_much_to_read(chosen, host_bytes(&plan)).is_none(),
             Err(_) => false,
         };
         Ok(fits.then_some(known))
     }
 
-    /// The plan of a candidate, or why it is not to be tried.
+    /// The plan of a candidate with this policy, or why it is not to be tried.
     fn forecast(
         &self,
         key: &TuneKey,
-        candidate: &Candidate,
+        policy: &OffloadPolicy,
+        candidate: MoeModelBuilder,
     ) -> BenchResult<Result<Plan, PassedOver>> {
-        let policy = candidate.policy.clone();
-        match candidate.apply(self.builder(key)).cancel(&self.cancel).forecast() {
+        let policy = policy.clone();
+        match candidate.cancel(&self.cancel).forecast() {
             Ok(plan) if plan.context_tokens() < key.context_tokens => {
                 let (less, asked) = (plan.context_tokens(), key.context_tokens);
                 let reason = format!("its context would have {less} tokens instead of {asked}");
@@ -323,7 +325,9 @@ impl Tuner {
         let mut passed_over = Vec::new();
         let mut plans: Vec<(OffloadPolicy, Plan)> = Vec::new();
         for policy in &key.policies {
-            let plan = match self.forecast(key, &with_defaults(policy))? {
+            // Nothing is said of the micro-batch, which may grow.
+            let defaults = self.builder(key).policy(policy.clone());
+            let plan = match self.forecast(key, policy, defaults)? {
                 Ok(plan) => plan,
                 Err(unfit) => {
                     passed_over.push(unfit);
@@ -351,15 +355,24 @@ fn with_defaults(policy: &OffloadPolicy) -> Candidate {
     Candidate { policy: policy.clone(), ..Candidate::defaults() }
 }
 
+/// What a model gets under this policy, of which that is the plan, if nothing else is said.
+fn planned_defaults(policy: &OffloadPolicy, plan: &Plan) -> Candidate {
+    let micro_batch_tokens = plan.context().micro_batch_tokens;
+    Candidate { micro_batch_tokens, ..with_defaults(policy) }
+}
+
 /// What to try beside these policies.
 fn space(key: &TuneKey, plans: &[(OffloadPolicy, Plan)]) -> Space {
     let devices = &key.environment.devices;
     let has_local = devices.iter().any(|device| device.kind != DeviceKind::Remote);
     let policies: Vec<OffloadPolicy> = plans.iter().map(|(policy, _)| policy.clone()).collect();
     // The defaults even if they were not among the policies to try: they are what is to be beaten.
-    let defaults = Candidate::defaults();
+    let planned = |(policy, plan): &(OffloadPolicy, Plan)| planned_defaults(policy, plan);
+    let default_policy = OffloadPolicy::default();
+    let defaults = plans.iter().find(|(policy, _)| *policy == default_policy).map(planned);
+    let defaults = defaults.unwrap_or_else(Candidate::defaults);
     let mut references = vec![defaults.clone()];
-    references.extend(policies.iter().map(with_defaults).filter(|other| *other != defaults));
+    references.extend(plans.iter().map(planned).filter(|other| *other != defaults));
     // A device of this machine copies the experts that it computes for a prompt: faster from memory that it
     // reads directly, and less often with more tokens at once.
     let leaves_experts = |plan: &Plan| plan.device(CPU).is_some_and(|cpu| cpu.expert_bytes > 0);

@@ -12,7 +12,7 @@ use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, GenerateOptions, GgufFile, LoadMode, MoeModelBuilder};
 use support::load::on_cpu;
 
-/// A model of zeros, aligned to so many bytes; a note is as long as it takes to have data beside multiples of 32.
+/// A model of bytes that are 1, aligned to so many bytes; a note is as long as it takes to have data beside multiples of 32.
 fn model(folder: &Path, alignment: u32) -> PathBuf {
     let path = folder.join(format!("aligned-to-{alignment}.gguf"));
     let family = synth::family("qwen3-30b-a3b").unwrap();
@@ -23,7 +23,7 @@ fn model(folder: &Path, alignment: u32) -> PathBuf {
         let file = File::create(&path).unwrap();
         writer
             .write(std::io::BufWriter::new(file), |tensor, out| {
-                out.write_all(&vec![0; usize::try_from(tensor.bytes).unwrap()])
+                out.write_all(&vec![1; usize::try_from(tensor.bytes).unwrap()])
             })
             .unwrap();
         let gguf = GgufFile::open(&path).unwrap();

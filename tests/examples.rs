@@ -480,26 +480,44 @@ fn plan_fits_with_fallbacks_and_open_sizes() {
 #[test]
 fn chat_keeps_to_a_form_and_refuses_what_cannot_be() {
     let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str, text: &str| {
+    let path = |name: &str, bytes: &[u8]| {
         let path = folder.path().join(name);
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, bytes).unwrap();
         path.to_str().unwrap().to_owned()
     };
     let ask = ["--prompt", "Hello", "--stats", "none", "--context", "256"];
     let schema = path(
         "schema.json",
-        r#"{"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}"#,
+        br#"{"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2}"#,
     );
     let output = run("chat", &[&ask[..], &["--json-schema", &schema, "--mirostat", "2"]].concat());
     let numbers: Vec<i64> = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(numbers.len(), 2, "{}", text(&output.stderr));
-    let grammar = path("yes.gbnf", "root ::= \"yes\"");
+    let grammar = path("yes.gbnf", b"root ::= \"yes\"");
     let output = run("chat", &[&ask[..], &["--grammar", &grammar, "--top-k", "5"]].concat());
     assert_eq!(text(&output.stdout), "yes\n");
     let output = run("chat", &[&ask[..], &["--grammar", &grammar, "--max-tokens", "0"]].concat());
     assert!(text(&output.stderr).contains("cut off"), "{}", text(&output.stderr));
-    let bad = path("bad.gbnf", "root ::= (");
-    assert!(refused(&run("chat", &[&ask[..], &["--grammar", &bad]].concat())).contains("grammar"));
+    let marked =
+        [("--grammar", "\u{feff}root ::= \"1\""), ("--json-schema", "\u{feff}{\"const\": 1}")];
+    for (option, form) in marked {
+        let form = path("marked", form.as_bytes());
+        let output = run("chat", &[&ask[..], &[option, &form]].concat());
+        assert_eq!(text(&output.stdout), "1\n", "{option}: {}", text(&output.stderr));
+    }
+    let deep = [b"[".repeat(300), b"]".repeat(300)].concat();
+    let bad: [(&str, &[u8], &str); 6] = [
+        ("--grammar", b"root ::= (", "grammar"),
+        ("--grammar", b"\xFF\xFEr\0o\0", "UTF-16"),
+        ("--grammar", b"root ::= \"\xE9\"", "no text in UTF-8"),
+        ("--json-schema", b"\xFE\xFF\0{\0}", "UTF-16"),
+        ("--json-schema", &deep, "64 levels"),
+        ("--json-schema", &b" ".repeat((4 << 20) + 1), "more than 4 MiB"),
+    ];
+    for (option, form, part) in bad {
+        let error = refused(&run("chat", &[&ask[..], &[option, &path("bad", form)]].concat()));
+        assert!(error.contains(part), "{option}: {error}");
+    }
     let error = refused(&run("chat", &[&ask[..], &["--typical-p", "2"]].concat()));
     assert!(error.contains("--typical-p is 2"), "{error}");
     let error = refused(&run("chat", &[&ask[..], &["--template", "no-value"]].concat()));

@@ -171,16 +171,13 @@ impl Matcher {
         let mut old = self.nodes[node as usize].first_edge;
         for &below in all {
             let edge = Edge { below, next };
-            next = match self.edges.get_mut(old as usize) {
-                Some(place) => {
-                    let here = old;
-                    old = std::mem::replace(place, edge).next;
-                    here
-                }
-                None => {
-                    self.edges.push(edge);
-                    index(self.edges.len() - 1)
-                }
+            next = if let Some(place) = self.edges.get_mut(old as usize) {
+                let here = old;
+                old = std::mem::replace(place, edge).next;
+                here
+            } else {
+                self.edges.push(edge);
+                index(self.edges.len() - 1)
             };
         }
         self.nodes[node as usize].first_edge = next;

@@ -41,7 +41,7 @@ pub(super) struct Whole {
 }
 
 impl Whole {
-    /// Of a format of OpenAPI's registry, or of those that languages' types become.
+    /// Of a format's name: those of `OpenAPI`, and others that types of languages become.
     pub(super) fn of(format: &str) -> Option<Self> {
         let (is_signed, bits) = match format.strip_prefix('u') {
             Some(rest) => (false, rest.strip_prefix("int")?),

@@ -71,8 +71,7 @@ fn sequence(parts: Vec<Expr>) -> Expr {
             other => add(&mut all, other),
         }
     }
-    let mut all: Vec<Expr> =
-        all.into_iter().map(|part| part.map_or_else(Run::expr, |e| e)).collect();
+    let mut all: Vec<Expr> = all.into_iter().map(|part| part.unwrap_or_else(Run::expr)).collect();
     if all.len() == 1 { all.remove(0) } else { Expr::Sequence(all) }
 }
 
@@ -116,7 +115,7 @@ fn choice(parts: Vec<Expr>) -> Expr {
     for part in flat {
         match part {
             Expr::Chars(more) => {
-                set = Some(set.map_or_else(|| more.clone(), |set| set.union(&more)))
+                set = Some(set.map_or_else(|| more.clone(), |set| set.union(&more)));
             }
             other => all.push(other),
         }

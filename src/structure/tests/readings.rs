@@ -139,6 +139,9 @@ fn readings_that_go_on_alike_are_one() {
     }
 }
 
+/// A rule by its number.
+type Rule = fn(usize) -> String;
+
 /// What calls a rule by its last part hands on what follows: many that do must not add up.
 #[test]
 fn long_chains_of_rules_take_steps_in_proportion_to_them() {
@@ -146,7 +149,7 @@ fn long_chains_of_rules_take_steps_in_proportion_to_them() {
         let rules: String = (0..count).map(rule).collect();
         format!("root ::= {root}\n{rules}r{count} ::= \"x\"\n")
     };
-    let rules: [(fn(usize) -> String, &str); 3] = [
+    let rules: [(Rule, &str); 3] = [
         (|i| format!("r{i} ::= r{} \"a\" | r{}\n", i + 1, i + 1), "r0"),
         (|i| format!("r{i} ::= r{n} r{n} r{n} | \"\" | r{n} \"c\"\n", n = i + 1), "r0 \"k\""),
         (|i| format!("r{i} ::= \"b\" r{n} | \"a\"? r{n}\n", n = i + 1), "r0"),
@@ -208,7 +211,7 @@ fn patterns_are_simplified_to_the_same_texts() {
             };
             unit + repetitions[dice.below(repetitions.len())]
         };
-        (0..1 + dice.below(3)).map(|_| part(dice)).collect()
+        (0..=dice.below(3)).map(|_| part(dice)).collect()
     }
     let mut dice = Dice(3);
     for _ in 0..150 {

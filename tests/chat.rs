@@ -378,7 +378,7 @@ fn options_are_checked_before_anything_else_is_done() {
         #[cfg(unix)]
         (&["--grammar", "/dev/zero"], "more than 64 MiB"),
         #[cfg(unix)]
-        (&["--json-schema", "/dev/zero"], "more than 64 MiB"),
+        (&["--json-schema", "/dev/zero"], "more than 4 MiB"),
         #[cfg(unix)]
         (&["--plan", "/dev/zero"], "more than 64 MiB"),
     ] {

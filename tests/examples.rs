@@ -609,7 +609,7 @@ fn plan_says_which_of_its_options_do_nothing() {
         );
     }
     for (arguments, expected) in [
-        (["--device", "a=1GiB,b=1GiB"], "give --device again"),
+        (["--device", "a=1GiB,b=1GiB"], "give the option again"),
         (["--device", "10.0.0.2:99999=1GiB"], "ports go from 1 to 65535"),
         (["--context", "-5"], "a whole number from 0"),
         (["--disk-speed", "-1GB"], "a number with a unit"),

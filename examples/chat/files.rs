@@ -37,8 +37,10 @@ fn read_most(path: &Path, most: u64) -> Result<Vec<u8>> {
 pub(crate) fn read_form(path: &Path) -> Result<String> {
     let bytes = read_most(path, MAX_FORM_BYTES)?;
     let text = std::str::from_utf8(plain(path, &bytes)?);
-    text.map(str::to_owned)
-        .map_err(|error| failed(path, io::Error::new(ErrorKind::InvalidData, error)))
+    text.map(str::to_owned).map_err(|error| {
+        let reason = format!("it is no text in UTF-8: {error}");
+        failed(path, io::Error::new(ErrorKind::InvalidData, reason))
+    })
 }
 
 /// A JSON schema.

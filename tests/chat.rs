@@ -376,7 +376,7 @@ fn options_are_checked_before_anything_else_is_done() {
         (&["--template", "add_generation_prompt=false"], "`add_generation_prompt`"),
         (&["--template", "=1"], "a name of letters"),
         #[cfg(unix)]
-        (&["--grammar", "/dev/zero"], "more than 64 MiB"),
+        (&["--grammar", "/dev/zero"], "more than 4 MiB"),
         #[cfg(unix)]
         (&["--json-schema", "/dev/zero"], "more than 4 MiB"),
         #[cfg(unix)]

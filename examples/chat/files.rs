@@ -12,7 +12,7 @@ use serde_json::Value;
 const MAX_BYTES: u64 = 64 << 20;
 /// No schema or grammar that can be used is larger.
 const MAX_FORM_BYTES: u64 = 4 << 20;
-/// As serde_json says it; the library's own limit is lower.
+/// As `serde_json` says it; the library's own limit is lower.
 const TOO_DEEP: &str = "recursion limit exceeded";
 
 /// What a file holds.

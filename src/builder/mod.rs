@@ -8,10 +8,16 @@ use std::path::PathBuf;
 use crate::cancel::CancelHandle;
 use crate::defaults::CHECKPOINT_BYTES;
 use crate::engine::{LoadMode, LoadSettings};
+#[cfg(doc)]
+use crate::error::Error;
 use crate::gguf::GgmlType;
 #[cfg(doc)]
 use crate::memory::DeviceMemory;
+#[cfg(doc)]
+use crate::model::MoeModel;
 use crate::paging::PagingOptions;
+#[cfg(doc)]
+use crate::plan::Overhead;
 use crate::plan::{ContextOptions, OpenChoices, Plan};
 use crate::policy::OffloadPolicy;
 

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Context, Decoded, Token};
-use crate::error::{Error, Result};
+use crate::engine::Context;
+use crate::error::Result;
 use crate::limits::Limits;
+use crate::trial;
 
 /// How long trying takes, if it need not take longer.
 const BUDGET: Duration = Duration::from_millis(500);
@@ -125,34 +126,16 @@ fn measure(context: &mut Context) -> Result<OffloadTimes> {
 /// How long each of some tokens takes, from an empty context on.
 fn side_of_round(context: &mut Context, timed: u32) -> Result<Vec<Duration>> {
     // The engine uses a graph again as long as batches have the same size, and would not ask where to compute it.
-    compute(context, &tokens(context, 2))?;
-    let tokens = tokens(context, timed);
+    trial::compute(context, &trial::tokens(context, 2))?;
+    let tokens = trial::tokens(context, timed);
     let times = tokens.iter().map(|&token| {
         let started = Instant::now();
-        compute(context, &[token])?;
+        trial::compute(context, &[token])?;
         Ok(started.elapsed())
     });
     let times = times.collect::<Result<_>>()?;
     context.keep(0, None)?;
     Ok(times)
-}
-
-fn compute(context: &mut Context, tokens: &[Token]) -> Result<()> {
-    match context.decode(tokens)? {
-        Decoded::Done => context.wait(),
-        Decoded::Cancelled => Err(Error::Cancelled { operation: "loading" }),
-        Decoded::NoRoom => {
-            let reason = "the KV cache has no room".to_owned();
-            Err(Error::Engine { operation: "try where experts are computed", reason })
-        }
-    }
-}
-
-/// Tokens from all over the vocabulary, which use experts as different as may be.
-fn tokens(context: &Context, count: u32) -> Vec<Token> {
-    let vocabulary = context.weights().vocabulary_tokens().max(1);
-    let token = |i: u32| Token::try_from((i as usize + 1) * 7919 % vocabulary).unwrap_or(0);
-    (0..count).map(token).collect()
 }
 
 #[cfg(test)]

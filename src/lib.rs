@@ -86,6 +86,8 @@ mod together;
 #[cfg(feature = "llama")]
 mod tokenize;
 #[cfg(feature = "llama")]
+mod trial;
+#[cfg(feature = "llama")]
 mod warm_up;
 
 #[cfg(feature = "llama")]

@@ -26,7 +26,12 @@ fn with_device(test: &str, body: impl FnOnce()) {
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
     let this = format!("test_device::{test}");
-    let output = command.args([&this, "--exact", "--nocapture"]).env(CHILD, "1").output().unwrap();
+    let output = command
+        .args([&this, "--exact", "--nocapture"])
+        .env(CHILD, "1")
+        .env("CUDA_VISIBLE_DEVICES", "")
+        .output()
+        .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("went well"), "{said}{errors}");
@@ -42,7 +47,7 @@ fn offloaded(model: &mut MoeModel, tokens: usize) -> u64 {
     let before = PlantedDevice::expert_operations();
     model.context.keep(0, None).unwrap();
     model.context.decode(&vec![5; tokens]).unwrap();
-    model.context.wait().unwrap();
+    model.context.synchronize().unwrap();
     PlantedDevice::expert_operations() - before
 }
 

@@ -6,7 +6,7 @@
 //! long prompt.
 
 use crate::cancel::CancelHandle;
-use crate::engine::{self, Context, Decoded, Token};
+use crate::engine::{self, Context};
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
 use crate::limits::Limits;
@@ -14,8 +14,7 @@ use crate::memory::DeviceMemory;
 use crate::plan::{CPU, Device, DeviceKind, DevicePlan, Plan};
 use crate::policy::FitLimit;
 use crate::reservation;
-
-const OPERATION: &str = "warm up";
+use crate::trial;
 
 /// What a device that ran out of memory lacked is not told. This is the largest piece of a size that is known:
 /// cuBLAS's workspace (docs/engine.md).
@@ -198,23 +197,11 @@ fn no_room(
 
 /// The largest micro-batch, then one token more, then nothing is left of them.
 fn compute(context: &mut Context, plan: &Plan) -> Result<()> {
-    let room = usize::try_from(plan.context_tokens()).unwrap_or(usize::MAX);
-    let batch = usize::try_from(context.micro_batch_tokens()).unwrap_or(usize::MAX).min(room);
-    let vocabulary = context.weights().vocabulary_tokens().max(1);
-    // Different ones, as of a prompt, so that different experts are chosen.
-    let tokens: Vec<Token> =
-        (0..batch).map(|i| Token::try_from(i * 7 % vocabulary).unwrap_or(0)).collect();
-    let one = usize::from(batch < room);
-    for tokens in [&tokens[..], &tokens[..one]].into_iter().filter(|tokens| !tokens.is_empty()) {
-        match context.decode(tokens)? {
-            Decoded::Done => {}
-            Decoded::Cancelled => return Err(Error::Cancelled { operation: "loading" }),
-            Decoded::NoRoom => {
-                let reason = "the context has no room for a micro-batch".to_owned();
-                return Err(Error::Engine { operation: OPERATION, reason });
-            }
-        }
-        context.synchronize()?;
+    let room = plan.context_tokens();
+    let tokens = trial::tokens(context, context.micro_batch_tokens().min(room));
+    trial::compute(context, &tokens)?;
+    if context.micro_batch_tokens() < room {
+        trial::compute(context, &trial::tokens(context, 1))?;
     }
     context.keep(0, None)?;
     if let Some(pager) = context.weights().pager() {

@@ -293,15 +293,6 @@ impl Context {
         self.decoded(result)
     }
 
-    /// Waits until what was begun is computed.
-    pub(crate) fn wait(&mut self) -> Result<()> {
-        let context = self.raw.as_ptr();
-        // SAFETY: the context is alive and used by nobody else.
-        self.computing("wait for a device", |message| unsafe {
-            ffi::moe_synchronize(context, message)
-        })
-    }
-
     /// What the result of `llama_decode` means.
     pub(super) fn decoded(&mut self, result: i32) -> Result<Decoded> {
         match result {

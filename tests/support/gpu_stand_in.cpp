@@ -17,6 +17,7 @@ extern "C" __attribute__((visibility("default"))) ggml_backend_reg_t ggml_backen
     planted.row_padding_elements = 512;      // as CUDA pads
     planted.hidden_bytes         = 64 << 20; // as the first graph takes there
     planted.offloads             = true;
+    name                         = "STANDIN0"; // tests have a planted device of their own
     fill_tables();
     registry.iface.get_device_count = count_unless_hidden;
     return &registry;

@@ -23,6 +23,8 @@ constexpr size_t alignment = 64; // of ggml_aligned_malloc
 // What the test asked for. Changed only while nothing is loaded.
 moe_planted_device planted;
 
+const char * name = "PLANTED0";
+
 // Bytes in use, by buffers and by computing.
 std::mutex         ledger;
 uint64_t           used = 0;
@@ -76,7 +78,7 @@ void clear(ggml_backend_buffer_t buffer, uint8_t value) {
 }
 
 const char * type_name(ggml_backend_buffer_type_t) {
-    return "PLANTED0";
+    return name;
 }
 
 ggml_backend_buffer_t alloc_buffer(ggml_backend_buffer_type_t type, size_t bytes) {
@@ -145,7 +147,7 @@ struct computer {
 };
 
 const char * backend_name(ggml_backend_t) {
-    return "PLANTED0";
+    return name;
 }
 
 void free_backend(ggml_backend_t backend) {
@@ -196,7 +198,7 @@ ggml_backend_device      device;
 ggml_backend_reg         registry;
 
 const char * device_name(ggml_backend_dev_t) {
-    return "PLANTED0";
+    return name;
 }
 
 const char * description(ggml_backend_dev_t) {

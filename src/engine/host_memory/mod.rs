@@ -306,7 +306,8 @@ mod tests {
     const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
 
     fn locked() -> Result<MoeModel> {
-        MoeModel::builder(MODEL).load_mode(LoadMode::Locked).threads(1).context_tokens(256).load()
+        let builder = MoeModel::builder(MODEL).local_devices(&[]).threads(1).context_tokens(256);
+        builder.load_mode(LoadMode::Locked).load()
     }
 
     /// Gives up the right to lock without limit, and lowers the limit.

@@ -56,16 +56,59 @@ impl Overflow {
         while tokens.iter().map(Vec::len).sum::<usize>() > room {
             let may_drop = (0..talks.len()).filter(|&i| !is_short[i]);
             let Some(longest) = may_drop.max_by_key(|&i| tokens[i].len()) else { break };
-            let messages = talks[longest].len();
-            if chat::drop_oldest_turn(&mut talks[longest]) {
-                dropped_messages += messages - talks[longest].len();
-                tokens[longest] = tokens_of(&talks[longest])?;
-            } else {
-                is_short[longest] = true;
+            let lengths: Vec<usize> = tokens.iter().map(Vec::len).collect();
+            // Until there is room, or another is the longest.
+            let is_enough = |length: usize| {
+                let others: usize = lengths.iter().sum::<usize>() - lengths[longest];
+                let length_of = |i| if i == longest { length } else { lengths[i] };
+                let may_drop = (0..lengths.len()).filter(|&i| !is_short[i]);
+                others + length <= room || may_drop.max_by_key(|&i| length_of(i)) != Some(longest)
+            };
+            match shortened(&talks[longest], is_enough, &tokens_of)? {
+                Some((talk, of_talk)) => {
+                    dropped_messages += talks[longest].len() - talk.len();
+                    (talks[longest], tokens[longest]) = (talk, of_talk);
+                }
+                None => is_short[longest] = true,
             }
         }
         Ok(Prompts { tokens, dropped_messages })
     }
+}
+
+/// A conversation, and its tokens, without its oldest turns: as few as are enough, or all that may go; `None` if none
+/// may. Each trial writes the whole conversation anew, so that their number grows by twos.
+fn shortened(
+    talk: &[Message],
+    is_enough: impl Fn(usize) -> bool,
+    tokens_of: impl Fn(&[Message]) -> Result<Vec<Token>>,
+) -> Result<Option<(Vec<Message>, Vec<Token>)>> {
+    let most = chat::turns_to_drop(talk);
+    // So many are too few.
+    let mut too_few = 0;
+    let mut found = None;
+    let mut turns = 1;
+    while too_few < most && turns <= most {
+        let shorter = chat::without_oldest_turns(talk, turns);
+        let tokens = tokens_of(&shorter)?;
+        if is_enough(tokens.len()) || turns == most {
+            found = Some((turns, shorter, tokens));
+            break;
+        }
+        too_few = turns;
+        turns = (turns * 2).min(most);
+    }
+    while let Some((enough, ..)) = found.as_ref().filter(|(enough, ..)| enough - too_few > 1) {
+        let turns = too_few + (enough - too_few) / 2;
+        let shorter = chat::without_oldest_turns(talk, turns);
+        let tokens = tokens_of(&shorter)?;
+        if is_enough(tokens.len()) {
+            found = Some((turns, shorter, tokens));
+        } else {
+            too_few = turns;
+        }
+    }
+    Ok(found.map(|(_, shorter, tokens)| (shorter, tokens)))
 }
 
 #[cfg(test)]
@@ -103,6 +146,21 @@ mod tests {
         // What cannot get shorter stays.
         let least = fit(16, 10);
         assert_eq!((lengths(&least), least.dropped_messages), (vec![6, 6], 12));
+    }
+
+    #[test]
+    fn a_long_conversation_is_written_a_few_times_only() {
+        let long = talk(20_000);
+        let written = std::cell::Cell::new(0);
+        let counted = |talk: &[Message]| {
+            written.set(written.get() + 1);
+            letters(talk)
+        };
+        let fit = Overflow::DropOldestTurns.fit(&[&long], 1000, 10, counted).unwrap();
+        // The system's two letters, and as many turns of ten as there is room for beside the question.
+        assert_eq!(lengths(&fit), [986]);
+        assert_eq!(fit.dropped_messages, 2 * (20_000 - 98));
+        assert!(written.get() < 40, "{}", written.get());
     }
 
     #[test]

@@ -488,3 +488,22 @@ fn a_command_with_something_after_it_does_nothing() {
     assert!(said.contains("there is no /nope"), "{said}");
     assert!(output.stdout.is_empty(), "{output:?}");
 }
+
+#[test]
+fn a_line_without_an_end_is_not_read_for_ever() {
+    let mut command = program("chat");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    // It may end before all of this is read.
+    let part = vec![b'a'; 1 << 20];
+    for _ in 0..66 {
+        if input.write_all(&part).is_err() {
+            break;
+        }
+    }
+    drop(input);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(said(&output).contains("more than 64 MiB"), "{}", said(&output));
+}

@@ -1,6 +1,6 @@
 //! The person at the terminal, or whatever is on standard input instead.
 
-use std::io::{BufRead, ErrorKind, IsTerminal, Write};
+use std::io::{BufRead, ErrorKind, IsTerminal, Read, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +8,10 @@ use moe_offload::{CancelHandle, Error, Result};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
-use crate::common::{say, visible};
+use crate::common::{fail, say, visible};
+
+/// No question is longer; a device may never end.
+const MAX_LINE_BYTES: u64 = 64 << 20;
 
 /// Where questions come from.
 pub(crate) struct Terminal {
@@ -71,7 +74,13 @@ impl Terminal {
         }
         let Some(editor) = &mut self.editor else {
             let mut line = Vec::new();
-            let count = std::io::stdin().lock().read_until(b'\n', &mut line).ok()?;
+            let mut input = std::io::stdin().lock().take(MAX_LINE_BYTES + 1);
+            let count = input.read_until(b'\n', &mut line).ok()?;
+            if count as u64 > MAX_LINE_BYTES {
+                fail(
+                    &"a line of standard input has more than 64 MiB; a question ends with its line",
+                );
+            }
             return (count > 0).then(|| (String::from_utf8_lossy(&line).into_owned(), cancel));
         };
         match editor.readline("> ") {

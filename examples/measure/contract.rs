@@ -4,7 +4,7 @@ use moe_offload::OffloadPolicy;
 use serde_json::Value;
 
 use super::runs::{self, Failure, Setting, figure, mib, on_devices};
-use super::{Arguments, print};
+use super::{Arguments, common, print};
 
 const CONTEXT: u32 = 4096;
 /// So many tokens of the context are generated, the others are the prompt.
@@ -22,6 +22,7 @@ pub(super) fn run(arguments: &Arguments) -> moe_offload::Result<()> {
          | ---: | ---: | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
     ));
     let (mut all, mut broken, mut unfit, mut most_left) = (0, 0, 0, 0);
+    let mut has_device = false;
     for gib in FREE_GIB {
         for (micro_batch, kv_type) in SIZES {
             let bytes = gib << 30;
@@ -39,6 +40,7 @@ pub(super) fn run(arguments: &Arguments) -> moe_offload::Result<()> {
             };
             let row = runs::measure(arguments, &setting);
             all += 1;
+            has_device |= row.as_ref().map_or(true, is_on_device);
             match &row {
                 Ok(row) if has_experts_outside(row) => {
                     most_left = most_left.max(left_by_plan(row, bytes).unwrap_or(0));
@@ -55,7 +57,18 @@ pub(super) fn run(arguments: &Arguments) -> moe_offload::Result<()> {
          At most {} MiB were left by a plan that put experts on the CPU.\n",
         mib(Some(most_left))
     ));
+    if !has_device {
+        common::fail(&"nothing was checked: there is no device but the CPU");
+    }
+    if broken > 0 {
+        common::fail(&format!("{broken} of {all} loads did not keep the contract"));
+    }
     Ok(())
+}
+
+/// Whether its plan had a device.
+fn is_on_device(row: &Value) -> bool {
+    row["planned"].as_array().is_some_and(|devices| devices.len() > 1)
 }
 
 /// Otherwise there was nothing to fill the memory with.

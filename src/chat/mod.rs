@@ -256,21 +256,27 @@ impl From<ToolCall> for WireCall {
     }
 }
 
-/// Leaves out the oldest question with all that answers it; `false` if only one is left.
+/// Where questions are.
 #[cfg(feature = "llama")]
-pub(crate) fn drop_oldest_turn(messages: &mut Vec<Message>) -> bool {
-    let turns: Vec<usize> = messages
-        .iter()
-        .enumerate()
-        .filter(|(_, message)| message.role == Role::User)
-        .map(|(i, _)| i)
-        .collect();
-    let [first, second, ..] = turns[..] else { return false };
-    let mut i = 0;
-    messages.retain(|message| {
-        i += 1;
-        !(first..second).contains(&(i - 1))
-            || matches!(message.role, Role::System | Role::Developer)
-    });
-    true
+fn questions(messages: &[Message]) -> impl Iterator<Item = usize> {
+    let asks = |(_, message): &(usize, &Message)| message.role == Role::User;
+    messages.iter().enumerate().filter(asks).map(|(i, _)| i)
+}
+
+/// How many turns may be left out, each a question with all that answers it: all but the last.
+#[cfg(feature = "llama")]
+pub(crate) fn turns_to_drop(messages: &[Message]) -> usize {
+    questions(messages).count().saturating_sub(1)
+}
+
+/// Without so many of the oldest turns, at most those that may be left out.
+#[cfg(feature = "llama")]
+pub(crate) fn without_oldest_turns(messages: &[Message], turns: usize) -> Vec<Message> {
+    let turns = turns.min(turns_to_drop(messages));
+    let Some(first) = questions(messages).next() else { return messages.to_vec() };
+    let end = questions(messages).nth(turns).unwrap_or(first);
+    let stays = |(i, message): &(usize, &Message)| {
+        !(first..end).contains(i) || matches!(message.role, Role::System | Role::Developer)
+    };
+    messages.iter().enumerate().filter(stays).map(|(_, message)| message.clone()).collect()
 }

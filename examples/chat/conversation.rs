@@ -76,19 +76,28 @@ impl Conversation {
             let prompt = model.chat_prompt(&self.from(first), &options.template)?;
             model.count_tokens(&prompt)
         };
-        if tokens(self.first_shown)? + for_answer <= context_tokens {
-            return Ok(0);
-        }
         let is_question = |&i: &usize| self.messages[i].role == Role::User;
         let questions: Vec<usize> =
             (self.first_shown..self.messages.len()).filter(is_question).collect();
-        let Some((&last, _)) = questions.split_last() else { return Ok(0) };
+        let Some(&last) = questions.last() else { return Ok(0) };
+        // From the end, as splitting a text that is far too long takes long.
+        let mut kept = 1;
+        while kept < questions.len() {
+            let prompt_tokens = tokens(questions[questions.len() - kept])?;
+            if prompt_tokens + for_answer > context_tokens {
+                break;
+            }
+            kept *= 2;
+        }
+        if kept >= questions.len() && tokens(self.first_shown)? + for_answer <= context_tokens {
+            return Ok(0);
+        }
         let prompt_tokens = tokens(last)?;
         if prompt_tokens >= context_tokens {
             return Err(Error::PromptTooLong { prompt_tokens, context_tokens });
         }
         // Each later question to begin with needs fewer tokens; the last will do if none is half.
-        let (mut low, mut high) = (0, questions.len() - 1);
+        let (mut low, mut high) = (questions.len().saturating_sub(kept), questions.len() - 1);
         while low < high {
             let middle = usize::midpoint(low, high);
             if tokens(questions[middle])? <= context_tokens / 2 {

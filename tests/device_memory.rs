@@ -53,13 +53,12 @@ fn look() -> Device {
 
 /// On this device alone, if there are others.
 fn loading(path: &Path, policy: &str) -> MoeModelBuilder {
-    let others = devices().unwrap().into_iter().filter(|device| device.name != NAME);
-    let builder = MoeModel::builder(path)
+    MoeModel::builder(path)
+        .local_devices(&[NAME])
         .policy(policy.parse().unwrap())
         .context_tokens(CONTEXT)
         .micro_batch_tokens(MICRO_BATCH)
-        .threads(2);
-    others.fold(builder, |builder, other| builder.device_budget(other.name, 0))
+        .threads(2)
 }
 
 /// Bytes that all of the model takes on the device, by the engine's account.

@@ -621,3 +621,19 @@ fn plan_says_which_of_its_options_do_nothing() {
     let as_written = run("plan", &["--model", &demo, "--policy", "fit:8GB", "--device", "gpu=9GB"]);
     assert!(text(&as_written.stdout).contains("fit:8GB"), "{as_written:?}");
 }
+
+#[test]
+fn a_context_beyond_what_the_model_was_trained_for_is_warned_of() {
+    // The demo model was trained for 1,024 tokens.
+    let demo = demo().to_str().unwrap().to_owned();
+    for (tokens, is_warned) in [("1024", false), ("1025", true)] {
+        let common = ["--model", &*demo, "--context", tokens];
+        let planned = run("plan", &[&common[..], &["--cpu-only"]].concat());
+        let chatted = run("chat", &[&common[..], &["--prompt", "x", "--max-tokens", "1"]].concat());
+        for output in [planned, chatted] {
+            assert!(output.status.success(), "{output:?}");
+            let said = text(&output.stderr);
+            assert_eq!(said.contains("trained for 1024 tokens"), is_warned, "{said}");
+        }
+    }
+}

@@ -7,6 +7,8 @@ use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use clap::Parser;
+use moe_offload::GgufFile;
+use moe_offload::gguf::Value;
 
 /// The command line, or one line on standard error and status 1.
 pub(crate) fn arguments<A: Parser>() -> A {
@@ -38,6 +40,18 @@ pub(crate) fn fail_with(status: i32, error: &dyn Display) -> ! {
 /// To the person; with standard error closed to nobody.
 pub(crate) fn say(text: &dyn Display) {
     let _ = writeln!(std::io::stderr(), "{}", visible(&text.to_string()));
+}
+
+/// Says so where a context goes beyond what the model was trained for.
+#[allow(dead_code)] // not every example has a context
+pub(crate) fn warn_of_long_context(gguf: &GgufFile, context_tokens: u32) {
+    let trained = gguf.hyper_parameter("context_length").and_then(Value::as_u64);
+    if let Some(trained) = trained.filter(|&trained| u64::from(context_tokens) > trained) {
+        say(&format!(
+            "warning: the model was trained for {trained} tokens; in a context of {context_tokens} what comes after them \
+             may make no sense"
+        ));
+    }
 }
 
 /// A file to write a result to. Nothing is replaced: a name that is mistyped may be a model's. A pipe or a

@@ -2,6 +2,9 @@
 
 use moe_offload::{Error, GenerateOptions, Message, MoeModel, Result, Role};
 
+/// On average tokens have fewer bytes, so that a text with more for each is likely far too long.
+const LONG_TOKEN_BYTES: usize = 16;
+
 /// A conversation. What no longer fits the context stays in it, and so in the session's file; the
 /// model is not shown it.
 #[derive(Default)]
@@ -80,8 +83,10 @@ impl Conversation {
         let questions: Vec<usize> =
             (self.first_shown..self.messages.len()).filter(is_question).collect();
         let Some(&last) = questions.last() else { return Ok(0) };
-        // From the end, as splitting a text that is far too long takes long.
-        let mut kept = 1;
+        // One that is far too long is counted from its end, as splitting all of it takes long.
+        let bytes: usize = self.messages[self.first_shown..].iter().map(|m| m.content.len()).sum();
+        let is_long = bytes / LONG_TOKEN_BYTES > context_tokens;
+        let mut kept = if is_long { 1 } else { questions.len() };
         while kept < questions.len() {
             let prompt_tokens = tokens(questions[questions.len() - kept])?;
             if prompt_tokens + for_answer > context_tokens {

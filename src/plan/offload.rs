@@ -20,10 +20,11 @@ pub(crate) fn check_offload(context: &ContextOptions, devices: &[Device]) -> Res
 
 impl Plan {
     /// Whether experts are in CPU memory and a device may compute with them.
-    #[cfg(feature = "llama")]
     pub(crate) fn offloads_from_cpu(&self) -> bool {
         let has_experts = self.device(CPU).is_some_and(|cpu| cpu.expert_bytes > 0);
-        has_experts && self.context.operation_offload && self.disk.is_none()
+        has_experts
+            && self.context.operation_offload
+            && self.tensors.iter().all(|placed| placed.device != DISK)
     }
 
     /// Whether a device computes prompts with experts that are in CPU memory: one of `devices`, which has layers here.
@@ -31,10 +32,7 @@ impl Plan {
         let has_layers = |device: &Device| {
             self.used_devices().any(|(name, layers)| name == device.name && layers > 0)
         };
-        let has_experts = self.device(CPU).is_some_and(|cpu| cpu.expert_bytes > 0);
-        has_experts
-            && self.context.operation_offload
-            && self.tensors.iter().all(|placed| placed.device != DISK)
+        self.offloads_from_cpu()
             && devices.iter().filter(|device| device.takes_operations()).any(has_layers)
     }
 }

@@ -152,7 +152,7 @@ fn run(arguments: Arguments) -> Result<bool> {
     if arguments.disk_speed.is_some() && plan.disk().is_none() {
         eprintln!("--disk-speed changes nothing: no experts are on disk (see --policy)");
     }
-    common::warn_of_long_context(&gguf, plan.context_tokens());
+    common::warn(&preflight::warnings(&gguf, plan.context_tokens())?);
     if let Some(path) = arguments.freeze {
         let json = serde_json::to_vec(&plan).expect("a plan is plain data");
         common::new_file(&path)

@@ -20,6 +20,7 @@ use crate::options::GenerateOptions;
 use crate::overflow::Prompts;
 use crate::paging::PagingStats;
 use crate::plan::{CPU, Device, Plan};
+use crate::preflight::Warning;
 use crate::reservation::Reservation;
 use crate::session;
 use crate::stats::Stats;
@@ -35,6 +36,8 @@ pub(crate) struct Loaded {
     pub(crate) mode: LoadMode,
     /// Where experts in CPU memory are computed, if there is a choice.
     pub(crate) offload: Option<ExpertOffload>,
+    /// What is probably a mistake.
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// A model with its weights where a [`Plan`] put them, its context and the generation loop.
@@ -53,6 +56,7 @@ pub struct MoeModel {
     memory: Vec<DeviceMemory>,
     mode: LoadMode,
     offload: Option<ExpertOffload>,
+    warnings: Vec<Warning>,
     load_seconds: f64,
     /// Given back after the context is freed: fields are dropped in order.
     _reservation: Reservation,
@@ -84,7 +88,7 @@ impl MoeModel {
         started: Instant,
     ) -> Self {
         let limit = |device: &Device| Some((device.name.clone(), device.total_bytes?));
-        let Loaded { memory, context, mode, offload } = loaded;
+        let Loaded { memory, context, mode, offload, warnings } = loaded;
         Self {
             memory,
             mode,
@@ -99,6 +103,7 @@ impl MoeModel {
             template: Arc::new(ChatTemplate::from_gguf(gguf)),
             plan,
             limits: devices.iter().filter_map(limit).collect(),
+            warnings,
             load_seconds: started.elapsed().as_secs_f64(),
             _reservation: reservation,
         }
@@ -215,6 +220,7 @@ impl MoeModel {
             template: Arc::clone(&self.template),
             plan: self.plan.clone(),
             limits: self.limits.clone(),
+            warnings: self.warnings.clone(),
             load_seconds: started.elapsed().as_secs_f64(),
             _reservation: reservation,
         })
@@ -315,6 +321,12 @@ impl MoeModel {
     /// The plan that the model was loaded by.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// What runs, but is probably a mistake: a context beyond the model's training, weights that look as if they
+    /// were missing. Print them.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 
     /// How the weights in CPU memory were loaded: as asked for, or what [`LoadMode::Auto`] chose, whose reason is in

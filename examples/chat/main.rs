@@ -17,13 +17,12 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use moe_offload::{
-    CancelHandle, Error, GenerateOptions, GgufFile, Message, MoeModel, Plan, Result, Role,
-    StopReason,
+    CancelHandle, Error, GenerateOptions, Message, MoeModel, Plan, Result, Role, StopReason,
 };
 
 use self::arguments::{Arguments, StatsFormat};
 use self::commands::{HELP, Input};
-use self::common::{say, warn_of_long_context};
+use self::common::{say, warn};
 use self::conversation::Conversation;
 use self::session::Session;
 use self::terminal::Terminal;
@@ -91,7 +90,7 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
     bar.finish_and_clear();
     let model = model?;
     say(model.plan());
-    warn_of_long_context(&GgufFile::open(&arguments.model)?, model.plan().context_tokens());
+    warn(model.warnings());
     if let Some(note) = arguments.speed.note(&model) {
         say(&note);
     }

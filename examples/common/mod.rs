@@ -7,8 +7,7 @@ use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 use clap::Parser;
-use moe_offload::GgufFile;
-use moe_offload::gguf::Value;
+use moe_offload::preflight::Warning;
 
 /// The command line, or one line on standard error and status 1.
 pub(crate) fn arguments<A: Parser>() -> A {
@@ -42,15 +41,11 @@ pub(crate) fn say(text: &dyn Display) {
     let _ = writeln!(std::io::stderr(), "{}", visible(&text.to_string()));
 }
 
-/// Says so where a context goes beyond what the model was trained for.
-#[allow(dead_code)] // not every example has a context
-pub(crate) fn warn_of_long_context(gguf: &GgufFile, context_tokens: u32) {
-    let trained = gguf.hyper_parameter("context_length").and_then(Value::as_u64);
-    if let Some(trained) = trained.filter(|&trained| u64::from(context_tokens) > trained) {
-        say(&format!(
-            "warning: the model was trained for {trained} tokens; in a context of {context_tokens} what comes after them \
-             may make no sense"
-        ));
+/// Says what runs and is probably a mistake.
+#[allow(dead_code)] // not every example has a model
+pub(crate) fn warn(warnings: &[Warning]) {
+    for warning in warnings {
+        say(&format!("warning: {warning}"));
     }
 }
 

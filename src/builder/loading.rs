@@ -79,6 +79,7 @@ impl MoeModelBuilder {
         let cpu = self.cpu(mode.reads() || plan.disk().is_some());
         let mut reservation = Reservation::new(&plan, &devices, &cpu)?;
         gguf.check_weights()?;
+        let warnings = preflight::warnings_of_weights(&gguf, plan.context_tokens())?;
         let settings = LoadSettings { mode, ..std::mem::take(&mut self.load) };
         let cancel = settings.cancel.clone();
         let warm_up = WarmUp::before(&self.rpc_servers, cancel.as_ref())?;
@@ -94,7 +95,7 @@ impl MoeModelBuilder {
             warm_up.run(&gguf, &mut context, &plan, &mut memory)?;
         }
         let offload = self.expert_offload(&plan, &devices, &mut context, cancel.as_ref())?;
-        let loaded = Loaded { memory, context, mode, offload };
+        let loaded = Loaded { memory, context, mode, offload, warnings };
         let limits: Vec<Device> = devices.into_iter().chain([cpu]).collect();
         let checkpoint_bytes = self.checkpoint_bytes;
         Ok(MoeModel::assemble(&gguf, plan, &limits, loaded, checkpoint_bytes, reservation, started))

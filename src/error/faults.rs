@@ -78,6 +78,10 @@ pub enum ModelFault {
         "`{key}` is {value}, but must be {expected}; with it the engine would compute nonsense"
     )]
     BadNumber { key: String, value: String, expected: &'static str },
+    #[error(
+        "tensor `{tensor}` holds a weight that is {value}; with it the engine would compute nonsense"
+    )]
+    BadWeight { tensor: String, value: String },
     #[error("`{key}` is {value}, no multiple of `{divisor_key}`, which is {divisor}")]
     NotDivisible { key: String, value: u64, divisor_key: String, divisor: u64 },
     #[error("`{key}` is {value} of {layers} layers, which leaves none to write text with")]

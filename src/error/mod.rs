@@ -17,10 +17,10 @@ pub use self::faults::{
 pub use self::foreign::ForeignFile;
 pub use self::host_memory::HostMemoryFault;
 pub use self::purpose::FilePurpose;
+pub(crate) use self::words::escaped;
 use self::words::{
-    at_least, because, broken, did_you_mean, escaped, hold_back, in_one_line, list_devices,
-    list_folders, make_room, near_misses, none_computes, not_a_policy, not_enough, of_server,
-    same_name,
+    at_least, because, broken, did_you_mean, hold_back, in_one_line, list_devices, list_folders,
+    make_room, near_misses, none_computes, not_a_policy, not_enough, of_server, same_name,
 };
 use crate::plan::human_bytes;
 use crate::policy::OffloadPolicy;
@@ -584,6 +584,11 @@ pub enum Error {
         "the model's scores for the next token are not numbers: a weight in the file is damaged, or what is computed in 16 bits grows too large; compare the file with its source, and if it is whole use the KV cache type f16 or f32, or another quantisation of the model"
     )]
     NotANumber,
+    /// What was computed tells nothing about the next token.
+    #[error(
+        "the model gives every token the same score, so none can be chosen: weights in the file are missing or damaged; compare the file with its source"
+    )]
+    EqualScores,
     /// An earlier failure left the context in an unknown state.
     #[error("an earlier failure left this model's context unusable; load the model again")]
     ContextLost,

@@ -49,7 +49,7 @@ pub(super) fn none_computes(devices: &[String]) -> String {
 }
 
 /// Text that comes from a file: control characters, which could steer a terminal, as `\u{1b}`.
-pub(super) fn escaped(text: &impl fmt::Display) -> String {
+pub(crate) fn escaped(text: &impl fmt::Display) -> String {
     let text = text.to_string();
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {

@@ -23,11 +23,15 @@ mod room;
 pub mod tokenizers;
 mod types;
 mod vocabulary;
+mod warnings;
 mod whole;
 
 pub use self::architectures::ARCHITECTURES;
 use self::keys::Keys;
 pub use self::purpose::purpose;
+#[cfg(feature = "llama")]
+pub(crate) use self::warnings::warnings_of_weights;
+pub use self::warnings::{Warning, warnings};
 use crate::error::{Error, ModelFault, Result};
 use crate::gguf::GgufFile;
 

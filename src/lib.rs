@@ -5,6 +5,8 @@
 )]
 #![deny(unsafe_code)]
 
+#[cfg(feature = "llama")]
+mod answer;
 #[cfg(feature = "bench")]
 pub mod bench;
 #[cfg(feature = "llama")]

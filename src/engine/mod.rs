@@ -41,7 +41,7 @@ mod threads;
 mod variants;
 mod weights;
 
-pub(crate) use self::context::{Context, ContextSettings, Decoded, Step};
+pub(crate) use self::context::{Context, ContextSettings, Step};
 pub(crate) use self::device::{check_threads, devices_named, devices_with};
 pub use self::device::{connect_rpc, devices, serve_rpc};
 pub(crate) use self::dry_run::DryRun;
@@ -68,7 +68,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::call::guarded;
-    use super::{Decoded, backend, ffi};
+    use super::{backend, ffi};
     use crate::gguf::GgmlType;
     use crate::{Error, MoeModel};
 
@@ -122,7 +122,7 @@ mod tests {
                 drop(model);
                 // Slow where the threads that never end take all cores.
                 for other in &mut others {
-                    assert_eq!(other.context.decode(&[1, 2]).unwrap(), Decoded::Done);
+                    other.context.decode(&[1, 2]).unwrap();
                 }
             }
             println!("went on");

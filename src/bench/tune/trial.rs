@@ -7,7 +7,7 @@ use super::shortage::Shortage;
 use crate::bench::error::{BenchError, BenchResult};
 use crate::bench::statistics::Summary;
 use crate::cancel::CancelHandle;
-use crate::engine::{Decoded, Sampler, Token};
+use crate::engine::{Sampler, Token};
 use crate::limits::Limits;
 use crate::tokenize::tokenize;
 use crate::{Error, GenerateOptions, MoeModel, MoeModelBuilder, Sampling};
@@ -123,7 +123,7 @@ fn answer(
     let batch = model.plan().context().batch_tokens as usize;
     let started = Instant::now();
     for part in prompt.chunks(batch.max(1)) {
-        decode(model, part)?;
+        model.context.decode(part)?;
         if started.elapsed().as_secs_f64() > give_up_seconds {
             return Ok(None);
         }
@@ -131,22 +131,11 @@ fn answer(
     let mut token = sampler.sample(&mut model.context)?;
     let prefill = started.elapsed().as_secs_f64();
     for _ in 1..tokens {
-        decode(model, &[token])?;
+        model.context.decode(&[token])?;
         token = sampler.sample(&mut model.context)?;
         if started.elapsed().as_secs_f64() > give_up_seconds {
             return Ok(None);
         }
     }
     Ok(Some(Round { prefill, decode: started.elapsed().as_secs_f64() - prefill }))
-}
-
-fn decode(model: &mut MoeModel, tokens: &[Token]) -> BenchResult<()> {
-    match model.context.decode(tokens)? {
-        Decoded::Done => Ok(()),
-        Decoded::Cancelled => Err(Error::Cancelled { operation: "tuning" }.into()),
-        Decoded::NoRoom => {
-            let reason = "the KV cache has no room".to_owned();
-            Err(Error::Engine { operation: "compute", reason }.into())
-        }
-    }
 }

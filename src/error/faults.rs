@@ -252,6 +252,9 @@ pub enum TemplateFault {
     TooLarge {
         /// Its size.
         bytes: usize,
+    /// Its text is the same whatever the last question is, so that the model would answer something else.
+    #[error("it leaves out the question with which the conversation ends")]
+    WithoutQuestion,
         /// The most that is read.
         max: usize,
     },

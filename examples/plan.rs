@@ -1,4 +1,5 @@
-//! Shows what a policy would do to a model. Needs no GPU, no engine, and loads nothing.
+//! Shows what a policy would do to a model. Needs no GPU and loads no weights. With the engine it asks that
+//! whether it takes the file; without (`--no-default-features`) only this crate's own checks do.
 
 mod common;
 
@@ -16,8 +17,9 @@ use moe_offload::{
 
 /// Shows what an offload policy would do to a model, without loading it.
 ///
-/// Only the file's header is read, so this takes milliseconds for a model of any size. The status is 0
-/// if the plan fits the memory that is known, 3 if it does not, and 1 for any other error.
+/// Only the file's header is read, so this takes some tenths of a second for a model of any size. The status is 0
+/// if the plan fits the memory that is known, 3 if it does not, and 1 for any other error, also where the engine
+/// would refuse the file.
 #[derive(Parser)]
 struct Arguments {
     /// The model, a GGUF file; of a split model the first
@@ -131,6 +133,8 @@ fn run(arguments: Arguments) -> Result<bool> {
         device.overhead = Overhead::Bytes(bytes);
     }
     let mut plan = policy.plan(&gguf, &devices, &context)?;
+    #[cfg(feature = "llama")]
+    moe_offload::MoeModel::builder(&arguments.model).dry_load()?;
     if let [_, twice, ..] = &cpu[..] {
         return Err(Error::DuplicateDevice { name: twice.name.clone() });
     }

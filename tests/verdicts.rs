@@ -168,3 +168,45 @@ fn plan_and_chat_say_the_same_of_keys_that_do_not_match_the_tensors() {
         assert_eq!(verdict("plan", path), verdict("chat", path), "{what}");
     }
 }
+
+/// It is no reason to refuse a file: texts that are no conversations need no template.
+#[test]
+fn plan_warns_of_a_template_that_cannot_be_used() {
+    let folder = tempfile::tempdir().unwrap();
+    for (template, part) in [
+        ("{% if %}", "does not parse in line 1"),
+        ("{{ messages|nosuch }}", "filter nosuch is unknown"),
+        ("{{ 1 }}", "leaves out the question"),
+        ("{{ raise_exception('not so') }}", ""),
+        ("{{ messages[0].content }}", ""),
+    ] {
+        let path = folder.path().join("model.gguf");
+        std::fs::write(&path, demo_with("tokenizer.chat_template", text(template))).unwrap();
+        let plan = run("plan", &["--model", path.to_str().unwrap(), "--cpu-only"]);
+        assert!(plan.status.success(), "{plan:?}");
+        let said = String::from_utf8(plan.stderr).unwrap();
+        assert_eq!(said.contains("warning: the model's chat template"), !part.is_empty(), "{said}");
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+/// The name of a format in place of a template, as llama.cpp knows it.
+#[test]
+fn chat_knows_a_format_by_its_name_and_refuses_one_without_the_question() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let chat = |template: &str| {
+        std::fs::write(&path, demo_with("tokenizer.chat_template", text(template))).unwrap();
+        let path = path.to_str().unwrap();
+        let output = run("chat", &["--model", path, "--prompt", "Hello", "--temperature", "0"]);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap(), output.stdout)
+    };
+    let (status, said, by_name) = chat("chatml");
+    assert_eq!(status, Some(0), "{said}");
+    let written = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+                   <|im_start|>assistant{{ '\n' }}";
+    assert_eq!(by_name, chat(written).2);
+    let system = "{% for m in messages if m.role == 'system' %}{{ m.content }}{% endfor %}x";
+    let (status, said, _) = chat(system);
+    assert!(status == Some(1) && said.contains("leaves out the question"), "{said}");
+}

@@ -210,3 +210,15 @@ fn chat_knows_a_format_by_its_name_and_refuses_one_without_the_question() {
     let (status, said, _) = chat(system);
     assert!(status == Some(1) && said.contains("leaves out the question"), "{said}");
 }
+
+#[test]
+fn chat_says_so_where_no_token_has_a_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    // Control tokens.
+    std::fs::write(&path, demo_with("tokenizer.ggml.token_type", token_types(3))).unwrap();
+    let path = path.to_str().unwrap();
+    let output = run("chat", &["--model", path, "--prompt", "Hello", "--max-tokens", "5"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("(5 tokens without text"), "{said}");
+}

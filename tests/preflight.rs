@@ -141,6 +141,21 @@ fn numbers_that_fail_an_assertion_on_another_thread() {
     assert!(matches!(heads, ModelFault::NotDivisible { divisor: 3, .. }));
 }
 
+#[test]
+fn scores_are_not_divided_by_zero() {
+    for (family, key) in [
+        ("granite-3.1-3b-a800m", "granitemoe.logit_scale"),
+        ("grok-1", "grok.logit_scale"),
+        ("grok-1", "grok.attn_logit_softcapping"),
+    ] {
+        let fault = with(family, key, 0.0_f32);
+        assert!(
+            matches!(&fault, ModelFault::BadNumber { key: found, .. } if found == key),
+            "{fault}"
+        );
+    }
+}
+
 /// It would compute with the logarithm of a number below 0.
 #[test]
 fn yarn_stretches_a_context_of_31_bits() {

@@ -34,8 +34,8 @@ impl MoeModelBuilder {
     /// reason; [`Error::UnsafeModel`] if its tokenizer makes no tokens of a text; [`Error::Cancelled`].
     pub fn dry_load(&self) -> Result<()> {
         let gguf = self.open_file()?;
-        let mut context = ContextOptions::default();
-        context.context_tokens = Some(CONTEXT_TOKENS);
+        let context =
+            ContextOptions { context_tokens: Some(CONTEXT_TOKENS), ..ContextOptions::default() };
         let plan = OffloadPolicy::None.plan(&gguf, &[], &context)?;
         let settings = LoadSettings {
             cancel: self.load.cancel.clone(),

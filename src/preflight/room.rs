@@ -7,7 +7,7 @@ use crate::error::ModelFault;
 /// The engine's own limit (`LLAMA_MAX_EXPERTS` in `llama-hparams.h`).
 const MAX_EXPERTS: u64 = 1024;
 
-/// The context before YaRN stretched it: the engine takes the logarithm of it as a number with a sign.
+/// Tokens of the context before it was stretched: the engine takes the logarithm of it as a number with a sign.
 const MAX_ORIGINAL: u64 = i32::MAX as u64;
 
 pub(super) fn check(keys: &Keys<'_>) -> Checked {

@@ -1,4 +1,5 @@
-//! Shows what a policy would do to a model. Needs no GPU, no engine, and loads nothing.
+//! Shows what a policy would do to a model. Needs no GPU and loads no weights. With the engine it asks that
+//! whether it takes the file; without (`--no-default-features`) only this crate's own checks do.
 
 mod common;
 
@@ -7,17 +8,20 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Parser;
+use moe_offload::error::TemplateFault;
 use moe_offload::gguf::GgmlType;
 use moe_offload::memory::allocatable_bytes;
 use moe_offload::plan::{CPU, DiskPlan, Overhead};
 use moe_offload::{
-    ContextOptions, Device, Error, GgufFile, OffloadPolicy, Plan, Result, preflight,
+    ChatTemplate, ContextOptions, Device, Error, GgufFile, Message, OffloadPolicy, Plan, Result,
+    TemplateOptions, preflight,
 };
 
 /// Shows what an offload policy would do to a model, without loading it.
 ///
-/// Only the file's header is read, so this takes milliseconds for a model of any size. The status is 0
-/// if the plan fits the memory that is known, 3 if it does not, and 1 for any other error.
+/// Only the file's header is read, so this takes some tenths of a second for a model of any size. The status is 0
+/// if the plan fits the memory that is known, 3 if it does not, and 1 for any other error, also where the engine
+/// would refuse the file.
 #[derive(Parser)]
 struct Arguments {
     /// The model, a GGUF file; of a split model the first
@@ -131,6 +135,8 @@ fn run(arguments: Arguments) -> Result<bool> {
         device.overhead = Overhead::Bytes(bytes);
     }
     let mut plan = policy.plan(&gguf, &devices, &context)?;
+    #[cfg(feature = "llama")]
+    moe_offload::MoeModel::builder(&arguments.model).dry_load()?;
     if let [_, twice, ..] = &cpu[..] {
         return Err(Error::DuplicateDevice { name: twice.name.clone() });
     }
@@ -153,6 +159,7 @@ fn run(arguments: Arguments) -> Result<bool> {
         eprintln!("--disk-speed changes nothing: no experts are on disk (see --policy)");
     }
     common::warn(&preflight::warnings(&gguf, plan.context_tokens())?);
+    warn_of_template(&gguf);
     if let Some(path) = arguments.freeze {
         let json = serde_json::to_vec(&plan).expect("a plan is plain data");
         common::new_file(&path)
@@ -163,6 +170,23 @@ fn run(arguments: Arguments) -> Result<bool> {
     common::unless_closed(print(&plan, arguments.json, arguments.disk_speed))
         .map_err(|source| Error::Io { action: "write", path, source })?;
     Ok(plan.fits())
+}
+
+/// Says so where the model's own template works for no conversation. It is no reason to refuse the file: texts that are
+/// no conversations need none, and the engine may know the format.
+fn warn_of_template(gguf: &GgufFile) {
+    let conversation = [Message::user("Hello")];
+    let rendered = ChatTemplate::from_gguf(gguf)
+        .and_then(|template| template.render(&conversation, &TemplateOptions::default()));
+    match rendered {
+        // It has words for this conversation, and may take others.
+        Err(Error::ChatTemplate { fault: TemplateFault::Raised { .. } }) => {}
+        Err(Error::ChatTemplate { fault }) => common::say(&format!(
+            "warning: the model's chat template cannot be used: {fault}; conversations need a format that \
+             llama.cpp knows by itself, or one of your own"
+        )),
+        _ => {}
+    }
 }
 
 fn print(plan: &Plan, json: bool, disk_speed: Option<u64>) -> std::io::Result<()> {

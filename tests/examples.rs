@@ -6,6 +6,7 @@ mod support;
 
 use std::process::Output;
 
+use moe_offload::synth::{self, SynthOptions};
 use serde_json::Value;
 use support::model_files::{Shape, bytes_of, demo};
 use support::process::{Server, run};
@@ -110,8 +111,9 @@ fn chat_uses_a_server() {
 fn plan_lists_every_tensor() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
-    let writer = Shape { dense: 1, biases: true, ..Shape::default() }.writer();
-    std::fs::write(&path, bytes_of(&writer)).unwrap();
+    let model = synth::family("deepseek-v2-lite").unwrap().build(&SynthOptions::tiny()).unwrap();
+    let writer = model.header();
+    std::fs::write(&path, bytes_of(writer)).unwrap();
     let path = path.to_str().unwrap();
     let output = run("plan", &["--model", path, "--policy", "first-layers:1", "--json"]);
     let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -436,9 +438,7 @@ fn a_conversation_goes_on_after_an_error() {
 
 #[test]
 fn plan_fits_with_fallbacks_and_open_sizes() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.gguf");
-    std::fs::write(&path, bytes_of(&Shape::default().writer())).unwrap();
+    let path = demo();
     let plan = |arguments: &[&str]| {
         let mut all = vec!["--model", path.to_str().unwrap()];
         all.extend(arguments);
@@ -463,7 +463,7 @@ fn plan_fits_with_fallbacks_and_open_sizes() {
     }
     let output = plan(&[
         "--device",
-        "a=2400000B",
+        "a=12MB",
         "--policy",
         "fit:cache-to-host",
         "--context",

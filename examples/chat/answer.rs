@@ -34,6 +34,11 @@ pub(crate) fn answer(
     if let Some(note) = reason.and_then(|reason| note(reason, options, is_late)) {
         say(&note);
     }
+    let tokens = model.stats().generated_tokens;
+    if text.is_empty() && tokens > 0 && reason != Some(StopReason::StopString) {
+        let tokens = count(tokens, "token");
+        say(&format!("({tokens} without text: only control tokens, or others that write none)"));
+    }
     match stats {
         StatsFormat::Line => say(&line(&model.stats())),
         StatsFormat::Table => say(&format!("\n{}\n", model.stats())),

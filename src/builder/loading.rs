@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::MoeModelBuilder;
 use super::devices::named;
+use super::dry_load::check_tokenizer;
 use crate::cancel::CancelHandle;
 use crate::defaults::{cache_budget, threads_for};
 use crate::engine::{self, Context, ContextSettings, DryRun, LoadMode, LoadSettings, Weights};
@@ -85,6 +86,7 @@ impl MoeModelBuilder {
         let warm_up = WarmUp::before(&self.rpc_servers, cancel.as_ref())?;
         let (weights, mut context) = self.open(&gguf, &plan, settings)?;
         gguf.check_unchanged()?;
+        check_tokenizer(&weights, gguf.path())?;
         placement::check(&weights, &plan)?;
         reservation.loaded();
         let mut memory = context.memory()?;
@@ -102,7 +104,7 @@ impl MoeModelBuilder {
     }
 
     /// The header, if the engine would survive the file.
-    fn open_file(&self) -> Result<GgufFile> {
+    pub(super) fn open_file(&self) -> Result<GgufFile> {
         let gguf = GgufFile::open(&self.path)?;
         preflight::check(&gguf).map(|()| gguf)
     }
@@ -251,7 +253,7 @@ impl MoeModelBuilder {
         context.memory()
     }
 
-    fn open(
+    pub(super) fn open(
         &self,
         gguf: &GgufFile,
         plan: &Plan,

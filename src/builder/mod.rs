@@ -1,6 +1,7 @@
 //! [`MoeModelBuilder`]: from a path and a policy to a loaded model, by a plan that is kept.
 
 mod devices;
+mod dry_load;
 mod loading;
 
 use std::path::PathBuf;

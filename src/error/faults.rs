@@ -122,6 +122,14 @@ pub enum ModelFault {
     DuplicateToken { text: String, id: u64, other: u64 },
     #[error("all {tokens} tokens of the vocabulary are empty")]
     NoTexts { tokens: u64 },
+    #[error(
+        "its `tokenizer.ggml.model` is `{model}`, so it has no vocabulary, and neither prompt nor answer can be a text"
+    )]
+    NoVocabulary { model: String },
+    #[error(
+        "its `tokenizer.ggml.model` makes no tokens of the text `{text}` ({reason}), as where the vocabulary is another tokenizer's"
+    )]
+    UnfitTokenizer { text: &'static str, reason: String },
 }
 
 /// What is wrong with a policy's text.
@@ -248,6 +256,9 @@ pub enum TemplateFault {
         /// What went wrong there.
         reason: String,
     },
+    /// Its text is the same whatever the last question is, so that the model would answer something else.
+    #[error("it leaves out the question with which the conversation ends")]
+    WithoutQuestion,
     /// It does more work than any conversation of this size should need.
     #[error("it does not end in reasonable time")]
     TooMuchWork,

@@ -45,7 +45,7 @@ struct Arguments {
     #[arg(long, value_name = "TOKENS")]
     expert_offload_tokens: Option<u32>,
     /// Keep the KV cache in CPU memory
-    #[arg(long)]
+    #[arg(long, conflicts_with = "cpu_only")]
     cache_on_host: bool,
     /// A device with its free memory, such as CUDA0=24GiB, or a server's by its address, such as
     /// 10.0.0.2:50052=16GiB; may be repeated. `cpu=64GiB` is the CPU's memory. Default: under `fit`,
@@ -57,7 +57,7 @@ struct Arguments {
     cpu_only: bool,
     /// Memory of a device to hold back for what it takes beside the model, such as CUDA0=300MiB, in place of
     /// what is known of its backend; 0B for none. May be repeated
-    #[arg(long, value_name = "NAME=BYTES", value_parser = named_bytes)]
+    #[arg(long, value_name = "NAME=BYTES", value_parser = named_bytes, conflicts_with = "cpu_only")]
     overhead: Vec<(String, u64)>,
     /// CPU memory for experts that the policy leaves on disk, such as 8GiB; beside `ram:` the
     /// smaller one counts
@@ -65,6 +65,7 @@ struct Arguments {
     expert_cache: Option<u64>,
     /// Bytes per second of the disk, such as 2GB: says how fast a model with experts on disk can be
     #[arg(long, value_name = "BYTES", value_parser = some_bytes, allow_hyphen_values = true)]
+    #[arg(conflicts_with = "json")]
     disk_speed: Option<u64>,
     /// Print the plan as JSON, with every tensor
     #[arg(long)]

@@ -51,6 +51,10 @@ fn check_address(arguments: &Arguments) -> Result<(), String> {
         .collect();
     addresses.retain(|address| !address.ip().is_loopback());
     match addresses.first() {
+        None if arguments.allow_remote => Err(format!(
+            "--allow-remote changes nothing: no other machine can reach {listen}; give an address of this machine \
+             that others reach, as in --listen 0.0.0.0:50052, or leave it out"
+        )),
         None => Ok(()),
         Some(address) if arguments.allow_remote => {
             eprintln!(

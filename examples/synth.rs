@@ -21,10 +21,10 @@ use moe_offload::{Error, Result};
 #[derive(Parser)]
 struct Arguments {
     /// Show the known models and stop
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = OF_A_FILE)]
     list: bool,
     /// Show them as the Markdown table of README.md instead
-    #[arg(long, requires = "list")]
+    #[arg(long, requires = "list", conflicts_with_all = OF_A_FILE)]
     markdown: bool,
     /// Which model, by a name that --list shows
     #[arg(long, required_unless_present = "list")]
@@ -48,12 +48,16 @@ struct Arguments {
     #[arg(long, default_value_t = 1)]
     shards: u16,
     /// Leave the weights out as a hole that takes no disk: enough to plan with
-    #[arg(long)]
+    #[arg(long, conflicts_with = "seed")]
     no_weights: bool,
     /// The file to write; none is replaced
     #[arg(long, required_unless_present = "list")]
     out: Option<PathBuf>,
 }
+
+/// What says how a file is written.
+const OF_A_FILE: [&str; 9] =
+    ["arch", "scale", "layers", "experts_type", "vocab", "seed", "shards", "no_weights", "out"];
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Size {

@@ -507,3 +507,45 @@ fn a_line_without_an_end_is_not_read_for_ever() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(said(&output).contains("more than 64 MiB"), "{}", said(&output));
 }
+
+#[test]
+fn what_chooses_among_tokens_does_nothing_where_none_are_chosen_and_says_so() {
+    let with = |temperature: &str, options: &[&str]| {
+        let mut command = program("chat");
+        command.args(["--threads", "1", "--prompt", "x", "--max-tokens", "1"]);
+        command.args(["--temperature", temperature]).args(options);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        said(&output)
+    };
+    for options in [&["--seed", "1"][..], &["--top-k", "5", "--xtc", "0.5"], &["--mirostat", "2"]] {
+        let greedy = with("0", options);
+        let line = greedy.lines().find(|line| line.contains("at --temperature 0")).unwrap();
+        assert!(options.iter().step_by(2).all(|option| line.contains(option)), "{line}");
+        assert!(!with("0.5", options).contains("at --temperature 0"));
+    }
+    assert!(!with("0", &["--repeat-penalty", "1.1"]).contains("at --temperature 0"));
+}
+
+#[test]
+fn a_model_without_a_chat_template_takes_nothing_that_needs_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plain.gguf");
+    let mut model = std::fs::read(support::model_files::demo()).unwrap();
+    let key = b"tokenizer.chat_template";
+    let at = model.windows(key.len()).position(|bytes| bytes == key).unwrap();
+    model[at..at + 9].copy_from_slice(b"tokenised");
+    std::fs::write(&path, &model).unwrap();
+    let model = ["--model", path.to_str().unwrap(), "--prompt", "Hello", "--max-tokens", "2"];
+    let plain = chat(&model, "");
+    assert!(
+        plain.status.success() && said(&plain).contains("continued as plain text"),
+        "{plain:?}"
+    );
+    for option in [["--system", "Be brief."], ["--template", "x=1"]] {
+        let output = chat(&[&model[..], &option].concat(), "");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let expected = format!("no chat template, so {} would change nothing", option[0]);
+        assert!(output.stdout.is_empty() && said(&output).contains(&expected), "{output:?}");
+    }
+}

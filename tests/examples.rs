@@ -354,7 +354,8 @@ fn measure_counts_what_a_token_costs() {
         assert!(output.status.success(), "{output:?}");
         text(&output.stdout).to_owned()
     };
-    let listed = measure(&["--devices"]);
+    let listed = run("measure", &["--devices", "--rpc", &server.endpoint]);
+    let listed = text(&listed.stdout);
     assert!(listed.starts_with("RPC0") && listed.contains(&server.endpoint), "{listed}");
 
     let rows = measure(&["--json", "--words", "8", "--tokens", "8"]);

@@ -36,6 +36,9 @@ fn main() {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let options = arguments.options()?;
+    if let Some(note) = arguments.note() {
+        say(&note);
+    }
     let (session, messages) = match &arguments.session {
         Some(path) => {
             let (session, messages) = Session::open(path)?;
@@ -132,6 +135,13 @@ impl Talk {
             self.conversation.instruct(system);
         }
         if !answer::can_converse(&self.model, &self.options) {
+            let has_variables = !self.options.template.variables.is_empty();
+            let idle = [("--system", system.is_some()), ("--template", has_variables)];
+            if let Some((option, _)) = idle.iter().find(|(_, is_given)| *is_given) {
+                common::fail(&format!(
+                    "the model has no chat template, so {option} would change nothing; leave it out"
+                ));
+            }
             say(&"(the model has no chat template: each question is continued as plain text)");
         }
         Ok(unanswered)

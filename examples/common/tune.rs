@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     cache: Option<PathBuf>,
     /// Measure even if the file holds the answer
-    #[arg(long)]
+    #[arg(long, requires = "cache")]
     again: bool,
     /// Print all that was found as JSON
     #[arg(long)]

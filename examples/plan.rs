@@ -124,13 +124,7 @@ fn run(arguments: Arguments) -> Result<bool> {
              give --cpu-only"
         );
     }
-    for (name, bytes) in arguments.overhead {
-        let Some(device) = devices.iter_mut().find(|device| device.name == name) else {
-            let known = devices.into_iter().map(|device| device.name).collect();
-            return Err(Error::UnknownDevice { name, known });
-        };
-        device.overhead = Overhead::Bytes(bytes);
-    }
+    hold_back(arguments.overhead, &mut devices)?;
     let mut plan = policy.plan(&gguf, &devices, &context)?;
     if let [_, twice, ..] = &cpu[..] {
         return Err(Error::DuplicateDevice { name: twice.name.clone() });
@@ -164,6 +158,30 @@ fn run(arguments: Arguments) -> Result<bool> {
     common::unless_closed(print(&plan, arguments.json, arguments.disk_speed))
         .map_err(|source| Error::Io { action: "write", path, source })?;
     Ok(plan.fits())
+}
+
+/// Gives the devices the overheads that were set by hand, one each.
+fn hold_back(overheads: Vec<(String, u64)>, devices: &mut [Device]) -> Result<()> {
+    let refused = |value: String, expected: &'static str| {
+        Err(Error::InvalidOption { option: "device_overhead", value, expected })
+    };
+    let mut given = vec![None; devices.len()];
+    for (name, bytes) in overheads {
+        let shown = format!("{} of `{name}`", indicatif::HumanBytes(bytes));
+        if name.eq_ignore_ascii_case(CPU) {
+            return refused(shown, "of a device: of CPU memory nothing is held back");
+        }
+        let is_meant = |device: &Device| device.name.eq_ignore_ascii_case(&name);
+        let Some(i) = devices.iter().position(is_meant) else {
+            let known = devices.iter().map(|device| device.name.clone()).collect();
+            return Err(Error::UnknownDevice { name, known });
+        };
+        devices[i].overhead = Overhead::Bytes(bytes);
+        if let Some(first) = given[i].replace(shown.clone()) {
+            return refused(format!("{first} and {shown}"), "given once for each device");
+        }
+    }
+    Ok(())
 }
 
 fn print(plan: &Plan, json: bool, disk_speed: Option<u64>) -> std::io::Result<()> {

@@ -303,6 +303,20 @@ fn plan_holds_back_what_a_card_takes_for_itself() {
     assert_eq!(overhead(&[&cuda[..], &by_hand].concat()), Some(300 << 20));
     let wrong = ["--model", &path, "--device", "gpu=12GiB", "--overhead", "CUDA0=300MiB"];
     assert!(refused(&run("plan", &wrong)).contains("there is no device `CUDA0`"));
+    // By any spelling, once for each device, and for devices alone.
+    assert_eq!(overhead(&[&cuda[..], &["--overhead", "cuda0=300MiB"]].concat()), Some(300 << 20));
+    let twice = ["--overhead", "CUDA0=1MiB", "--overhead", "cuda0=9MiB"];
+    let message = refused(&run("plan", &[&["--model", &path], &cuda[..], &twice].concat()));
+    for part in ["--overhead is", "`CUDA0` and", "`cuda0`", "once for each device"] {
+        assert!(message.contains(part), "{message}");
+    }
+    let cpu = ["--overhead", "cpu=1GiB"];
+    let planned = run("plan", &[&["--model", &path], &cuda[..], &cpu].concat());
+    let chatted = run("chat", &[&["--prompt", "x"], &cpu[..]].concat());
+    for output in [planned, chatted] {
+        let message = refused(&output);
+        assert!(message.contains("--overhead is") && message.contains("of a device"), "{message}");
+    }
 }
 
 #[test]

@@ -116,9 +116,11 @@ pub(crate) fn count(number: impl Display, one: &str) -> String {
 }
 
 /// The library's names of settings, and the options of the examples that set them.
-const OPTIONS: [(&str, &str); 17] = [
+const OPTIONS: [(&str, &str); 20] = [
+    ("answer_tokens", "--answer-tokens"),
     ("cache_bytes", "--expert-cache"),
     ("context_tokens", "--context"),
+    ("device_overhead", "--overhead"),
     ("dry.multiplier", "--dry"),
     ("expert_offload_tokens", "--expert-offload-tokens"),
     ("frequency_penalty", "--frequency-penalty"),
@@ -127,6 +129,7 @@ const OPTIONS: [(&str, &str); 17] = [
     ("micro_batch_tokens", "--micro-batch"),
     ("min_p", "--min-p"),
     ("mirostat.version", "--mirostat"),
+    ("prompt_tokens", "--prompt-tokens"),
     ("presence_penalty", "--presence-penalty"),
     ("repeat_penalty", "--repeat-penalty"),
     ("temperature", "--temperature"),

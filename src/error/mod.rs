@@ -273,7 +273,7 @@ pub enum Error {
         tensor: String,
     },
     /// A policy's text does not parse.
-    #[error("{}{fault}", not_a_policy(.text))]
+    #[error("{}{fault}", not_a_policy(.text, .fault))]
     InvalidPolicy {
         /// The text, or the part of it that is wrong.
         text: String,

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::PolicyFault;
+
 pub(super) fn did_you_mean(near: &[&str]) -> String {
     if near.is_empty() {
         return String::new();
@@ -77,8 +79,12 @@ fn differs_in_case(rule: &str, near: &[String]) -> bool {
     })
 }
 
-pub(super) fn not_a_policy(text: &str) -> String {
-    if text.is_empty() { String::new() } else { format!("`{text}` is not a policy: ") }
+pub(super) fn not_a_policy(text: &str, fault: &PolicyFault) -> String {
+    match fault {
+        _ if text.is_empty() => String::new(),
+        PolicyFault::BadDevice => format!("`{}` is no device's name: ", escaped(&text)),
+        _ => format!("`{text}` is not a policy: "),
+    }
 }
 
 pub(super) fn same_name(name: &str) -> String {

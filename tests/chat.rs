@@ -163,6 +163,10 @@ fn a_session_that_cannot_be_kept_is_told_before_anything_is_loaded() {
         (at("read-only.json"), "is read-only"),
         (folder.path().to_str().unwrap().to_owned(), "not a regular file"),
         ("/dev/null".to_owned(), "not a regular file"),
+        (at("new.json/"), "name a file"),
+        (at("new.json//"), "name a file"),
+        (at("text.json/"), "name a file"),
+        (at("new.json/.."), "cannot keep a session in"),
     ] {
         let output = chat(&["--session", &path, "--prompt", "Hello"], "");
         let said = said(&output);
@@ -547,5 +551,17 @@ fn a_model_without_a_chat_template_takes_nothing_that_needs_one() {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let expected = format!("no chat template, so {} would change nothing", option[0]);
         assert!(output.stdout.is_empty() && said(&output).contains(&expected), "{output:?}");
+    }
+}
+
+#[test]
+fn a_name_too_long_for_the_state_is_told_as_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("n".repeat(252));
+    for messages in [2, 4] {
+        let output = chat(&["--session", path.to_str().unwrap(), "--prompt", "Hello"], "");
+        assert!(output.status.success(), "{output:?}");
+        assert!(said(&output).contains(".state` cannot be kept: "), "{}", said(&output));
+        assert_eq!(self::messages(&path).len(), messages);
     }
 }

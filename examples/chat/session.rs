@@ -22,8 +22,8 @@ pub(crate) struct Session {
     /// What this process last read or wrote there; `None` if there was no file. Anything else there
     /// is another program's, and not replaced.
     known: Option<Vec<u8>>,
-    /// Whether something else has the name that the state would have.
-    is_state_foreign: bool,
+    /// Why the state is not kept: something else has its name, or nothing can have it.
+    stateless: Option<String>,
 }
 
 impl Session {
@@ -31,6 +31,11 @@ impl Session {
     /// before there is an answer to lose.
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Message>)> {
         let failed = |source| Error::Io { action: "keep a session in", path: path.into(), source };
+        if path.as_os_str().to_string_lossy().ends_with(std::path::is_separator) {
+            return Err(failed(io::Error::other(
+                "only a folder's name ends like that; name a file",
+            )));
+        }
         let absolute = std::path::absolute(path).map_err(failed)?;
         // A link stays one: what it leads to is replaced.
         let messages = match fs::canonicalize(&absolute) {
@@ -52,9 +57,8 @@ impl Session {
             let path = messages.parent().unwrap_or(&messages).to_owned();
             Error::Io { action: "keep a session in", path, source }
         })?;
-        let mut session = Self { messages, known, is_state_foreign: false };
-        let state = session.state();
-        session.is_state_foreign = state_permissions(&state).is_err();
+        let mut session = Self { messages, known, stateless: None };
+        session.look_at_state();
         Ok((session, conversation))
     }
 
@@ -69,9 +73,9 @@ impl Session {
         }
         let state = self.state();
         let shown = state.display();
-        if self.is_state_foreign {
+        if let Some(reason) = &self.stateless {
             say(&format!(
-                "(`{shown}` is not a saved state, so the whole conversation is processed again; it is left as it is)"
+                "(`{shown}` {reason}, so the whole conversation is processed again each time)"
             ));
         } else if state.exists()
             && let Err(error) = model.restore_session(&state)
@@ -96,7 +100,7 @@ impl Session {
                 break;
             }
         }
-        self.is_state_foreign = state_permissions(&self.state()).is_err();
+        self.look_at_state();
         say(&format!(
             "(another program has changed {}; this conversation goes on in {})",
             changed.display(),
@@ -175,7 +179,7 @@ impl Session {
 
     /// Writes the model's state too, unless something else has its name.
     pub(crate) fn save_state(&self, model: &mut MoeModel) -> Result<()> {
-        if self.is_state_foreign {
+        if self.stateless.is_some() {
             return Ok(());
         }
         let state = self.state();
@@ -204,6 +208,17 @@ impl Session {
     /// The same between two questions, unless it would take long.
     pub(crate) fn save_small_state(&self, model: &mut MoeModel) -> Result<()> {
         if state_bytes(model) > STATE_EACH_TURN_BYTES { Ok(()) } else { self.save_state(model) }
+    }
+
+    /// Whether the state can be kept under its name.
+    fn look_at_state(&mut self) {
+        self.stateless = match state_permissions(&self.state()) {
+            Ok(_) => None,
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                Some("is not a saved state, and left as it is".to_owned())
+            }
+            Err(error) => Some(format!("cannot be kept: {error}")),
+        };
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -273,5 +288,6 @@ fn state_permissions(path: &Path) -> io::Result<Option<Permissions>> {
     let Some(permissions) = permissions(path)? else { return Ok(None) };
     let mut start = [0; STATE_MAGIC.len()];
     let is_state = File::open(path)?.read_exact(&mut start).is_ok() && start == STATE_MAGIC;
-    if is_state { Ok(Some(permissions)) } else { Err(io::Error::other("it is not a saved state")) }
+    let foreign = || io::Error::new(ErrorKind::InvalidData, "it is not a saved state");
+    is_state.then_some(Some(permissions)).ok_or_else(foreign)
 }

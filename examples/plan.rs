@@ -150,9 +150,11 @@ fn run(arguments: Arguments) -> Result<bool> {
     common::warn_of_long_context(&gguf, plan.context_tokens());
     if let Some(path) = arguments.freeze {
         let json = serde_json::to_vec(&plan).expect("a plan is plain data");
-        common::new_file(&path)
-            .and_then(|mut file| file.write_all(&json))
-            .map_err(|source| Error::Io { action: "write", path, source })?;
+        common::write_new(&path, &json).map_err(|source| Error::Io {
+            action: "write",
+            path,
+            source,
+        })?;
     }
     let path = "standard output".into();
     common::unless_closed(print(&plan, arguments.json, arguments.disk_speed))

@@ -53,6 +53,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         conversation: Conversation::new(messages),
         options,
         stats: arguments.stats,
+        told: String::new(),
     };
     // Before anything is said of keys that it takes.
     let mut terminal = arguments.prompt.is_none().then(Terminal::new);
@@ -111,6 +112,8 @@ struct Talk {
     conversation: Conversation,
     options: GenerateOptions,
     stats: StatsFormat,
+    /// Why the session could not be kept, as it was told last.
+    told: String,
 }
 
 impl Talk {
@@ -207,9 +210,9 @@ impl Talk {
         // What was silent during the answer would be waited for again.
         if matches!(&answered, Ok(reason) if *reason != Some(StopReason::TimeLimit))
             && let Some(session) = &self.session
-            && let Err(error) = session.save_small_state(&mut self.model)
         {
-            say(&format!("error: {error}"));
+            let saved = session.save_small_state(&mut self.model);
+            self.tell(saved);
         }
         answered.map(|_| ())
     }
@@ -218,9 +221,18 @@ impl Talk {
     /// can go on.
     fn keep(&mut self) {
         let Some(session) = &mut self.session else { return };
-        if let Err(error) = session.save(self.conversation.messages()) {
+        let saved = session.save(self.conversation.messages());
+        self.tell(saved);
+    }
+
+    /// Tells why the session was not kept, once as long as it is the same.
+    fn tell(&mut self, saved: Result<()>) {
+        let Err(error) = saved else { return };
+        let error = error.to_string();
+        if error != self.told {
             say(&format!("error: {error}"));
         }
+        self.told = error;
     }
 
     /// The old conversation stays on disk, beside the new one's file.

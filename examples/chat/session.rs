@@ -123,7 +123,7 @@ impl Session {
             }
         }
         let mut file = temporary(&self.messages)?;
-        file.write_all(text)?;
+        file.as_file_mut().write_all(text)?;
         file.as_file().sync_all()?;
         let persisted = match there {
             Some(permissions) => {
@@ -146,7 +146,7 @@ impl Session {
         let write = || -> io::Result<PathBuf> {
             let copy = reserve(&with_ending(&self.messages, ".unanswered"))?;
             let mut file = temporary(&self.messages)?;
-            file.write_all(&serde_json::to_vec_pretty(messages)?)?;
+            file.as_file_mut().write_all(&serde_json::to_vec_pretty(messages)?)?;
             file.persist(&copy)?;
             Ok(copy)
         };
@@ -187,8 +187,10 @@ impl Session {
         let kept = state_permissions(&state).map_err(failed)?;
         // In a folder that only this user may enter, until the permissions are what they should be.
         let folder = state.parent().unwrap_or(&state);
-        let folder =
-            tempfile::Builder::new().prefix(".chat-").tempdir_in(folder).map_err(failed)?;
+        let folder = tempfile::Builder::new()
+            .prefix(".chat-")
+            .tempdir_in(folder)
+            .map_err(|error| failed(without_its_name(error)))?;
         let new = folder.path().join("state");
         model.save_session(&new).map_err(|error| match error {
             Error::Io { source, .. } => failed(source),
@@ -248,7 +250,15 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
 /// A file beside `path` that nobody else knows or may read; it is gone when dropped.
 fn temporary(path: &Path) -> io::Result<NamedTempFile> {
     let folder = path.parent().unwrap_or(path);
-    tempfile::Builder::new().prefix(".chat-").tempfile_in(folder)
+    tempfile::Builder::new().prefix(".chat-").tempfile_in(folder).map_err(without_its_name)
+}
+
+/// What the system said of a temporary file, whose name tells nobody anything.
+fn without_its_name(error: io::Error) -> io::Error {
+    let source = error.get_ref().and_then(|error| error.source());
+    let of_system = source.and_then(|error| error.downcast_ref::<io::Error>());
+    let code = of_system.and_then(io::Error::raw_os_error);
+    code.map_or(error, io::Error::from_raw_os_error)
 }
 
 /// Makes an empty file with this name, or with the first number behind it that is free.

@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
+#[cfg(unix)]
+use std::sync::Arc;
 
 use clap::Parser;
 use moe_offload::GgufFile;
@@ -12,6 +14,10 @@ use moe_offload::gguf::Value;
 
 /// The command line, or one line on standard error and status 1.
 pub(crate) fn arguments<A: Parser>() -> A {
+    // A file that grows beyond `ulimit -f` is an error of writing it then. Not taken, the signal ends the
+    // program without a word.
+    #[cfg(unix)]
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     A::try_parse().unwrap_or_else(|error| {
         if error.use_stderr() {
             let text = error.to_string();
@@ -54,18 +60,23 @@ pub(crate) fn warn_of_long_context(gguf: &GgufFile, context_tokens: u32) {
     }
 }
 
-/// A file to write a result to. Nothing is replaced: a name that is mistyped may be a model's. A pipe or a
-/// device is written to.
+/// Writes a result to a file, all of it or nothing. Nothing is replaced: a name that is mistyped may be a
+/// model's. A pipe or a device is written to.
 #[allow(dead_code)] // not every example writes one
-pub(crate) fn new_file(path: &Path) -> io::Result<File> {
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    match std::fs::metadata(path) {
-        Ok(found) if !found.is_file() => options.write(true).open(path),
-        _ => options.write(true).create_new(true).open(path).map_err(|error| match error.kind() {
-            ErrorKind::AlreadyExists => exists(),
-            _ => error,
-        }),
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return options.write(true).open(path)?.write_all(bytes);
     }
+    let new = options.write(true).create_new(true).open(path);
+    let mut file = new.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => exists(),
+        _ => error,
+    })?;
+    file.write_all(bytes).inspect_err(|_| {
+        // Best effort: the error says what matters.
+        let _ = std::fs::remove_file(path);
+    })
 }
 
 /// Why a result is not written over a file.

@@ -98,9 +98,11 @@ fn write(arguments: &Arguments) -> Result<String> {
     options.vocab = arguments.vocab;
 
     let model = synth::family(arch)?.build(&options)?;
-    if let Some(path) = synth::paths(out, arguments.shards).into_iter().find(|path| path.is_file())
-    {
-        return Err(Error::Io { action: "write", path, source: common::exists() });
+    // Of all its files, before the first is written.
+    for path in synth::paths(out, arguments.shards) {
+        if path.is_file() || path.is_dir() {
+            return Err(Error::Io { action: "write", path, source: common::exists() });
+        }
     }
     let paths = if arguments.no_weights {
         model.save_without_weights(out, arguments.shards)?

@@ -102,19 +102,19 @@ struct ProtocolArguments {
     #[arg(long = "prompt", value_name = "NAME")]
     prompts: Vec<String>,
     /// Tokens of the context; may be repeated
-    #[arg(long = "context", value_name = "TOKENS")]
+    #[arg(long = "context", value_name = "TOKENS", allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     contexts: Vec<u32>,
     /// Threads that compute on the CPU; may be repeated
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     threads: Vec<u32>,
     /// Tokens computed at once while a prompt is read; may be repeated
-    #[arg(long = "micro-batch", value_name = "TOKENS")]
+    #[arg(long = "micro-batch", value_name = "TOKENS", allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     micro_batches: Vec<u32>,
     /// How often each is measured
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     repetitions: Option<u32>,
     /// Most tokens of an answer
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u64>)]
     answer_tokens: Option<u64>,
     /// Use the devices of this RPC server; may be repeated
     #[arg(long = "rpc", value_name = "HOST:PORT")]

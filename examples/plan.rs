@@ -42,7 +42,7 @@ struct Arguments {
     #[arg(long, allow_negative_numbers = true)]
     micro_batch: Option<Open<Whole>>,
     /// Tokens from which a device computes with experts in CPU memory; without it measured when the model is loaded
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     expert_offload_tokens: Option<u32>,
     /// Keep the KV cache in CPU memory
     #[arg(long, conflicts_with = "cpu_only")]

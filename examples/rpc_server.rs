@@ -18,7 +18,7 @@ struct Arguments {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50052")]
     listen: String,
     /// Threads that compute
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<usize>)]
     threads: Option<usize>,
     /// Keep weights in this folder, so that a client does not send them again; for this server alone
     #[arg(long, value_name = "FOLDER")]

@@ -33,19 +33,19 @@ struct Arguments {
     #[arg(long, value_enum, default_value_t = Size::Full)]
     scale: Size,
     /// This many layers instead
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     layers: Option<u32>,
     /// Experts of this type instead, such as `q4_K` or `f16`
     #[arg(long, value_name = "TYPE", value_parser = parse_type)]
     experts_type: Option<GgmlType>,
     /// A vocabulary of this many tokens instead
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     vocab: Option<u32>,
     /// Another seed gives other weights
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = common::whole::<u64>)]
     seed: u64,
     /// Split the model over this many files
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = common::whole::<u16>)]
     shards: u16,
     /// Leave the weights out as a hole that takes no disk: enough to plan with
     #[arg(long, conflicts_with = "seed")]

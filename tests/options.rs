@@ -1,4 +1,5 @@
-//! Options of the examples of which one makes another mean nothing: they are refused, and both are named.
+//! Options of the examples: one that another makes mean nothing is refused, and both are named; so is a number
+//! that cannot be, with what may be.
 #![cfg(feature = "llama")]
 #![allow(missing_docs)]
 
@@ -135,6 +136,40 @@ fn an_option_that_would_do_nothing_is_refused_and_what_makes_it_so_is_named() {
                 assert!(said.contains(option[0]) && said.contains(other[0]), "{said}");
             }
         }
+    }
+}
+
+#[test]
+fn a_number_that_cannot_be_is_told_with_what_may_be() {
+    let tune = "bench tune --policy none";
+    for (command, expected) in [
+        ("measure --words -1", "a whole number from 0"),
+        ("measure --tokens x", "a whole number from 0"),
+        ("measure --context 4k", "write it in digits: 4096"),
+        ("measure --prompt-tokens 0", "at least 1"),
+        ("measure --prompt-tokens -1", "a whole number from 0"),
+        ("measure --holder x --leave-free -8GiB", "a number with a unit"),
+        ("synth --arch dbrx --out /nowhere/x --layers -1", "a whole number from 0"),
+        ("synth --arch dbrx --out /nowhere/x --shards 70000", "from 0 to 65535"),
+        ("rpc_server --threads -1", "a whole number from 0"),
+        ("plan --model x --expert-offload-tokens -1", "a whole number from 0"),
+        ("chat --expert-offload-tokens -1", "a whole number from 0"),
+        ("bench run --context 4k", "write it in digits: 4096"),
+        ("bench run --repetitions -1", "a whole number from 0"),
+        ("bench tune --minutes -1", "at least 0"),
+        ("bench tune --budget -1GiB", "a number with a unit"),
+        ("bench tune --prompt-tokens 4k", "write it in digits: 4096"),
+        ("bench tune --context 0", "--context is 0, but must be from 1"),
+        (&format!("{tune} --prompt-tokens 0"), "--prompt-tokens is 0, but must be at least 1"),
+        (&format!("{tune} --answer-tokens 0"), "--answer-tokens is 0, but must be at least 2"),
+        (&format!("{tune} --answer-tokens 1"), "--answer-tokens is 1, but must be at least 2"),
+    ] {
+        let words: Vec<&str> = command.split(' ').collect();
+        if words[0] == "bench" && !cfg!(feature = "bench") {
+            continue;
+        }
+        let said = refusal(words[0], &words[1..]);
+        assert!(said.contains(expected), "{command}: {said}");
     }
 }
 

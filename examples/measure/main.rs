@@ -47,25 +47,25 @@ struct Arguments {
     #[arg(long, value_name = "HOST:PORT")]
     rpc: Vec<String>,
     /// Tokens that prompt and answer can have together
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     context: u32,
     /// Words of the prompt, about as many tokens
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, allow_negative_numbers = true, value_parser = common::whole::<usize>)]
     words: usize,
     /// Tokens of the prompt, about, instead of words
-    #[arg(long, value_parser = at_least_one, conflicts_with = "words")]
+    #[arg(long, value_parser = at_least_one, allow_negative_numbers = true, conflicts_with = "words")]
     prompt_tokens: Option<usize>,
     /// Tokens to generate
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, allow_negative_numbers = true, value_parser = common::whole::<u64>)]
     tokens: u64,
     /// Generate until the model ends the text or the context is full
     #[arg(long, conflicts_with = "tokens")]
     to_the_end: bool,
     /// Threads that compute on the CPU
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     threads: Option<u32>,
     /// Tokens computed at once while a prompt is read
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     micro_batch: Option<u32>,
     /// How weights in CPU memory come from the file, as `chat --help` has it
     #[arg(long, value_name = "MODE")]
@@ -85,7 +85,7 @@ struct Arguments {
     #[arg(long, value_name = "PROGRAM", requires = "what_it_leaves")]
     holder: Option<PathBuf>,
     /// Bytes that it leaves free, such as 2GiB, when CUDA has started in this process
-    #[arg(long, value_name = "BYTES", value_parser = bytes, requires = "holder")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_hyphen_values = true, requires = "holder")]
     leave_free: Option<u64>,
     /// Print one line of JSON per policy instead
     #[arg(long)]

@@ -565,3 +565,19 @@ fn a_name_too_long_for_the_state_is_told_as_that() {
         assert_eq!(self::messages(&path).len(), messages);
     }
 }
+
+#[test]
+fn buffers_that_do_not_fit_are_blamed_on_the_micro_batch() {
+    let server = support::process::Server::start();
+    let with = |tokens: &str| {
+        let mut command = program("chat");
+        let large = ["--policy", "fit:48MiB", "--context", "8192", "--micro-batch", tokens];
+        command.args(["--rpc", &server.endpoint, "--prompt", "x", "--max-tokens", "1"]);
+        command.args(large).output().unwrap()
+    };
+    let output = with("8192");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let expected = "use a smaller micro-batch (`--micro-batch`)";
+    assert!(said(&output).contains(expected), "{}", said(&output));
+    assert!(with("64").status.success());
+}

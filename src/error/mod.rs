@@ -20,7 +20,7 @@ pub use self::purpose::FilePurpose;
 use self::words::{
     at_least, because, broken, did_you_mean, escaped, hold_back, in_one_line, list_devices,
     list_folders, make_room, near_misses, none_computes, not_a_policy, not_enough, of_server,
-    same_name,
+    same_name, smaller_micro_batch,
 };
 use crate::plan::human_bytes;
 use crate::policy::OffloadPolicy;
@@ -510,8 +510,9 @@ pub enum Error {
     /// A device has not enough free memory for the plan. For the CPU: the system, or the process's
     /// control group, has not, a budget is smaller, or `fit:ram:` allows less.
     #[error(
-        "{}: the plan needs {}, but only {} is available; {}",
+        "{}: the plan needs {}, but only {} is available; {}{}",
         not_enough(.device), human_bytes(*.needed_bytes), human_bytes(*.free_bytes),
+        smaller_micro_batch(*.needed_bytes, *.free_bytes, *.compute_bytes),
         make_room(.device, *.needed_bytes, .policy)
     )]
     DoesNotFit {
@@ -521,6 +522,9 @@ pub enum Error {
         needed_bytes: u64,
         /// Bytes that are free for a new model.
         free_bytes: u64,
+        /// Bytes of those needed that are buffers for intermediate results, by a dry run or a cautious formula: about
+        /// in proportion to the micro-batch. 0 where they are not known.
+        compute_bytes: u64,
         /// The policy as text, whose own remedies are not recommended again; empty if not known.
         policy: String,
     },
@@ -726,8 +730,9 @@ impl Error {
     /// The same, where it says what does not fit, of a plan by this policy.
     pub(crate) fn under(self, policy: &OffloadPolicy) -> Self {
         match self {
-            Self::DoesNotFit { device, needed_bytes, free_bytes, .. } => {
-                Self::DoesNotFit { device, needed_bytes, free_bytes, policy: policy.to_string() }
+            Self::DoesNotFit { device, needed_bytes, free_bytes, compute_bytes, .. } => {
+                let policy = policy.to_string();
+                Self::DoesNotFit { device, needed_bytes, free_bytes, compute_bytes, policy }
             }
             other => other,
         }

@@ -29,9 +29,16 @@ use self::session::Session;
 use self::terminal::Terminal;
 
 fn main() {
-    if let Err(error) = run(&common::arguments()) {
-        common::fail(&error);
+    let arguments = common::arguments();
+    if let Err(error) = run(&arguments) {
+        common::fail(&told(&error, arguments.plan.is_some()));
     }
+}
+
+/// An error with the options that set what it names. A stored plan has its own context.
+fn told(error: &Error, by_plan: bool) -> String {
+    let text = common::in_options(&error.to_string());
+    if by_plan { text.replace("`--context`", "`--context` of `plan --freeze`") } else { text }
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
@@ -53,6 +60,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         conversation: Conversation::new(messages),
         options,
         stats: arguments.stats,
+        by_plan: arguments.plan.is_some(),
         told: String::new(),
     };
     // Before anything is said of keys that it takes.
@@ -82,7 +90,9 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
         say(&warning);
     }
     if let Some(path) = &arguments.plan {
-        builder = builder.plan(files::read_json::<Plan>(path)?);
+        let remedy = "store one by `plan --freeze`";
+        let plan: Plan = files::json(path, &files::read(path)?, "a stored plan", remedy)?;
+        builder = builder.plan(plan);
     }
     for endpoint in &arguments.rpc {
         say(&format!("connecting to {endpoint} (waits while it serves another process)"));
@@ -112,6 +122,8 @@ struct Talk {
     conversation: Conversation,
     options: GenerateOptions,
     stats: StatsFormat,
+    /// Whether its context is a stored plan's.
+    by_plan: bool,
     /// Why the session could not be kept, as it was told last.
     told: String,
 }
@@ -173,7 +185,7 @@ impl Talk {
                     Err(error) if is_final(&error) => return Err(error),
                     Err(Error::Cancelled { .. }) | Ok(()) => {}
                     Err(error) => {
-                        say(&format!("error: {}", common::in_options(&error.to_string())));
+                        say(&format!("error: {}", told(&error, self.by_plan)));
                     }
                 },
             }
@@ -186,8 +198,13 @@ impl Talk {
         self.conversation.ask(question);
         self.keep();
         let options = self.options.clone().cancel(cancel);
-        let answered =
-            answer::answer(&mut self.model, &mut self.conversation, &options, self.stats);
+        let answered = answer::answer(
+            &mut self.model,
+            &mut self.conversation,
+            &options,
+            self.stats,
+            self.by_plan,
+        );
         match &answered {
             // Then the question stays in the file, for the next time.
             Err(error) if is_final(error) => {

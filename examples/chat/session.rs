@@ -50,7 +50,9 @@ impl Session {
             None
         };
         let conversation = match &known {
-            Some(bytes) if !bytes.trim_ascii().is_empty() => files::json(path, bytes)?,
+            Some(bytes) if !bytes.trim_ascii().is_empty() => {
+                files::json(path, bytes, "a conversation", "correct it, or name another file")?
+            }
             _ => Vec::new(),
         };
         temporary(&messages).map_err(|source| {

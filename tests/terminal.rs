@@ -128,8 +128,7 @@ fn questions_asked(mut session: PtySession, path: &Path) -> Vec<String> {
 
 /// As a terminal without bracketed paste sends what is pasted.
 fn paste(session: &mut PtySession, lines: &[String]) {
-    let text: String = lines.iter().map(|line| format!("{line}\r")).collect();
-    session.send(&format!("{text}/exit\r")).unwrap();
+    session.send(&format!("{}\r/exit\r", lines.join("\r"))).unwrap();
     session.flush().unwrap();
 }
 

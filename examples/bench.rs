@@ -128,7 +128,7 @@ struct ProtocolArguments {
 }
 
 fn main() {
-    let arguments: Arguments = common::arguments();
+    let arguments: Arguments = common::arguments_of_writer();
     let done = match arguments.what {
         What::Run(arguments) => run(&arguments),
         What::Report(output) => report(&output),

@@ -79,7 +79,7 @@ struct Arguments {
 const DOES_NOT_FIT: i32 = 3;
 
 fn main() {
-    match run(common::arguments()) {
+    match run(common::arguments_of_writer()) {
         Ok(true) => {}
         Ok(false) => std::process::exit(DOES_NOT_FIT),
         Err(error @ (Error::DoesNotFit { .. } | Error::PagingBudget { .. })) => {

@@ -66,7 +66,7 @@ enum Size {
 }
 
 fn main() {
-    let arguments: Arguments = common::arguments();
+    let arguments: Arguments = common::arguments_of_writer();
     let result = match (arguments.list, arguments.markdown) {
         (true, true) => markdown(),
         (true, false) => list(),

@@ -29,7 +29,7 @@ use self::session::Session;
 use self::terminal::Terminal;
 
 fn main() {
-    let arguments = common::arguments();
+    let arguments = common::arguments_of_writer();
     if let Err(error) = run(&arguments) {
         common::fail(&told(&error, arguments.plan.is_some()));
     }

@@ -14,10 +14,6 @@ use moe_offload::gguf::Value;
 
 /// The command line, or one line on standard error and status 1.
 pub(crate) fn arguments<A: Parser>() -> A {
-    // A file that grows beyond `ulimit -f` is an error of writing it then. Not taken, the signal ends the
-    // program without a word.
-    #[cfg(unix)]
-    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     A::try_parse().unwrap_or_else(|error| {
         if error.use_stderr() {
             let text = error.to_string();
@@ -30,6 +26,15 @@ pub(crate) fn arguments<A: Parser>() -> A {
         }
         error.exit()
     })
+}
+
+/// The same of a program that writes files: one that grows beyond `ulimit -f` is an error of writing it then.
+/// Not taken, the signal ends the program without a word.
+#[allow(dead_code)] // not every example writes one
+pub(crate) fn arguments_of_writer<A: Parser>() -> A {
+    #[cfg(unix)]
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
+    arguments()
 }
 
 /// Ends the program with one line on standard error and status 1.

@@ -77,6 +77,14 @@ fn buffers_that_do_not_fit_are_blamed_on_the_micro_batch() {
     assert!(with("64").status.success());
 }
 
+#[test]
+fn a_variable_of_the_template_is_given_once() {
+    let output = chat(&["--template", "a=1", "--template", "b=2", "--template", "a=x"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let expected = "--template sets `a` twice, to 1 and to \"x\"";
+    assert!(output.stdout.is_empty() && said(&output).contains(expected), "{output:?}");
+}
+
 /// A plan for the demo model with a context of so many tokens, changed by hand.
 fn stored_plan(path: &Path, context: &str, change: impl Fn(&mut Value)) {
     let demo = support::model_files::demo();

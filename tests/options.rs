@@ -156,6 +156,7 @@ fn a_number_that_cannot_be_is_told_with_what_may_be() {
         ("chat --expert-offload-tokens -1", "a whole number from 0"),
         ("bench run --context 4k", "write it in digits: 4096"),
         ("bench run --repetitions -1", "a whole number from 0"),
+        ("bench run --threads 1 --threads 2 --threads 1", "--threads is 1 in it twice"),
         ("bench tune --minutes -1", "at least 0"),
         ("bench tune --budget -1GiB", "a number with a unit"),
         ("bench tune --prompt-tokens 4k", "write it in digits: 4096"),

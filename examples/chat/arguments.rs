@@ -100,7 +100,14 @@ impl Arguments {
         options.max_time = self.max_seconds.map(Duration::from_secs);
         options.stop.clone_from(&self.stop);
         options.overflow = Overflow::DropOldestTurns;
-        options.template.variables.extend(self.template.iter().cloned());
+        for (name, value) in &self.template {
+            let before = options.template.variables.insert(name.clone(), value.clone());
+            if let Some(before) = before {
+                common::fail(&format!(
+                    "--template sets `{name}` twice, to {before} and to {value}; give it once"
+                ));
+            }
+        }
         if let Some(path) = &self.json_schema {
             options.structure = Some(Structure::JsonSchema(files::read_schema(path)?));
         }

@@ -119,8 +119,8 @@ impl Protocol {
     /// Whether it can be run.
     ///
     /// # Errors
-    /// [`BenchError::Protocol`] for another version, an empty list, a size of 0, a name that is there twice, or
-    /// a baseline that is none of the policies.
+    /// [`BenchError::Protocol`] for another version, an empty list, a size of 0, a size or name that is there
+    /// twice, or a baseline that is none of the policies.
     pub fn check(&self) -> BenchResult<()> {
         let bad = |what: String| Err(BenchError::Protocol { what });
         if self.version != PROTOCOL_VERSION {
@@ -146,6 +146,10 @@ impl Protocol {
         ] {
             if values.contains(&0) {
                 return bad(format!("{what} is 0 in it; the smallest is 1"));
+            }
+            let mut seen = BTreeSet::new();
+            if let Some(value) = values.iter().find(|value| !seen.insert(**value)) {
+                return bad(format!("{what} is {value} in it twice"));
             }
         }
         if self.answer_tokens == 0 {

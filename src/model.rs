@@ -280,7 +280,8 @@ impl MoeModel {
 
     /// Saves what the model holds of the conversation, so that it need not be read again: the KV
     /// cache and its tokens. The file is about as large as the used part of the cache, and is
-    /// written whole or not at all.
+    /// written whole or not at all. Where the process may write no file so large (`ulimit -f`), that is an error
+    /// if the program takes or ignores `SIGXFSZ`, which else ends it.
     ///
     /// ```no_run
     /// # use moe_offload::{GenerateOptions, MoeModel};

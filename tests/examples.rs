@@ -305,6 +305,20 @@ fn plan_holds_back_what_a_card_takes_for_itself() {
     assert_eq!(overhead(&[&cuda[..], &by_hand].concat()), Some(300 << 20));
     let wrong = ["--model", &path, "--device", "gpu=12GiB", "--overhead", "CUDA0=300MiB"];
     assert!(refused(&run("plan", &wrong)).contains("there is no device `CUDA0`"));
+    // By any spelling, once for each device, and for devices alone.
+    assert_eq!(overhead(&[&cuda[..], &["--overhead", "cuda0=300MiB"]].concat()), Some(300 << 20));
+    let twice = ["--overhead", "CUDA0=1MiB", "--overhead", "cuda0=9MiB"];
+    let message = refused(&run("plan", &[&["--model", &path], &cuda[..], &twice].concat()));
+    for part in ["--overhead is", "`CUDA0` and", "`cuda0`", "once for each device"] {
+        assert!(message.contains(part), "{message}");
+    }
+    let cpu = ["--overhead", "cpu=1GiB"];
+    let planned = run("plan", &[&["--model", &path], &cuda[..], &cpu].concat());
+    let chatted = run("chat", &[&["--prompt", "x"], &cpu[..]].concat());
+    for output in [planned, chatted] {
+        let message = refused(&output);
+        assert!(message.contains("--overhead is") && message.contains("of a device"), "{message}");
+    }
 }
 
 #[test]
@@ -356,7 +370,8 @@ fn measure_counts_what_a_token_costs() {
         assert!(output.status.success(), "{output:?}");
         text(&output.stdout).to_owned()
     };
-    let listed = measure(&["--devices"]);
+    let listed = run("measure", &["--devices", "--rpc", &server.endpoint]);
+    let listed = text(&listed.stdout);
     assert!(listed.starts_with("RPC0") && listed.contains(&server.endpoint), "{listed}");
 
     let rows = measure(&["--json", "--words", "8", "--tokens", "8"]);

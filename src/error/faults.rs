@@ -154,7 +154,9 @@ pub enum PolicyFault {
     #[error("it needs a pattern and a device, as in `regex:ffn_up_exps=cpu`")]
     BadRegexRule,
     /// A device name is empty, has white space around it, or holds `;`, `=` or a comma.
-    #[error("a device's name has 1 to 255 bytes and holds no `;`, `=` or `,`")]
+    #[error(
+        "a device's name has 1 to 255 bytes, no white space around it, and no `;`, `=` or `,` in it; `cpu`, `gpu` and `disk` mean something else"
+    )]
     BadDevice,
     /// The limit of `fit` does not parse.
     #[error(

@@ -82,6 +82,7 @@ impl Board<'_> {
                 device: device.name.clone(),
                 needed_bytes: fixed,
                 free_bytes: limit,
+                compute_bytes: full[i].buffer_bytes(),
                 policy: String::new(),
             })?;
             let taken: BTreeSet<usize> = fit::choose(&candidates, room).into_iter().collect();

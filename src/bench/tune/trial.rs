@@ -10,7 +10,7 @@ use crate::cancel::CancelHandle;
 use crate::engine::{Sampler, Token};
 use crate::limits::Limits;
 use crate::tokenize::tokenize;
-use crate::{Error, GenerateOptions, MoeModel, MoeModelBuilder, Sampling};
+use crate::{Error, GenerateOptions, MoeModel, MoeModelBuilder, Result, Sampling};
 
 /// Rounds that count, after one that does not.
 const ROUNDS: usize = 3;
@@ -25,6 +25,23 @@ const TEXT: &str =
 pub(super) struct Work {
     pub(super) prompt_tokens: u32,
     pub(super) answer_tokens: u32,
+}
+
+impl Work {
+    /// Whether there is something to time.
+    pub(super) fn check(self) -> Result<()> {
+        let of_answer = "at least 2: the first token's time is the prompt's";
+        for (option, value, least, expected) in [
+            ("prompt_tokens", self.prompt_tokens, 1, "at least 1"),
+            ("answer_tokens", self.answer_tokens, 2, of_answer),
+        ] {
+            if value < least {
+                let value = value.to_string();
+                return Err(Error::InvalidOption { option, value, expected });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Seconds of one answer.

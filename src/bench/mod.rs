@@ -18,6 +18,7 @@ mod energy;
 mod environment;
 mod error;
 mod expected;
+#[path = "../engine/expert_use.rs"]
 mod expert_use;
 mod journal;
 mod measure;

@@ -35,6 +35,7 @@ mod planted;
 mod progress;
 #[cfg(feature = "bench")]
 mod revision;
+#[path = "rpc_servers.rs"]
 mod rpc;
 mod sampler;
 mod threads;

@@ -28,6 +28,7 @@ mod joined;
 mod remote;
 mod scalar_types;
 mod shards;
+#[path = "../units/ggml_type.rs"]
 mod types;
 mod value;
 mod writer;

@@ -5,11 +5,14 @@
 
 mod account;
 mod board;
+#[path = "../policy/bytes.rs"]
 mod bytes;
 mod check;
 mod choice;
+#[path = "../context.rs"]
 mod context;
 mod decision;
+#[path = "../device/mod.rs"]
 mod device;
 mod device_plan;
 mod disk;

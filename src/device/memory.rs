@@ -1,5 +1,6 @@
 //! Memory by device: what was measured, and how it compares with a plan.
 
+#[path = "system_memory.rs"]
 mod system;
 
 use std::fmt;

@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::gguf::{GgmlType, GgufFile, Value};
+use crate::units::GgmlType;
 
 /// Context tokens when nothing is asked for, or the model's own maximum if that is less.
 const DEFAULT_CONTEXT_TOKENS: u32 = 4096;
 /// The engine's positions are 32-bit and signed.
-const MAX_CONTEXT_TOKENS: u32 = i32::MAX as u32;
+pub(crate) const MAX_CONTEXT_TOKENS: u32 = i32::MAX as u32;
 
 /// Sizes of the context that a model is to run with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,7 +74,7 @@ impl OpenChoices {
     }
 
     /// Where nobody chooses.
-    pub(super) fn check_none(self) -> Result<()> {
+    pub(crate) fn check_none(self) -> Result<()> {
         let open = [
             ("context_tokens", self.context_tokens),
             ("kv_type", self.kv_type),
@@ -147,9 +147,8 @@ impl ContextOptions {
         u64::from(self.micro_batch_tokens.min(self.batch_tokens))
     }
 
-    /// The same options for this file, with nothing left open.
-    pub(super) fn resolve(&self, gguf: &GgufFile) -> Result<Self> {
-        let trained = trained_tokens(gguf);
+    /// The same options for a model that was trained for so many tokens, where that is known, with nothing left open.
+    pub(crate) fn resolve(&self, trained: Option<u32>) -> Result<Self> {
         let tokens = self.context_tokens.unwrap_or_else(|| {
             trained.unwrap_or(DEFAULT_CONTEXT_TOKENS).min(DEFAULT_CONTEXT_TOKENS)
         });
@@ -213,10 +212,4 @@ impl ContextOptions {
         };
         alike == *self && other.micro_batch_tokens <= self.micro_batch_tokens
     }
-}
-
-/// The longest context that the model was trained for, where its file says it.
-pub(super) fn trained_tokens(gguf: &GgufFile) -> Option<u32> {
-    let trained = gguf.hyper_parameter("context_length").and_then(Value::as_u64)?;
-    u32::try_from(trained).ok().filter(|&n| n > 0 && n <= MAX_CONTEXT_TOKENS)
 }

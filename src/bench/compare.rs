@@ -11,7 +11,7 @@ use super::quality::{self, Comparison, Quality};
 use super::record::{QualityRecord, Record};
 use crate::engine::{self, Decoded, Sampler, Token};
 use crate::limits::Limits;
-use crate::tokenize::tokenize;
+use crate::model::tokenizer::tokenize;
 use crate::{Error, MoeModel, Sampling};
 
 /// Tokens whose logits are held at once.

@@ -11,9 +11,11 @@ use super::process_memory::{self, ProcessMemory};
 use super::protocol::{Prompt, Protocol, Setting};
 use super::record::{Answer, LayerPlace, Record, SpeedRecord};
 use super::task::Task;
-use crate::engine;
-use crate::plan::{CPU, DISK, NOT_LOADED, Plan};
-use crate::{Error, GenerateOptions, GgufFile, MoeModel, MoeModelBuilder, OffloadPolicy, Sampling};
+use crate::device::{CPU, DISK, NOT_LOADED};
+use crate::plan::Plan;
+use crate::{
+    Error, GenerateOptions, GgufFile, MoeModel, MoeModelBuilder, OffloadPolicy, Sampling, engine,
+};
 
 /// Does a task and returns its record. Best in a process of its own, so that peaks of memory and
 /// what is in the caches are not another task's. `scratch` is a folder for the baseline's logits.

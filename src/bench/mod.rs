@@ -18,8 +18,6 @@ mod energy;
 mod environment;
 mod error;
 mod expected;
-#[path = "../engine/expert_use.rs"]
-mod expert_use;
 mod journal;
 mod measure;
 mod process_memory;
@@ -41,7 +39,6 @@ pub use self::choice::PolicyChoice;
 pub use self::energy::Energy;
 pub use self::environment::{Environment, ModelFacts};
 pub use self::error::{BenchError, BenchResult};
-pub use self::expert_use::ExpertUse;
 pub use self::journal::Journal;
 pub use self::measure::measure;
 pub use self::process_memory::ProcessMemory;
@@ -61,4 +58,4 @@ pub use self::tune::{
     PassedOver, Purpose, Shortage, Space, Stop, TUNING_VERSION, Trial, TuneKey, TuneProgress,
     Tuner, Tuning, search,
 };
-pub use crate::engine::Revision;
+pub use crate::engine::{ExpertUse, Revision};

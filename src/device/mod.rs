@@ -1,15 +1,27 @@
-//! Devices as plain values: what a plan needs to know of the hardware.
+//! Devices as plain values: what a plan needs to know of the hardware, and what was measured of it.
+
+mod memory;
+mod overhead;
+pub(crate) mod system_memory;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-#[cfg(feature = "llama")]
-use super::CPU;
-use super::Overhead;
-use crate::error::{Error, Result};
-use crate::gguf::GgmlType;
-use crate::policy::FitLimit;
+pub(crate) use self::memory::is_zero;
+pub use self::memory::{DeviceMemory, HostMemory};
+pub use self::overhead::Overhead;
+pub use self::system_memory::allocatable_bytes;
+
+/// The name under which CPU memory appears among the devices of a plan.
+pub const CPU: &str = "cpu";
+
+/// The name under which tensors appear that the engine leaves in the file: layers for predicting
+/// several tokens at once.
+pub const NOT_LOADED: &str = "not-loaded";
+
+/// The name under which experts appear that stay in the file and are read when a router chooses them.
+pub const DISK: &str = "disk";
 
 /// A device that can hold layers, such as a GPU or a server reached over RPC.
 ///
@@ -55,14 +67,6 @@ pub struct Device {
     /// [remote](DeviceKind::Remote); see `MoeModelBuilder::operation_offload`.
     #[serde(default = "yes")]
     pub operation_offload: bool,
-}
-
-/// A tensor's bytes, with what a device may make of its rows.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Stored {
-    pub(super) bytes: u64,
-    pub(super) ggml_type: GgmlType,
-    pub(super) row_elements: u64,
 }
 
 /// What kind of device can hold layers.
@@ -175,30 +179,5 @@ impl Device {
     pub(crate) fn server(&self) -> Option<&str> {
         let is_known = self.kind == DeviceKind::Remote && !self.description.is_empty();
         is_known.then_some(self.description.as_str())
-    }
-
-    /// What a tensor takes on it, as `ggml_backend_buft_get_alloc_size_n` sums it up: its bytes, the rest
-    /// of its last row, and what the alignment leaves free.
-    pub(super) fn padded(&self, tensor: Stored) -> u64 {
-        let alignment = self.alignment_bytes.unwrap_or(1).max(1);
-        let bytes = tensor.bytes.saturating_add(self.rest_of_row(tensor));
-        bytes.checked_next_multiple_of(alignment).unwrap_or(bytes)
-    }
-
-    fn rest_of_row(&self, Stored { ggml_type, row_elements, .. }: Stored) -> u64 {
-        let Some(padding) = self.row_padding_elements.filter(|&n| n > 0) else { return 0 };
-        let beyond = row_elements % padding;
-        if !ggml_type.is_quantised() || beyond == 0 {
-            return 0;
-        }
-        (padding - beyond)
-            .div_ceil(ggml_type.block_elements())
-            .saturating_mul(ggml_type.block_bytes())
-    }
-
-    /// The bytes that `fit` may use of it.
-    pub(super) fn limit_bytes(&self, limit: FitLimit) -> Result<u64> {
-        let unknown = || Error::UnknownFreeMemory { device: self.name.clone() };
-        limit.bytes(self.free_bytes).ok_or_else(unknown)
     }
 }

@@ -9,12 +9,12 @@ use super::offload::OffloadFrom;
 use super::paging::PagerWatch;
 use super::threads::Threads;
 use super::weights::Weights;
-use super::{Token, ffi, locks};
-use crate::checkpoints::Rewind;
+use super::{Rewind, Token, ffi, locks};
+use crate::context::ContextOptions;
+use crate::device::DeviceMemory;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::memory::DeviceMemory;
-use crate::plan::{ContextOptions, Plan};
+use crate::plan::Plan;
 
 /// Sizes and threads of a context.
 #[derive(Clone, Debug)]

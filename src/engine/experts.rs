@@ -5,8 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
 use super::call::told;
-use super::ffi;
-use crate::bench::ExpertUse;
+use super::{ExpertUse, ffi};
 
 /// What the engine's evaluation callback is given. Owned by one context; the engine reads and writes
 /// it only while that context computes, on the thread that has the context.

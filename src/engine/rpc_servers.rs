@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::device;
 use super::locks::RpcTurn;
+use super::rpc::Link;
 use crate::error::Result;
 use crate::limits::Limits;
-use crate::rpc::Link;
 
 /// The connections to the RPC servers of one model, none for most.
 #[derive(Clone)]

@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 use async_channel::{Receiver, Sender};
 use futures_core::Stream;
 
-use crate::cancel::CancelHandle;
+use super::log_probabilities::TokenLogProbabilities;
+use super::options::{GenerateOptions, StopReason};
 use crate::chat::Message;
 use crate::error::{Error, Result};
 use crate::generate::Generation;
-use crate::limits::{Interruption, Limits};
-use crate::log_probabilities::TokenLogProbabilities;
+use crate::limits::{CancelHandle, Interruption, Limits};
 use crate::model::MoeModel;
-use crate::options::{GenerateOptions, StopReason};
 
 /// Pieces that may wait for the program before the model does.
 const PIECES: usize = 16;
@@ -144,7 +143,7 @@ impl AsyncModel {
         let (sender, told) = async_channel::bounded(PIECES);
         let (turn, at_end) = Turn::new();
         if is_limited {
-            watch_turn(&turn.claimed, at_end, Limits::of(&options, started), &sender);
+            watch_turn(&turn.claimed, at_end, options.limits(started), &sender);
         }
         let job: Job = Box::new(move |model| {
             if !turn.begin() {

@@ -3,18 +3,17 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use crate::cached::batch_tokens;
+use super::detokenizer::{Output, TextBuffer};
+use super::log_probabilities::TokenLogProbabilities;
+use super::options::{GenerateOptions, StopReason};
+use super::overflow::Prompts;
 use crate::engine::{Decoded, Sampler, Step, Token};
 use crate::error::{Error, Result};
 use crate::limits::{Interruption, Limits};
-use crate::log_probabilities::TokenLogProbabilities;
-use crate::model::MoeModel;
-use crate::options::{GenerateOptions, StopReason};
-use crate::overflow::Prompts;
-use crate::progress::Reading;
-use crate::stats::Stats;
-use crate::text::{Output, TextBuffer};
-use crate::timing::Timing;
+use crate::model::prefix_cache::batch_tokens;
+use crate::model::progress::Reading;
+use crate::model::timing::Timing;
+use crate::model::{MoeModel, Stats};
 
 /// Several generations under way: an iterator of pieces of text, each with the number of its
 /// prompt. Made by [`MoeModel::generate_together`].
@@ -103,7 +102,7 @@ impl<'m> Together<'m> {
             sequences: (0..count).map(|_| Sequence::new(&options.stop)).collect(),
             max_tokens: options.max_tokens.unwrap_or(u64::MAX),
             likeliest: options.log_probabilities.map(|likeliest| likeliest as usize),
-            limits: Limits::of(options, started),
+            limits: options.limits(started),
             started,
             decoding_since: None,
             has_begun: false,

@@ -2,17 +2,16 @@
 
 use std::time::Instant;
 
+use super::detokenizer::{Output, TextBuffer};
+use super::log_probabilities::TokenLogProbabilities;
+use super::options::{GenerateOptions, StopReason};
+use super::overflow::Prompts;
 use crate::engine::{Sampler, Token};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::log_probabilities::TokenLogProbabilities;
-use crate::model::MoeModel;
-use crate::options::{GenerateOptions, StopReason};
-use crate::overflow::Prompts;
-use crate::progress::Reading;
-use crate::stats::Stats;
-use crate::text::{Output, TextBuffer};
-use crate::timing::Timing;
+use crate::model::progress::Reading;
+use crate::model::timing::Timing;
+use crate::model::{MoeModel, Stats};
 
 /// A generation under way: an iterator of pieces of text, each whole characters.
 ///
@@ -84,7 +83,7 @@ impl<'m> Generation<'m> {
             max_tokens: options.max_tokens.unwrap_or(u64::MAX),
             likeliest: options.log_probabilities.map(|likeliest| likeliest as usize),
             log_probabilities: Vec::new(),
-            limits: Limits::of(options, started),
+            limits: options.limits(started),
             started,
             first_token: None,
             pending: None,

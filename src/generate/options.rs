@@ -1,16 +1,16 @@
 //! What a generation is asked for, and how it says that it ended.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cancel::CancelHandle;
+use super::overflow::Overflow;
 use crate::chat::TemplateOptions;
 use crate::error::{Error, Result};
-use crate::overflow::Overflow;
-use crate::progress::{PromptCallback, PromptProgress};
+use crate::limits::{CancelHandle, Limits};
+use crate::model::progress::{PromptCallback, PromptProgress};
 use crate::sampling::Sampling;
-use crate::structure::Structure;
+use crate::sampling::structure::Structure;
 
 /// How long to generate, and how.
 ///
@@ -147,6 +147,11 @@ impl GenerateOptions {
         }
         self.template.validate()?;
         self.sampling.validate()
+    }
+
+    /// How long a generation that began at `started` may go on.
+    pub(crate) fn limits(&self, started: Instant) -> Limits {
+        Limits::of_generation(self.cancel.as_ref(), self.max_time, started)
     }
 
     /// What is only for conversations is refused where there is none.

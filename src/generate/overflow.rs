@@ -2,13 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(doc)]
+use super::options::GenerateOptions;
 use crate::chat::{self, Message};
 use crate::engine::Token;
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-#[cfg(doc)]
-use crate::options::GenerateOptions;
 
 /// What happens when a conversation does not fit the context.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -3,14 +3,14 @@
 use std::ffi::CString;
 use std::sync::Arc;
 
+use super::options::GenerateOptions;
+use super::overflow::Prompts;
 use crate::chat::{Message, TemplateOptions};
 use crate::engine::Token;
 use crate::error::{Error, Result, TemplateFault};
 use crate::limits::Limits;
 use crate::model::MoeModel;
-use crate::options::GenerateOptions;
-use crate::overflow::Prompts;
-use crate::tokenize::tokenize;
+use crate::model::tokenizer::tokenize;
 
 /// Of the thread that waits for the one that renders a template.
 const TEMPLATE_STACK_BYTES: usize = 1 << 20;

@@ -1,4 +1,7 @@
-//! How long an operation may go on: until a deadline, or until it is cancelled.
+//! How long an operation may go on: until a deadline, or until it is cancelled. And how the caller is called meanwhile.
+
+pub(crate) mod callback;
+mod cancel;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -6,9 +9,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cancel::CancelHandle;
+pub use self::cancel::CancelHandle;
 use crate::error::{Error, Result};
-use crate::options::GenerateOptions;
 
 const GENERATING: &str = "generating";
 
@@ -38,11 +40,15 @@ struct Inner {
 }
 
 impl Limits {
-    /// Those of a call that began at `started`.
-    pub(crate) fn of(options: &GenerateOptions, started: Instant) -> Self {
+    /// Those of a generation that began at `started`.
+    pub(crate) fn of_generation(
+        cancel: Option<&CancelHandle>,
+        max_time: Option<Duration>,
+        started: Instant,
+    ) -> Self {
         // A time too long to be told is no limit.
-        let deadline = options.max_time.and_then(|time| started.checked_add(time));
-        Self(Arc::new(Inner { operation: GENERATING, cancel: options.cancel.clone(), deadline }))
+        let deadline = max_time.and_then(|time| started.checked_add(time));
+        Self(Arc::new(Inner { operation: GENERATING, cancel: cancel.cloned(), deadline }))
     }
 
     /// Those of a load, which only a switch ends, if anything does.
@@ -139,7 +145,7 @@ mod tests {
     const STACK: usize = 64 << 10;
 
     fn within(time: Duration) -> Limits {
-        Limits::of(&GenerateOptions::default().max_time(time), Instant::now())
+        Limits::of_generation(None, Some(time), Instant::now())
     }
 
     #[test]
@@ -152,7 +158,7 @@ mod tests {
         assert!(matches!(left, Err(Error::TimedOut { .. })), "{left:?}");
         let (release_other, held) = mpsc::channel::<()>();
         let cancel = CancelHandle::new();
-        let limits = Limits::of(&GenerateOptions::default().cancel(&cancel), Instant::now());
+        let limits = Limits::of_generation(Some(&cancel), None, Instant::now());
         thread::spawn(move || cancel.cancel());
         let left = limits.wait_for("test", STACK, move || held.recv());
         assert!(matches!(left, Err(Error::Cancelled { .. })), "{left:?}");

@@ -1,7 +1,7 @@
 //! What a load takes of the machine when nobody says how much: threads, and memory for experts on disk and for
 //! checkpoints.
 
-use crate::memory;
+use crate::device::system_memory;
 use crate::plan::{self, DiskPlan, Plan};
 
 /// For checkpoints of one context, at most.
@@ -23,7 +23,8 @@ pub(crate) fn cache_budget(
         let least = plan.least_cache_bytes().min(free);
         return (free / 5 * 4).min(disk.most_cache_bytes()).max(least);
     };
-    let grown = before.zip(memory::anonymous_bytes()).map_or(0, |(a, b)| b.saturating_sub(a));
+    let grown =
+        before.zip(system_memory::anonymous_bytes()).map_or(0, |(a, b)| b.saturating_sub(a));
     let besides = grown.saturating_sub(cpu.map_or(0, |cpu| cpu.weights_bytes));
     cache.saturating_sub(besides).max(plan.least_cache_bytes().min(cache))
 }

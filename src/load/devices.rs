@@ -1,10 +1,9 @@
 //! Which devices a load may use, and what it may take of them.
 
 use super::MoeModelBuilder;
+use crate::device::{CPU, Device, DeviceKind, Overhead, system_memory};
 use crate::engine;
 use crate::error::{Error, Result};
-use crate::memory;
-use crate::plan::{CPU, Device, DeviceKind, Overhead};
 use crate::policy::DeviceName;
 
 impl MoeModelBuilder {
@@ -28,7 +27,11 @@ impl MoeModelBuilder {
     /// The CPU with the memory that a load may take of it.
     pub(super) fn cpu(&self, reads: bool) -> Device {
         // What is read at once has to be there; what lies unused for long may be swapped.
-        let free = if reads { memory::available_bytes() } else { memory::allocatable_bytes() };
+        let free = if reads {
+            system_memory::available_bytes()
+        } else {
+            system_memory::allocatable_bytes()
+        };
         let budgets = self.budgets.iter().filter(|(name, _)| is_cpu(name));
         Device::cpu(free, budgets.map(|(_, bytes)| *bytes).min())
     }

@@ -1,7 +1,8 @@
 //! How weights in CPU memory are held where nobody says it, and what a mode means for prompts that a device computes.
 
+use crate::device::CPU;
 use crate::engine::LoadMode;
-use crate::plan::{CPU, Decision, Plan};
+use crate::plan::{Decision, Plan};
 
 /// Of the available memory this part stays free where nobody asked for pinned memory, which is never swapped out.
 const KEPT_FREE: u64 = 10;

@@ -3,26 +3,23 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::MoeModelBuilder;
+use super::defaults::{cache_budget, threads_for};
 use super::devices::named;
-use crate::cancel::CancelHandle;
-use crate::defaults::{cache_budget, threads_for};
+use super::host_weights::{self, Facts};
+use super::warm_up::WarmUp;
+use super::{MoeModelBuilder, expert_offload, verify};
+use crate::device::{Device, DeviceKind, DeviceMemory, system_memory};
 use crate::engine::{self, Context, ContextSettings, DryRun, LoadMode, LoadSettings, Weights};
 use crate::error::{Error, Result};
-use crate::expert_offload::{self, ExpertOffload};
 use crate::gguf::GgufFile;
-use crate::host_weights::{self, Facts};
-use crate::kv_cache::cell_bytes;
-use crate::limits::Limits;
-use crate::memory::{self, DeviceMemory};
-use crate::model::{Loaded, MoeModel};
+use crate::limits::{CancelHandle, Limits};
+use crate::model::reservation::{self, Reservation};
+use crate::model::{ExpertOffload, Loaded, MoeModel};
 use crate::paging::Layout;
-use crate::placement;
-use crate::plan::{self, Compute, Decision, Device, DeviceKind, ENGINE_OFFLOAD_TOKENS, Plan};
+
+use crate::plan::{self, Compute, Decision, ENGINE_OFFLOAD_TOKENS, Plan, cell_bytes};
 use crate::policy::OffloadPolicy;
 use crate::preflight;
-use crate::reservation::{self, Reservation};
-use crate::warm_up::WarmUp;
 
 impl MoeModelBuilder {
     /// The plan by which [`load`](Self::load) would load: connects to the RPC servers and asks for
@@ -84,11 +81,11 @@ impl MoeModelBuilder {
         let warm_up = WarmUp::before(&self.rpc_servers, cancel.as_ref())?;
         let (weights, mut context) = self.open(&gguf, &plan, settings)?;
         gguf.check_unchanged()?;
-        placement::check(&weights, &plan)?;
+        verify::check(&weights, &plan)?;
         reservation.loaded();
         let mut memory = context.memory()?;
         weights.check_held(&mut memory)?;
-        placement::check_limits(&plan, &memory)?;
+        verify::check_limits(&plan, &memory)?;
         warm_up.note_free(&mut memory)?;
         if warm_up.is_due(self.warm_up, &plan) {
             warm_up.run(&gguf, &mut context, &plan, &mut memory)?;
@@ -262,7 +259,7 @@ impl MoeModelBuilder {
         let is_dry = settings.dry_run.is_some();
         let (wanted, left) = (settings.paging.cache_bytes, settings.paging.left.0);
         let limits = Limits::of_load(settings.cancel.as_ref());
-        let before = memory::anonymous_bytes();
+        let before = system_memory::anonymous_bytes();
         let mut weights = Weights::load(gguf, plan, settings)?;
         if let Some(disk) = plan.disk().filter(|_| !is_dry) {
             let by_hand = disk.cache_by_hand(wanted).filter(|_| ram_bytes(plan).is_none());

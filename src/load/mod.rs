@@ -1,25 +1,40 @@
 //! [`MoeModelBuilder`]: from a path and a policy to a loaded model, by a plan that is kept.
 
+pub(crate) mod defaults;
 mod devices;
+mod expert_offload;
+mod host_weights;
 mod loading;
+#[cfg(all(test, feature = "bench"))]
+mod test_device;
+mod trial;
+mod verify;
+mod warm_up;
 
 use std::path::PathBuf;
 
-use crate::cancel::CancelHandle;
-use crate::defaults::CHECKPOINT_BYTES;
+use self::defaults::CHECKPOINT_BYTES;
+use crate::context::{ContextOptions, OpenChoices};
+#[cfg(doc)]
+use crate::device::DeviceMemory;
+#[cfg(doc)]
+use crate::device::Overhead;
 use crate::engine::{LoadMode, LoadSettings};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::gguf::GgmlType;
-#[cfg(doc)]
-use crate::memory::DeviceMemory;
-#[cfg(doc)]
+use crate::limits::CancelHandle;
 use crate::model::MoeModel;
 use crate::paging::PagingOptions;
-#[cfg(doc)]
-use crate::plan::Overhead;
-use crate::plan::{ContextOptions, OpenChoices, Plan};
+use crate::plan::Plan;
 use crate::policy::OffloadPolicy;
+
+impl MoeModel {
+    /// Describes a model to load; nothing happens before [`MoeModelBuilder::load`].
+    pub fn builder(path: impl Into<PathBuf>) -> MoeModelBuilder {
+        MoeModelBuilder::new(path.into())
+    }
+}
 
 /// Everything about a model to load. Setters never fail; [`load`](Self::load) checks it all.
 #[must_use = "nothing is loaded before `load`"]

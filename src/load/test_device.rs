@@ -25,7 +25,7 @@ fn with_device(test: &str, body: impl FnOnce()) {
         return;
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
-    let this = format!("test_device::{test}");
+    let this = format!("load::test_device::{test}");
     let output = command
         .args([&this, "--exact", "--nocapture"])
         .env(CHILD, "1")

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
+use crate::device::DeviceMemory;
 use crate::engine::Weights;
 use crate::error::{Error, Result};
-use crate::memory::DeviceMemory;
 use crate::plan::{self, Plan};
 use crate::policy::FitLimit;
 

@@ -5,16 +5,15 @@
 //! and the device says how much it has left. Where that is too little, the load fails, and not the first
 //! long prompt.
 
-use crate::cancel::CancelHandle;
+use super::trial;
+use crate::device::{CPU, Device, DeviceKind, DeviceMemory};
 use crate::engine::{self, Context};
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
-use crate::limits::Limits;
-use crate::memory::DeviceMemory;
-use crate::plan::{CPU, Device, DeviceKind, DevicePlan, Plan};
+use crate::limits::{CancelHandle, Limits};
+use crate::model::reservation;
+use crate::plan::{DevicePlan, Plan};
 use crate::policy::FitLimit;
-use crate::reservation;
-use crate::trial;
 
 /// What a device that ran out of memory lacked is not told. This is the largest piece of a size that is known:
 /// cuBLAS's workspace (docs/engine.md).

@@ -1,23 +1,14 @@
 //! States of a conversation that are kept so that its context can go back to them: which, and how
 //! long. What is in them only the engine knows.
 
+use crate::engine::Rewind;
+
 /// The last part of a prompt begins at a multiple of so many tokens, so that fresh and known prompts
 /// have the same parts.
 const LAST_PART_TOKENS: usize = 64;
 
 /// Tokens that a checkpoint has to lie from others at least where it ends a part: a part costs time.
 const LEAST_TOKENS: usize = 32;
-
-/// What it takes to go back in a context.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rewind {
-    /// Nothing: every token's part can be removed.
-    Free,
-    /// A checkpoint, beyond a window. One behind a token is also one before it.
-    Window,
-    /// A checkpoint of just that place, since the state of a recurrent layer has no parts.
-    Exact,
-}
 
 /// The checkpoints of one conversation, within a budget. The least recently useful one goes first,
 /// where making it counts as a use.

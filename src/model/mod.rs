@@ -1,31 +1,38 @@
 //! [`MoeModel`]: a loaded model with its context, under a plan that was kept.
 
-use std::path::{Path, PathBuf};
+mod checkpoints;
+mod expert_offload;
+pub(crate) mod prefix_cache;
+pub(crate) mod progress;
+pub(crate) mod reservation;
+mod session;
+mod stats;
+pub(crate) mod timing;
+pub(crate) mod tokenizer;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::builder::MoeModelBuilder;
-use crate::cached::Cached;
-use crate::chat::{ChatTemplate, Message};
+pub use self::expert_offload::{ExpertOffload, OffloadTimes};
+use self::prefix_cache::Cached;
+pub use self::progress::{PromptCallback, PromptProgress};
+use self::reservation::Reservation;
+pub use self::stats::Stats;
+use self::timing::Timing;
+use self::tokenizer::tokenize;
+use crate::chat::ChatTemplate;
+use crate::device::{CPU, Device, DeviceMemory, allocatable_bytes};
 use crate::engine::{self, Context, LoadMode};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
-use crate::expert_offload::ExpertOffload;
-use crate::generate::Generation;
 use crate::gguf::GgufFile;
 use crate::limits::Limits;
-use crate::memory::{DeviceMemory, Verification, allocatable_bytes};
-use crate::options::GenerateOptions;
-use crate::overflow::Prompts;
+#[cfg(doc)]
+use crate::load::MoeModelBuilder;
 use crate::paging::PagingStats;
-use crate::plan::{CPU, Device, Plan};
-use crate::reservation::Reservation;
-use crate::session;
-use crate::stats::Stats;
-use crate::timing::Timing;
-use crate::together::Together;
-use crate::tokenize::tokenize;
+use crate::plan::{Plan, Verification};
 
 /// What a load made.
 pub(crate) struct Loaded {
@@ -68,11 +75,6 @@ impl std::fmt::Debug for MoeModel {
 }
 
 impl MoeModel {
-    /// Describes a model to load; nothing happens before [`MoeModelBuilder::load`].
-    pub fn builder(path: impl Into<PathBuf>) -> MoeModelBuilder {
-        MoeModelBuilder::new(path.into())
-    }
-
     /// A model of what was loaded onto these devices, `started` ago.
     pub(crate) fn assemble(
         gguf: &GgufFile,
@@ -104,59 +106,6 @@ impl MoeModel {
         }
     }
 
-    /// Continues `prompt`, piece by piece. Special tokens written in it are recognised.
-    ///
-    /// What the prompt has in common with the last prompt and answer is not computed again.
-    ///
-    /// # Errors
-    /// [`Error::EmptyPrompt`], [`Error::PromptTooLong`], [`Error::InvalidOption`] for impossible
-    /// options and for those that are only for messages, [`Error::InvalidStructure`] for a grammar or
-    /// schema that cannot be used, [`Error::CallbackPanicked`], [`Error::Cancelled`], or what the
-    /// engine reports. What [`GenerateOptions::max_time`] ends is no error.
-    pub fn generate(&mut self, prompt: &str, options: &GenerateOptions) -> Result<Generation<'_>> {
-        self.generate_since(Instant::now(), prompt, options)
-    }
-
-    /// The same for a call that was made at `started`.
-    pub(crate) fn generate_since(
-        &mut self,
-        started: Instant,
-        prompt: &str,
-        options: &GenerateOptions,
-    ) -> Result<Generation<'_>> {
-        options.check_without_messages()?;
-        Generation::start(self, options, started, |model, limits| {
-            let weights = model.context.weights();
-            let tokens = vec![model.cached.tokens_of(weights, prompt, true, limits)?];
-            Ok(Prompts { tokens, dropped_messages: 0 })
-        })
-    }
-
-    /// Answers the last of `messages`, formatted by the model's own chat template, with what
-    /// [`GenerateOptions::template`] says.
-    ///
-    /// # Errors
-    /// As [`MoeModel::generate`] and [`MoeModel::chat_prompt`].
-    pub fn chat(
-        &mut self,
-        messages: &[Message],
-        options: &GenerateOptions,
-    ) -> Result<Generation<'_>> {
-        self.chat_since(Instant::now(), messages, options)
-    }
-
-    /// The same for a call that was made at `started`.
-    pub(crate) fn chat_since(
-        &mut self,
-        started: Instant,
-        messages: &[Message],
-        options: &GenerateOptions,
-    ) -> Result<Generation<'_>> {
-        Generation::start(self, options, started, |model, limits| {
-            model.conversation(messages, options, limits)
-        })
-    }
-
     /// Forgets what the KV cache holds: the next prompt is computed from its first token.
     ///
     /// # Errors
@@ -168,7 +117,7 @@ impl MoeModel {
     /// Which experts each layer has used since the model was loaded; `None` unless it was loaded
     /// with [`MoeModelBuilder::watch_experts`], or if counting failed.
     #[cfg(feature = "bench")]
-    pub fn expert_use(&mut self) -> Option<crate::bench::ExpertUse> {
+    pub fn expert_use(&mut self) -> Option<engine::ExpertUse> {
         self.context.expert_use()
     }
 
@@ -217,58 +166,6 @@ impl MoeModel {
             limits: self.limits.clone(),
             load_seconds: started.elapsed().as_secs_f64(),
             _reservation: reservation,
-        })
-    }
-
-    /// Continues several prompts at once: each token is computed for all of them together, which
-    /// takes far less time than one after the other where experts are in CPU memory. The model
-    /// must have been loaded with as many [`sequences`](crate::MoeModelBuilder::sequences), and its
-    /// context holds them all together. Each is sampled as it would be alone, with the same seed.
-    ///
-    /// What the model held of an earlier conversation is forgotten. [`stats`](Self::stats) then sums
-    /// up all texts.
-    ///
-    /// ```
-    /// # fn main() -> moe_offload::Result<()> {
-    /// # let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
-    /// use moe_offload::{GenerateOptions, MoeModel};
-    /// let mut model = MoeModel::builder(demo).context_tokens(512).sequences(2).load()?;
-    /// let options = GenerateOptions::default().max_tokens(8);
-    /// let mut answers = [String::new(), String::new()];
-    /// for piece in model.generate_together(&["Hello", "Goodbye"], &options)? {
-    ///     let (prompt, text) = piece?;
-    ///     answers[prompt] += &text;
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::InvalidOption`] for more prompts than sequences, and as [`MoeModel::generate`].
-    pub fn generate_together(
-        &mut self,
-        prompts: &[&str],
-        options: &GenerateOptions,
-    ) -> Result<Together<'_>> {
-        options.check_without_messages()?;
-        Together::start(self, prompts.len(), options, |model, limits| {
-            let weights = model.context.weights();
-            let tokens = prompts.iter().map(|prompt| tokenize(weights, prompt, true, limits));
-            Ok(Prompts { tokens: tokens.collect::<Result<_>>()?, dropped_messages: 0 })
-        })
-    }
-
-    /// The same for conversations, each formatted as [`MoeModel::chat`] does.
-    ///
-    /// # Errors
-    /// As [`MoeModel::generate_together`] and [`MoeModel::chat`].
-    pub fn chat_together(
-        &mut self,
-        conversations: &[Vec<Message>],
-        options: &GenerateOptions,
-    ) -> Result<Together<'_>> {
-        Together::start(self, conversations.len(), options, |model, limits| {
-            model.conversations(conversations, options, limits)
         })
     }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::checkpoints::{self, Checkpoints, Rewind};
-use crate::engine::{Context, Decoded, Token, Weights};
+use super::checkpoints::{self, Checkpoints};
+use super::progress::Reading;
+use super::tokenizer::tokenize;
+use crate::engine::{Context, Decoded, Rewind, Token, Weights};
 use crate::error::{Error, Result};
 use crate::limits::{Interruption, Limits};
-use crate::progress::Reading;
-use crate::tokenize::tokenize;
 
 /// The tokens whose KV state a context holds, kept true through every error.
 pub(crate) struct Cached {

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::callback;
 use crate::error::Result;
+use crate::limits::callback;
 
 /// How far a prompt is read. Of several prompts that are read together it is their sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

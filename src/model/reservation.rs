@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::device::{CPU, Device};
 use crate::error::{Error, Result};
-use crate::plan::{CPU, Device, DevicePlan, Plan};
+use crate::plan::{DevicePlan, Plan};
 
 /// Bytes by device.
 static LEDGER: Mutex<BTreeMap<String, Held>> = Mutex::new(BTreeMap::new());

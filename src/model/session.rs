@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cached::Cached;
+use super::prefix_cache::Cached;
+use crate::context::ContextOptions;
 use crate::engine::{Context, REVISION, Token};
 use crate::error::{Error, Result, SessionFault};
-use crate::plan::{ContextOptions, Plan};
+use crate::plan::Plan;
 
 /// The first bytes of a session file. What follows: the head's length (4 bytes) and the head (JSON),
 /// the tokens (4 bytes each), the state, and a BLAKE3 checksum of all before it (32 bytes).

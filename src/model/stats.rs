@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::expert_offload::ExpertOffload;
-use crate::memory::DeviceMemory;
+use super::ExpertOffload;
+use crate::device::DeviceMemory;
 use crate::paging::PagingStats;
-use crate::plan::human_bytes;
+use crate::units::human_bytes;
 
 /// What was measured: the load, the last generation, and the memory now in use.
 ///

@@ -3,7 +3,7 @@
 #[cfg(feature = "llama")]
 use super::Decision;
 use super::{CPU, DevicePlan, Plan, Source};
-use crate::memory::DeviceMemory;
+use crate::device::DeviceMemory;
 
 impl Plan {
     /// Holds memory back for compute buffers where something is computed.

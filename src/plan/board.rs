@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::context::ContextOptions;
-use super::device::{Device, Stored};
 use super::fit::{self, Candidate};
 use super::homes::{Decided, Home, own_layer};
-use super::{CPU, DISK, DevicePlan, NOT_LOADED, Placement, Source, TensorCopy};
+use super::kv_cache::{KvCache, LayerCache};
+use super::padding::Stored;
+use super::{
+    CPU, ContextOptions, DISK, Device, DevicePlan, NOT_LOADED, Placement, Source, TensorCopy,
+};
+use crate::device::HostMemory;
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
-use crate::kv_cache::{KvCache, LayerCache};
-use crate::memory::HostMemory;
 use crate::policy::FitLimit;
 
 /// Where the engine puts a tensor that nothing overrides; `None` is the CPU.

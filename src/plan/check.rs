@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::board::own_device;
+use super::choice::trained_tokens;
 use super::homes::{Home, decide_all, is_pageable};
 use super::{CPU, DISK, Device, DiskPlan, NOT_LOADED, Plan, rules, summary};
 use crate::error::{Error, Result};
@@ -21,7 +22,7 @@ impl Plan {
         if !self.is_for(gguf) {
             return Err(Error::ForeignPlan { path: gguf.path().to_owned() });
         }
-        if self.context.resolve(gguf)? != self.context {
+        if self.context.resolve(trained_tokens(gguf))? != self.context {
             return Err(invalid("its context leaves a choice open"));
         }
         self.check_devices()?;

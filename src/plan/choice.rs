@@ -1,11 +1,11 @@
 //! What `fit` chooses where it is left open: the KV cache's type, the micro-batch, the context.
 
-use super::context::trained_tokens;
 use super::estimate::answer_seconds;
 use super::solve::{Compute, Setting, Task};
 use super::{ContextOptions, Decision, OpenChoices, Plan, fallback, micro_batch};
+use crate::context::MAX_CONTEXT_TOKENS;
 use crate::error::{Error, Result};
-use crate::gguf::GgmlType;
+use crate::gguf::{GgmlType, GgufFile, Value};
 use crate::policy::Fit;
 
 /// Micro-batches to choose from.
@@ -153,4 +153,10 @@ fn grow(
         low = low * 7 / 8;
     }
     Ok(plan)
+}
+
+/// The longest context that the model was trained for, where its file says it.
+pub(super) fn trained_tokens(gguf: &GgufFile) -> Option<u32> {
+    let trained = gguf.hyper_parameter("context_length").and_then(Value::as_u64)?;
+    u32::try_from(trained).ok().filter(|&n| n > 0 && n <= MAX_CONTEXT_TOKENS)
 }

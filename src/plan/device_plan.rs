@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::CPU;
-use crate::memory::{HostMemory, is_zero};
+use crate::device::{HostMemory, is_zero};
 
 /// What a plan puts on one device. The last device of a plan is always [`CPU`](super::CPU).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,8 +6,8 @@
 //! `llama-hparams.cpp` in the pinned llama.cpp. An architecture that is not listed here is not
 //! guessed at.
 
+use crate::context::ContextOptions;
 use crate::gguf::{GgmlType, GgufFile, Value};
-use crate::plan::ContextOptions;
 
 /// Bytes of an element of a recurrent state, which is `f32`.
 const STATE_ELEMENT_BYTES: u64 = 4;

@@ -3,17 +3,17 @@
 use super::board::{At, Board, is_tied_embedding, layer_cache, stored};
 use super::fit::Candidate;
 use super::homes::{self, Decided, Home};
+use super::kv_cache::KvCache;
 use super::rules::{self, Rule};
 use super::split::{self, Demand};
 use super::{
     CPU, ContextOptions, Device, ModelSummary, Plan, RuleMatch, check_devices, check_offload,
     choice, compute_reserve, micro_batch, summary,
 };
+use crate::device::DeviceMemory;
 use crate::error::{Error, Result};
 use crate::experts::{ExpertMap, TensorKind};
 use crate::gguf::GgufFile;
-use crate::kv_cache::KvCache;
-use crate::memory::DeviceMemory;
 use crate::policy::{Fit, FitLimit, OffloadPolicy};
 
 /// Where the bytes of compute buffers come from.
@@ -74,7 +74,7 @@ fn solve(
     if policy.fit().is_none() {
         open.check_none()?;
     }
-    let context = context.resolve(gguf)?;
+    let context = context.resolve(choice::trained_tokens(gguf))?;
     check_offload(&context, devices)?;
     let experts = ExpertMap::new(gguf)?;
     let task = Task {

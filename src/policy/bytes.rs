@@ -1,19 +1,6 @@
-//! Numbers of bytes as people read and write them.
+//! Numbers of bytes as people write them.
 
 use crate::error::{Error, Result};
-
-/// Bytes as people read them: `11.27 GiB`.
-pub(crate) fn human_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut unit = 0;
-    #[allow(clippy::cast_precision_loss)] // three digits are shown
-    let mut value = bytes as f64;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.2} {}", UNITS[unit]) }
-}
 
 /// A number of bytes in a form that [`parse_bytes`] reads back as the same number: `12GiB`, `8GB`, `1001B`.
 pub(crate) fn exact_bytes(bytes: u64) -> String {

@@ -12,9 +12,11 @@ use super::tuning::{TUNING_VERSION, TuneKey, Tuning};
 use crate::bench::environment::Environment;
 use crate::bench::error::{BenchError, BenchResult};
 use crate::bench::protocol::{ModelChoice, Protocol};
-use crate::cancel::CancelHandle;
-use crate::memory::available_bytes;
-use crate::plan::{CPU, DeviceKind, DevicePlan, Plan, human_bytes};
+use crate::device::system_memory::available_bytes;
+use crate::device::{CPU, DeviceKind};
+use crate::limits::CancelHandle;
+use crate::plan::{DevicePlan, Plan};
+use crate::units::human_bytes;
 use crate::{
     ContextOptions, Error, ExpertMap, GgufFile, LoadMode, MoeModel, MoeModelBuilder, OffloadPolicy,
 };

@@ -2,7 +2,7 @@
 
 use super::{is_of_name, unusable};
 use crate::error::Error;
-use crate::structure::grammar::{MAX_ELEMENTS, Unusable};
+use crate::sampling::structure::grammar::{MAX_ELEMENTS, Unusable};
 
 pub(super) fn unusable_grammar(why: Unusable) -> Error {
     unusable(match why {

@@ -11,8 +11,8 @@ use std::hash::BuildHasher;
 
 use super::{BOTTOM, Edge, Item, Matcher, NO_EDGE, Node, index};
 use crate::error::Result;
-use crate::structure::effort::Effort;
-use crate::structure::grammar::Slot;
+use crate::sampling::structure::effort::Effort;
+use crate::sampling::structure::grammar::Slot;
 
 /// Fewer nodes are not worth looking for those that nothing leads to.
 pub(super) const MIN_COLLECTED: usize = 1 << 16;

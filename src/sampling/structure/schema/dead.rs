@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::alternative::{All, Alternative, Array, Object};
 use super::{Compiler, Place, unusable, unusable_grammar};
 use crate::error::Error;
-use crate::structure::grammar::Unusable;
+use crate::sampling::structure::grammar::Unusable;
 
 /// So many reasons are told.
 const MAX_TOLD: usize = 3;

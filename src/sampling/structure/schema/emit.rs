@@ -6,8 +6,8 @@ use super::alternative::{All, Alternative, Array, Object, Text};
 use super::number::Numbers;
 use super::{Compiler, format, pattern, unusable_grammar};
 use crate::error::Result;
-use crate::structure::chars::CharSet;
-use crate::structure::grammar::{Builder, Expr, RuleId, Unusable};
+use crate::sampling::structure::chars::CharSet;
+use crate::sampling::structure::grammar::{Builder, Expr, RuleId, Unusable};
 
 /// Characters that a JSON string may hold only as an escape, with the letter of a short one.
 const SHORT_ESCAPES: [(char, char); 7] = [

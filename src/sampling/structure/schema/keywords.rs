@@ -8,7 +8,7 @@ use super::number::{Bound, EXACT_DIGITS, Numbers, Whole};
 use super::size::weight;
 use super::{Compiler, Place, format, pattern};
 use crate::error::Result;
-use crate::structure::grammar::MAX_ELEMENTS;
+use crate::sampling::structure::grammar::MAX_ELEMENTS;
 
 type Fields = Map<String, Value>;
 

@@ -3,8 +3,8 @@
 use serde_json::Number;
 
 use super::values::Fit;
-use crate::structure::chars::CharSet;
-use crate::structure::grammar::Expr;
+use crate::sampling::structure::chars::CharSet;
+use crate::sampling::structure::grammar::Expr;
 
 /// Bounds are kept as whole numbers of 10^-12.
 const SCALE: u32 = 12;

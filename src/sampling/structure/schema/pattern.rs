@@ -9,8 +9,8 @@ use regex_syntax::hir::{Class, HirKind};
 
 use super::escapes::Source;
 use super::simplify::simplified;
-use crate::structure::chars::CharSet;
-use crate::structure::grammar::Expr;
+use crate::sampling::structure::chars::CharSet;
+use crate::sampling::structure::grammar::Expr;
 
 /// Groups nest at most so deeply.
 const MAX_DEPTH: u32 = 50;

@@ -3,8 +3,8 @@
 //! `.*.*` reads one text in as many ways as it has places, `.*` in one. Repetitions of characters that
 //! stand beside each other, or in each other, become one where that is possible.
 
-use crate::structure::chars::CharSet;
-use crate::structure::grammar::Expr;
+use crate::sampling::structure::chars::CharSet;
+use crate::sampling::structure::grammar::Expr;
 
 /// Repetitions in repetitions that would be written out at greater length than this stay as they are.
 const MAX_WRITTEN_OUT: usize = 1000;

@@ -18,7 +18,7 @@ const MAX_WORK: usize = 2_000_000;
 const TOLD_CHARACTERS: usize = 40;
 
 /// Refuses a schema that is too large to be copied, or too deep to recurse into.
-pub(in crate::structure) fn check_size(schema: &Value) -> Result<()> {
+pub(in crate::sampling::structure) fn check_size(schema: &Value) -> Result<()> {
     let (mut values, mut text) = (0, 0);
     let mut waiting = vec![(schema, 0)];
     while let Some((value, depth)) = waiting.pop() {

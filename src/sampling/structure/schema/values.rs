@@ -7,9 +7,9 @@ use serde_json::{Number, Value};
 use super::alternative::{All, Alternative, Array, Object, Text};
 use super::{Compiler, Place, format, pattern, unusable_grammar};
 use crate::error::Result;
-use crate::structure::effort::Effort;
-use crate::structure::grammar::{Builder, Expr, Unusable};
-use crate::structure::matcher::Matcher;
+use crate::sampling::structure::effort::Effort;
+use crate::sampling::structure::grammar::{Builder, Expr, Unusable};
+use crate::sampling::structure::matcher::Matcher;
 
 /// How deep is looked for a difference between members of `oneOf`.
 const MAX_LOOK: usize = 4;

@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::builder::builder;
 use super::error::{BenchError, BenchResult};
-use super::measure::builder;
 use super::protocol::{Protocol, QualityProtocol, Setting};
 use super::quality::{self, Comparison, Quality};
 use super::record::{QualityRecord, Record};

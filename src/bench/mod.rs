@@ -11,6 +11,7 @@
 //! `docs/benchmarking.md`; `examples/bench.rs` is the program.
 
 mod agreement;
+mod builder;
 mod checks;
 mod choice;
 mod compare;

@@ -22,7 +22,7 @@ pub enum Overhead {
     /// So many bytes, whatever the model.
     Bytes(u64),
     /// The largest pieces that the engine's CUDA backend makes for one operation of this model and
-    /// micro-batch, by [`pool_bytes`], and so many bytes besides.
+    /// micro-batch, by [`pool_bytes`](crate::plan::pool_bytes), and so many bytes besides.
     Pool {
         /// Kernels, workspaces and graphs, which depend little on the model.
         beside_bytes: u64,

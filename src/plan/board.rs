@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::fit::{self, Candidate};
-use super::homes::{Decided, Home, own_layer};
+use super::homes::{Decided, Home, is_tied_embedding, own_layer};
 use super::kv_cache::{KvCache, LayerCache};
 use super::padding::Stored;
 use super::{
@@ -250,12 +250,6 @@ pub(super) fn layer_cache(
 pub(super) fn stored(experts: &ExpertMap, index: usize) -> Stored {
     let (ggml_type, row_elements) = experts.rows()[index];
     Stored { bytes: experts.tensors()[index].bytes, ggml_type, row_elements }
-}
-
-/// Whether the tensor is an embedding that serves as output too.
-pub(super) fn is_tied_embedding(experts: &ExpertMap, tensor: &ClassifiedTensor) -> bool {
-    let is_output = |tensor: &ClassifiedTensor| tensor.name == "output.weight";
-    tensor.name == "token_embd.weight" && !experts.tensors().iter().any(is_output)
 }
 
 pub(super) fn count(n: usize) -> u32 {

@@ -1,7 +1,7 @@
 //! What `fit` chooses where it is left open: the KV cache's type, the micro-batch, the context.
 
 use super::estimate::answer_seconds;
-use super::solve::{Compute, Setting, Task};
+use super::problem::{Compute, Setting, Task};
 use super::{ContextOptions, Decision, OpenChoices, Plan, fallback, micro_batch};
 use crate::context::MAX_CONTEXT_TOKENS;
 use crate::error::{Error, Result};

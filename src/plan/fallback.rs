@@ -1,6 +1,6 @@
 //! What `fit` gives up when not even the parts fit that every token needs.
 
-use super::solve::{Compute, Setting, Task};
+use super::problem::{Compute, Setting, Task};
 use super::{Decision, Plan};
 use crate::error::{Error, Result};
 use crate::policy::{Fallback, Fit};

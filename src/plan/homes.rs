@@ -1,6 +1,5 @@
 //! What decides over each tensor's place: a rule, or the engine's own habits.
 
-use super::board::is_tied_embedding;
 use super::rules::{Destination, Rule, RuleMatch};
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
@@ -117,6 +116,12 @@ pub(super) fn is_pageable(tensor: &ClassifiedTensor, experts: &ExpertMap) -> boo
     let count = experts.experts().unwrap_or(0);
     let is_whole = tensor.name.ends_with("_exps.weight");
     is_weights && is_whole && count > 0 && tensor.bytes / count >= SMALLEST_SLICE_BYTES
+}
+
+/// Whether the tensor is the token embedding of a model that uses it as output too.
+pub(super) fn is_tied_embedding(experts: &ExpertMap, tensor: &ClassifiedTensor) -> bool {
+    let is_output = |tensor: &ClassifiedTensor| tensor.name == "output.weight";
+    tensor.name == "token_embd.weight" && !experts.tensors().iter().any(is_output)
 }
 
 fn decide(rule: Option<&Rule>, own: Option<usize>, host_layers: usize, pageable: bool) -> Decided {

@@ -5,7 +5,7 @@
 //! results, of which the scores of the vocabulary are the most.
 
 use super::estimate::answer_seconds;
-use super::solve::{Compute, Setting, Task};
+use super::problem::{Compute, Setting, Task};
 use super::{CPU, ContextOptions, Decision, DevicePlan, Plan};
 use crate::error::{Error, Result};
 use crate::policy::Fit;

@@ -22,6 +22,7 @@ mod overhead;
 mod padding;
 mod patterns;
 mod picture;
+mod problem;
 #[cfg(feature = "llama")]
 mod rebind;
 mod rules;
@@ -48,8 +49,9 @@ pub(crate) use self::offload::ENGINE_OFFLOAD_TOKENS;
 pub(crate) use self::offload::check_offload;
 pub use self::overhead::pool_bytes;
 pub use self::picture::Picture;
+pub(crate) use self::problem::Compute;
 pub use self::rules::RuleMatch;
-pub(crate) use self::solve::{Compute, plan as solve};
+pub(crate) use self::solve::plan as solve;
 pub use self::verify::{FreeFell, Verification, VerifiedRow};
 pub use crate::context::{ContextOptions, OpenChoices};
 pub use crate::device::{CPU, DISK, Device, DeviceKind, NOT_LOADED, Overhead};

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use super::cache;
 use super::candidate::{Candidate, Dimension, Space, micro_batches, thread_counts};
+use super::key::TuneKey;
 use super::search::{Attempt, Limits, Measured, Outcome, search};
 use super::shortage::{PassedOver, Shortage};
 use super::trial::{self, Work};
-use super::tuning::{TUNING_VERSION, TuneKey, Tuning};
+use super::tuning::{TUNING_VERSION, Tuning};
 use crate::bench::environment::Environment;
 use crate::bench::error::{BenchError, BenchResult};
 use crate::bench::protocol::{ModelChoice, Protocol};

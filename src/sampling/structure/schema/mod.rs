@@ -13,6 +13,7 @@ mod dead;
 mod draft;
 mod emit;
 mod escapes;
+mod fit;
 mod format;
 mod keywords;
 mod known;

@@ -2,7 +2,7 @@
 
 use serde_json::Number;
 
-use super::values::Fit;
+use super::fit::Fit;
 use crate::sampling::structure::chars::CharSet;
 use crate::sampling::structure::grammar::Expr;
 

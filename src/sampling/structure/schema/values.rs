@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Number, Value};
 
 use super::alternative::{All, Alternative, Array, Object, Text};
+use super::fit::Fit;
 use super::{Compiler, Place, format, pattern, unusable_grammar};
 use crate::error::Result;
 use crate::sampling::structure::effort::Effort;
@@ -17,21 +18,6 @@ const MAX_LOOK: usize = 4;
 const STEPS_PER_WORK: usize = 16;
 /// How deep the values inside of values are compared with schemas, by recursion.
 const MAX_INSIDE: usize = 12;
-
-/// Whether a value satisfies a schema.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Fit {
-    No,
-    /// Those who check it need not agree.
-    Unknown,
-    Yes,
-}
-
-impl Fit {
-    pub(super) fn of(is_so: bool) -> Self {
-        if is_so { Self::Yes } else { Self::No }
-    }
-}
 
 impl<'a> Compiler<'a> {
     /// Whether an alternative allows this value.

@@ -35,12 +35,16 @@ mod units;
 /// Memory by device: what was measured, and how it compares with a plan.
 pub mod memory {
     pub use crate::device::{DeviceMemory, HostMemory, allocatable_bytes};
-    pub use crate::plan::{FreeFell, Verification, VerifiedRow};
+    pub use crate::plan::verify::{FreeFell, Verification, VerifiedRow};
 }
 
-/// The bytes of a KV cache, layer by layer.
+/// How large a model's cache is, layer by layer, from its file's own keys.
+///
+/// Attention keeps a key and a value per token and layer: all heads', one latent vector, or only
+/// those of a sliding window; recurrent layers keep a state of fixed size instead. The rules are
+/// those of the pinned llama.cpp. An architecture that is not listed is not guessed at.
 pub mod kv_cache {
-    pub use crate::plan::{KvCache, LayerCache};
+    pub use crate::plan::kv_cache::{KvCache, LayerCache};
 }
 
 pub use self::chat::{ChatTemplate, Message, Role, TemplateOptions, ToolCall};

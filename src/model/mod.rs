@@ -32,7 +32,8 @@ use crate::limits::Limits;
 #[cfg(doc)]
 use crate::load::MoeModelBuilder;
 use crate::paging::PagingStats;
-use crate::plan::{Plan, Verification};
+use crate::plan::Plan;
+use crate::plan::verify::Verification;
 
 /// What a load made.
 pub(crate) struct Loaded {

@@ -15,7 +15,7 @@ mod fallback;
 mod fingerprint;
 mod fit;
 mod homes;
-mod kv_cache;
+pub(crate) mod kv_cache;
 mod micro_batch;
 mod offload;
 mod overhead;
@@ -29,7 +29,7 @@ mod rules;
 mod solve;
 mod split;
 mod table;
-mod verify;
+pub(crate) mod verify;
 
 use std::collections::BTreeSet;
 
@@ -41,9 +41,9 @@ pub use self::device_plan::{DevicePlan, Source};
 pub use self::disk::DiskPlan;
 #[cfg(feature = "llama")]
 pub(crate) use self::disk::{PAGE_BYTES, ROWS_BYTES};
+use self::kv_cache::KvCache;
 #[cfg(feature = "llama")]
 pub(crate) use self::kv_cache::cell_bytes;
-pub use self::kv_cache::{KvCache, LayerCache};
 #[cfg(feature = "llama")]
 pub(crate) use self::offload::ENGINE_OFFLOAD_TOKENS;
 pub(crate) use self::offload::check_offload;
@@ -52,7 +52,6 @@ pub use self::picture::Picture;
 pub(crate) use self::problem::Compute;
 pub use self::rules::RuleMatch;
 pub(crate) use self::solve::plan as solve;
-pub use self::verify::{FreeFell, Verification, VerifiedRow};
 pub use crate::context::{ContextOptions, OpenChoices};
 pub use crate::device::{CPU, DISK, Device, DeviceKind, NOT_LOADED, Overhead};
 use crate::error::{Error, Result};

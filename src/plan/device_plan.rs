@@ -158,7 +158,7 @@ impl DevicePlan {
     }
 
     /// Computes what follows from the other figures.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn recompute_total(&mut self) {
         self.total_bytes = self.sum().unwrap_or(u64::MAX);
         let is_used = self.name == CPU || self.is_used();
         let is_known = self.context_bytes.is_some() && self.disk_cache_bytes.is_some();

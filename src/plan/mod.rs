@@ -4,17 +4,17 @@
 //! no engine, no hardware, no tensor data. It can be printed, compared and serialised.
 
 mod account;
-mod board;
+mod assignment;
 mod check;
 mod choice;
 mod decision;
+mod default_place;
 mod device_plan;
 mod disk;
 mod estimate;
 mod fallback;
 mod fingerprint;
 mod fit;
-mod homes;
 pub(crate) mod kv_cache;
 mod micro_batch;
 mod offload;
@@ -35,7 +35,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use self::board::{At, Board, count};
+use self::assignment::{Assignment, Place, count};
 pub use self::decision::Decision;
 pub use self::device_plan::{DevicePlan, Source};
 pub use self::disk::DiskPlan;
@@ -248,20 +248,20 @@ impl Plan {
     /// Writes down where everything is.
     fn fill(
         &mut self,
-        board: &Board<'_>,
+        assignment: &Assignment<'_>,
         experts: &ExpertMap,
-        places: &[At],
+        places: &[Place],
         cache: Option<&KvCache>,
     ) {
         self.tensors = std::iter::zip(experts.tensors(), places)
             .map(|(tensor, &at)| Placement {
                 tensor: tensor.clone(),
-                device: board.name(at).to_owned(),
+                device: assignment.name(at).to_owned(),
             })
             .collect();
         self.devices =
-            board.device_plans(experts, &self.tensors, &self.copies, &self.context, cache);
-        self.devices.iter_mut().for_each(DevicePlan::settle);
+            assignment.device_plans(experts, &self.tensors, &self.copies, &self.context, cache);
+        self.devices.iter_mut().for_each(DevicePlan::recompute_total);
     }
 
     /// Whether the plan was made for this file.

@@ -1,8 +1,8 @@
 //! The problem that a plan solves, and attempts at it: what goes where, once and for all devices together.
 
-use super::board::{At, Board, layer_cache, stored};
+use super::assignment::{Assignment, Place, layer_cache, stored};
+use super::default_place::{self, DefaultPlace, Resolved, is_tied_embedding};
 use super::fit::Candidate;
-use super::homes::{self, Decided, Home, is_tied_embedding};
 use super::kv_cache::KvCache;
 use super::rules::Rule;
 use super::split::{self, Demand};
@@ -49,7 +49,7 @@ impl Compute<'_> {
 }
 
 /// Everything about a plan that is given.
-pub(super) struct Task<'a> {
+pub(super) struct Problem<'a> {
     pub(super) policy: &'a OffloadPolicy,
     pub(super) gguf: &'a GgufFile,
     pub(super) devices: &'a [Device],
@@ -61,30 +61,31 @@ pub(super) struct Task<'a> {
 
 /// What `fit` may change beside the places of experts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Setting {
+pub(super) struct Sizes {
     pub(super) context: ContextOptions,
     /// So many of the first layers are computed on the CPU.
     pub(super) host_layers: u32,
 }
 
-impl Task<'_> {
-    fn round<'a>(&'a self, setting: &'a Setting, limit: FitLimit) -> Result<Round<'a>> {
-        let host_layers = setting.host_layers as usize;
-        let (decided, rules) = homes::decide_all(&self.experts, &self.rules, host_layers)?;
+impl Problem<'_> {
+    fn attempt<'a>(&'a self, sizes: &'a Sizes, limit: FitLimit) -> Result<Attempt<'a>> {
+        let host_layers = sizes.host_layers as usize;
+        let (resolved, rules) =
+            default_place::resolve_all(&self.experts, &self.rules, host_layers)?;
         let overhead =
-            |device: &Device| device.overhead.bytes_of(self.gguf, &self.experts, &setting.context);
+            |device: &Device| device.overhead.bytes_of(self.gguf, &self.experts, &sizes.context);
         let overheads = self.devices.iter().map(overhead).collect();
-        Ok(Round { task: self, setting, limit, overheads, decided, rules })
+        Ok(Attempt { problem: self, sizes, limit, overheads, resolved, rules })
     }
 
     /// The plan of a policy without `fit`: layers are dealt out as the engine would.
     pub(super) fn as_the_engine_deals(
         &self,
-        setting: &Setting,
+        sizes: &Sizes,
         compute: &mut Compute<'_>,
     ) -> Result<Plan> {
-        let round = self.round(setting, FitLimit::Free)?;
-        let mut plan = round.plan(&round.proportional());
+        let attempt = self.attempt(sizes, FitLimit::Free)?;
+        let mut plan = attempt.plan(&attempt.proportional());
         if let Some(exact) = compute.dry_run(&plan)? {
             plan.refine(&exact);
         }
@@ -98,29 +99,29 @@ impl Task<'_> {
     /// once more if smaller buffers than thought leave room for more.
     pub(super) fn fitted(
         &self,
-        setting: &Setting,
+        sizes: &Sizes,
         fit: &Fit,
         compute: &mut Compute<'_>,
     ) -> Result<Plan> {
-        let round = self.round(setting, fit.limit)?;
-        let mut lean = round.lean(&round.split(&[])?);
+        let attempt = self.attempt(sizes, fit.limit)?;
+        let mut minimal = attempt.minimal(&attempt.split(&[])?);
         let mut known = match compute {
             Compute::Assumed(rows) => rows.clone(),
-            _ => compute.dry_run(&lean)?.unwrap_or_default(),
+            _ => compute.dry_run(&minimal)?.unwrap_or_default(),
         };
-        lean.refine(&known);
-        let outcome = Self::settled(&round, &mut known, compute);
+        minimal.refine(&known);
+        let outcome = Self::settled(&attempt, &mut known, compute);
         // Buffers may grow with the first expert on a device by more than there is room for.
         let no_better = matches!(outcome, Err(Error::DoesNotFit { .. }));
         match compute {
-            Compute::DryRun { .. } if no_better => round.check(lean).or(outcome),
+            Compute::DryRun { .. } if no_better => attempt.check(minimal).or(outcome),
             _ => outcome,
         }
     }
 
     /// Solves and measures until it holds.
     fn settled(
-        round: &Round<'_>,
+        attempt: &Attempt<'_>,
         known: &mut Vec<DeviceMemory>,
         compute: &mut Compute<'_>,
     ) -> Result<Plan> {
@@ -128,7 +129,7 @@ impl Task<'_> {
         let mut best: Option<Plan> = None;
         let mut rounds = 0;
         loop {
-            let solved = round.solve(&round.split(known)?, known);
+            let solved = attempt.solve(&attempt.split(known)?, known);
             let mut plan = match (solved, best) {
                 (Err(_), Some(best)) => return Ok(best),
                 (solved, earlier) => {
@@ -139,13 +140,13 @@ impl Task<'_> {
             let Some(exact) = compute.dry_run(&plan)? else { return Ok(plan) };
             plan.refine(&exact);
             rounds += 1;
-            let checked = round.check(plan);
+            let checked = attempt.check(plan);
             let rose = DeviceMemory::raise(known, &exact);
             match (checked, best.take()) {
                 (Err(failure), None) if !rose || rounds == ROUNDS => return Err(failure),
                 (Err(_), Some(best)) if !rose || rounds == ROUNDS => return Ok(best),
                 (Err(_), earlier) => best = earlier,
-                (Ok(plan), None) if round.has_room(&plan)? && rounds < ROUNDS => {
+                (Ok(plan), None) if attempt.has_room(&plan)? && rounds < ROUNDS => {
                     *known = exact;
                     best = Some(plan);
                 }
@@ -160,33 +161,33 @@ impl Task<'_> {
     }
 }
 
-/// One setting, with what decides over each tensor.
-struct Round<'a> {
-    task: &'a Task<'a>,
-    setting: &'a Setting,
+/// A try at the problem with given sizes.
+struct Attempt<'a> {
+    problem: &'a Problem<'a>,
+    sizes: &'a Sizes,
     limit: FitLimit,
     /// What each device takes beyond weights, cache and compute buffers, if it is used.
     overheads: Vec<u64>,
-    decided: Vec<Decided>,
+    resolved: Vec<Resolved>,
     rules: Vec<RuleMatch>,
 }
 
 /// For each layer and then the output a device's index, or `None` for the CPU.
 type Layout = Vec<Option<usize>>;
 
-impl Round<'_> {
+impl Attempt<'_> {
     fn proportional(&self) -> Layout {
-        if self.task.devices.is_empty() {
+        if self.problem.devices.is_empty() {
             return Layout::new();
         }
-        let layers = self.task.experts.layers() as usize + 1;
-        let host = self.setting.host_layers as usize;
-        self.on_devices(&split::proportional(layers - host, self.task.devices))
+        let layers = self.problem.experts.layers() as usize + 1;
+        let host = self.sizes.host_layers as usize;
+        self.on_devices(&split::proportional(layers - host, self.problem.devices))
     }
 
     /// The layout that fits most experts, or, if there is none, one that shows what lacks.
     fn split(&self, known: &[DeviceMemory]) -> Result<Layout> {
-        if self.task.devices.len() < 2 || self.task.cache.is_none() {
+        if self.problem.devices.len() < 2 || self.problem.cache.is_none() {
             return Ok(self.proportional());
         }
         let best = split::balanced(&self.demands(known)?);
@@ -194,65 +195,65 @@ impl Round<'_> {
     }
 
     fn on_devices(&self, split: &[usize]) -> Layout {
-        let host = std::iter::repeat_n(None, self.setting.host_layers as usize);
+        let host = std::iter::repeat_n(None, self.sizes.host_layers as usize);
         host.chain(split.iter().copied().map(Some)).collect()
     }
 
-    fn board(&self, layout: &Layout) -> Board<'_> {
+    fn assignment(&self, layout: &Layout) -> Assignment<'_> {
         let layer_devices = layout.clone();
-        Board { devices: self.task.devices, decided: &self.decided, layer_devices }
+        Assignment { devices: self.problem.devices, resolved: &self.resolved, layer_devices }
     }
 
-    fn draft(&self, board: &Board<'_>, places: &[At]) -> Plan {
-        let task = self.task;
+    fn draft(&self, assignment: &Assignment<'_>, places: &[Place]) -> Plan {
+        let problem = self.problem;
         let mut plan = Plan {
-            policy: task.policy.clone(),
-            model: task.model.clone(),
-            context: self.setting.context.clone(),
+            policy: problem.policy.clone(),
+            model: problem.model.clone(),
+            context: self.sizes.context.clone(),
             devices: Vec::new(),
             rules: self.rules.clone(),
             tensors: Vec::new(),
-            copies: board.copies(&task.experts),
+            copies: assignment.copies(&problem.experts),
             decisions: Vec::new(),
             disk: None,
-            layer_devices: board.layer_devices.clone(),
+            layer_devices: assignment.layer_devices.clone(),
         };
-        plan.fill(board, &task.experts, places, task.cache.as_ref());
+        plan.fill(assignment, &problem.experts, places, problem.cache.as_ref());
         for (planned, &bytes) in std::iter::zip(&mut plan.devices, &self.overheads) {
             planned.overhead_bytes = if planned.is_used() { bytes } else { 0 };
-            planned.settle();
+            planned.recompute_total();
         }
         plan
     }
 
-    /// Every tensor at home.
+    /// Every tensor in its default place.
     fn plan(&self, layout: &Layout) -> Plan {
-        let board = self.board(layout);
-        self.draft(&board, &board.place_all())
+        let assignment = self.assignment(layout);
+        self.draft(&assignment, &assignment.place_all())
     }
 
     /// With everything that `fit` decides over on the CPU.
-    fn lean(&self, layout: &Layout) -> Plan {
-        let board = self.board(layout);
-        let mut places = board.place_all();
-        for (place, decided) in std::iter::zip(&mut places, &self.decided) {
-            if decided.is_candidate {
-                *place = At::Cpu;
+    fn minimal(&self, layout: &Layout) -> Plan {
+        let assignment = self.assignment(layout);
+        let mut places = assignment.place_all();
+        for (place, resolved) in std::iter::zip(&mut places, &self.resolved) {
+            if resolved.is_candidate {
+                *place = Place::Cpu;
             }
         }
-        self.draft(&board, &places)
+        self.draft(&assignment, &places)
     }
 
     /// With as many experts on the devices as fit beside what is known of the compute buffers.
     fn solve(&self, layout: &Layout, known: &[DeviceMemory]) -> Result<Plan> {
-        let board = self.board(layout);
-        let mut places = board.place_all();
-        let reserve = compute_reserve(self.task.gguf, &self.setting.context);
-        let mut full = self.draft(&board, &places);
+        let assignment = self.assignment(layout);
+        let mut places = assignment.place_all();
+        let reserve = compute_reserve(self.problem.gguf, &self.sizes.context);
+        let mut full = self.draft(&assignment, &places);
         full.reserve(reserve);
         full.assume(known);
-        board.fit(&self.task.experts, &mut places, full.devices(), self.limit)?;
-        let mut plan = self.draft(&board, &places);
+        assignment.fit(&self.problem.experts, &mut places, full.devices(), self.limit)?;
+        let mut plan = self.draft(&assignment, &places);
         plan.reserve(reserve);
         plan.assume(known);
         Ok(plan)
@@ -260,7 +261,7 @@ impl Round<'_> {
 
     /// Whether every device keeps its limit.
     fn check(&self, plan: Plan) -> Result<Plan> {
-        for (device, planned) in std::iter::zip(self.task.devices, plan.devices()) {
+        for (device, planned) in std::iter::zip(self.problem.devices, plan.devices()) {
             let free_bytes = device.limit_bytes(self.limit)?;
             if planned.total_bytes > free_bytes {
                 let (device, needed_bytes) = (device.name.clone(), planned.total_bytes);
@@ -273,12 +274,13 @@ impl Round<'_> {
 
     /// Whether experts that are on the CPU take no more than what their device has left.
     fn has_room(&self, plan: &Plan) -> Result<bool> {
-        let board = self.board(&plan.layer_devices);
-        let at_home = board.place_all();
-        for (i, (device, planned)) in std::iter::zip(self.task.devices, plan.devices()).enumerate()
+        let assignment = self.assignment(&plan.layer_devices);
+        let by_default = assignment.place_all();
+        for (i, (device, planned)) in
+            std::iter::zip(self.problem.devices, plan.devices()).enumerate()
         {
             let left = device.limit_bytes(self.limit)?.saturating_sub(planned.total_bytes);
-            let candidates = board.candidates(i, device, &self.task.experts, &at_home);
+            let candidates = assignment.candidates(i, device, &self.problem.experts, &by_default);
             let is_out = |candidate: &Candidate| plan.tensors()[candidate.tensors[0]].device == CPU;
             if candidates.iter().any(|candidate| is_out(candidate) && candidate.bytes <= left) {
                 return Ok(true);
@@ -289,39 +291,39 @@ impl Round<'_> {
 
     /// What the layers that are not the CPU's want of each device.
     fn demands(&self, known: &[DeviceMemory]) -> Result<Vec<Demand>> {
-        let reserve = compute_reserve(self.task.gguf, &self.setting.context);
-        let host = self.setting.host_layers as usize;
+        let reserve = compute_reserve(self.problem.gguf, &self.sizes.context);
+        let host = self.sizes.host_layers as usize;
         let demand = |(index, device): (usize, &Device)| {
             let measured = known.iter().find(|row| row.name == device.name);
             let compute = measured.map_or(reserve, |row| row.compute_bytes);
             let taken = compute.saturating_add(self.overheads[index]);
             let mut room = device.limit_bytes(self.limit)?.checked_sub(taken);
-            let layers = self.task.experts.layers() as usize + 1;
+            let layers = self.problem.experts.layers() as usize + 1;
             let mut demand =
                 Demand { room: None, fixed: vec![0; layers], experts: vec![0; layers] };
-            let tensors = std::iter::zip(self.task.experts.tensors(), &self.decided);
-            for (i, (tensor, decided)) in tensors.enumerate() {
-                let bytes = device.padded(stored(&self.task.experts, i));
-                let is_copied = !decided.by_rule
+            let tensors = std::iter::zip(self.problem.experts.tensors(), &self.resolved);
+            for (i, (tensor, resolved)) in tensors.enumerate() {
+                let bytes = device.padded(stored(&self.problem.experts, i));
+                let is_copied = !resolved.by_rule
                     && tensor.kind == TensorKind::Input
-                    && is_tied_embedding(&self.task.experts, tensor);
-                match decided.home {
-                    Home::WithLayer(layer) if decided.is_candidate => {
+                    && is_tied_embedding(&self.problem.experts, tensor);
+                match resolved.default_place {
+                    DefaultPlace::WithLayer(layer) if resolved.is_candidate => {
                         demand.experts[layer] += bytes;
                     }
-                    Home::WithLayer(layer) => demand.fixed[layer] += bytes,
-                    Home::Device(at) if at == index => {
+                    DefaultPlace::WithLayer(layer) => demand.fixed[layer] += bytes,
+                    DefaultPlace::Device(at) if at == index => {
                         room = room.and_then(|n| n.checked_sub(bytes));
                     }
-                    Home::Cpu if is_copied => demand.fixed[layers - 1] += bytes,
+                    DefaultPlace::Cpu if is_copied => demand.fixed[layers - 1] += bytes,
                     _ => {}
                 }
                 if tensor.kind == TensorKind::EveryLayer {
                     room = room.and_then(|room| room.checked_sub(bytes));
                 }
             }
-            let context = &self.setting.context;
-            let cache = self.task.cache.iter().flat_map(KvCache::layers).enumerate();
+            let context = &self.sizes.context;
+            let cache = self.problem.cache.iter().flat_map(KvCache::layers).enumerate();
             for (layer, cache) in cache.filter(|_| !context.cache_on_host) {
                 let bytes = layer_cache(Some(device), cache, context).unwrap_or(u64::MAX);
                 demand.fixed[layer] = demand.fixed[layer].saturating_add(bytes);
@@ -331,6 +333,6 @@ impl Round<'_> {
             demand.experts.drain(..host);
             Ok(demand)
         };
-        self.task.devices.iter().enumerate().map(demand).collect()
+        self.problem.devices.iter().enumerate().map(demand).collect()
     }
 }

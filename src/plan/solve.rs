@@ -1,10 +1,10 @@
 //! Solves for a plan: first where things go, then what stays on disk.
 
 use super::kv_cache::KvCache;
-use super::problem::{Compute, Setting, Task};
+use super::problem::{Compute, Problem, Sizes};
 use super::{
-    ContextOptions, Device, Plan, check_devices, check_offload, choice, homes, micro_batch, rules,
-    summary,
+    ContextOptions, Device, Plan, check_devices, check_offload, choice, default_place, micro_batch,
+    rules, summary,
 };
 use crate::error::Result;
 use crate::experts::ExpertMap;
@@ -37,7 +37,7 @@ fn solve(
     let context = context.resolve(choice::trained_tokens(gguf))?;
     check_offload(&context, devices)?;
     let experts = ExpertMap::new(gguf)?;
-    let task = Task {
+    let problem = Problem {
         rules: rules::compile(policy, gguf, &experts, devices)?,
         model: summary(gguf, &experts),
         cache: KvCache::new(gguf),
@@ -46,20 +46,20 @@ fn solve(
         devices,
         experts,
     };
-    let setting = Setting { context, host_layers: 0 };
+    let sizes = Sizes { context, host_layers: 0 };
     let fit = policy.fit();
     let mut plan = match fit {
         Some(fit) if !devices.is_empty() => {
-            choice::choose(&task, fit, (open, grows), &setting, compute)?
+            choice::choose(&problem, fit, (open, grows), &sizes, compute)?
         }
         _ => {
-            let plan = task.as_the_engine_deals(&setting, compute)?;
-            if grows { micro_batch::for_fixed(&task, &setting, plan, compute)? } else { plan }
+            let plan = problem.as_the_engine_deals(&sizes, compute)?;
+            if grows { micro_batch::for_fixed(&problem, &sizes, plan, compute)? } else { plan }
         }
     };
-    let (decided, _) = homes::decide_all(&task.experts, &task.rules, 0)?;
+    let (resolved, _) = default_place::resolve_all(&problem.experts, &problem.rules, 0)?;
     let ram_bytes = fit.and_then(|fit| fit.ram_bytes);
-    plan.settle_disk(&task.experts, &decided, ram_bytes)?;
+    plan.settle_disk(&problem.experts, &resolved, ram_bytes)?;
     if plan.disk.is_some()
         && let Some(exact) = compute.dry_run(&plan)?
     {

@@ -4,9 +4,9 @@ use super::rules::{Destination, Rule, RuleMatch};
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
 
-/// Where a tensor is at home, before the layers are dealt out to the devices.
+/// Where a tensor goes unless `fit` moves it, before the layers are dealt out to the devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Home {
+pub(super) enum DefaultPlace {
     Cpu,
     Disk,
     /// Where the layer of this number is; the output counts as one more layer.
@@ -19,8 +19,8 @@ pub(super) enum Home {
 
 /// What decides over one tensor.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Decided {
-    pub(super) home: Home,
+pub(super) struct Resolved {
+    pub(super) default_place: DefaultPlace,
     pub(super) by_rule: bool,
     /// The rule was `fit`.
     pub(super) by_fit: bool,
@@ -43,22 +43,27 @@ pub(super) fn own_layer(tensor: &ClassifiedTensor, layers: usize) -> Option<usiz
 ///
 /// # Errors
 /// [`Error::NoMatch`](crate::Error::NoMatch) for a rule that matches nothing.
-pub(super) fn decide_all(
+pub(super) fn resolve_all(
     experts: &ExpertMap,
     rules: &[Rule],
     host_layers: usize,
-) -> Result<(Vec<Decided>, Vec<RuleMatch>)> {
+) -> Result<(Vec<Resolved>, Vec<RuleMatch>)> {
     let mut reports: Vec<RuleMatch> = rules
         .iter()
         .map(|rule| RuleMatch { text: rule.text.clone(), ..RuleMatch::default() })
         .collect();
     let mut found = vec![false; rules.len()];
     let mut to_page = vec![0; rules.len()];
-    let mut decided = Vec::with_capacity(experts.tensors().len());
+    let mut resolved = Vec::with_capacity(experts.tensors().len());
     for tensor in experts.tensors() {
         if tensor.kind == TensorKind::NextToken {
-            let home = Home::NotLoaded;
-            decided.push(Decided { home, by_rule: false, by_fit: false, is_candidate: false });
+            let default_place = DefaultPlace::NotLoaded;
+            resolved.push(Resolved {
+                default_place,
+                by_rule: false,
+                by_fit: false,
+                is_candidate: false,
+            });
             continue;
         }
         let mut first = None;
@@ -80,7 +85,7 @@ pub(super) fn decide_all(
                 report.unpaged_bytes += tensor.bytes;
             }
         }
-        decided.push(decide(first.map(|i| &rules[i]), own, host_layers, pageable));
+        resolved.push(resolve(first.map(|i| &rules[i]), own, host_layers, pageable));
     }
     // A model without experts fits as well as one with them.
     let matches_nothing = |&i: &usize| !found[i] && !rules[i].is_fit();
@@ -94,7 +99,7 @@ pub(super) fn decide_all(
     };
     match (0..rules.len()).find(pages_nothing) {
         Some(i) => Err(Error::NothingToPage { rule: rules[i].text.clone() }),
-        None => Ok((decided, reports)),
+        None => Ok((resolved, reports)),
     }
 }
 
@@ -124,23 +129,28 @@ pub(super) fn is_tied_embedding(experts: &ExpertMap, tensor: &ClassifiedTensor) 
     tensor.name == "token_embd.weight" && !experts.tensors().iter().any(is_output)
 }
 
-fn decide(rule: Option<&Rule>, own: Option<usize>, host_layers: usize, pageable: bool) -> Decided {
+fn resolve(
+    rule: Option<&Rule>,
+    own: Option<usize>,
+    host_layers: usize,
+    pageable: bool,
+) -> Resolved {
     let on_device = own.filter(|&layer| layer >= host_layers);
     let is_fit = rule.is_some_and(Rule::is_fit);
-    let home = match rule.map(|rule| rule.destination) {
-        Some(Destination::Disk) if pageable => Home::Disk,
-        Some(Destination::Cpu | Destination::Disk) => Home::Cpu,
-        Some(Destination::Device(device)) => Home::Device(device),
+    let default_place = match rule.map(|rule| rule.destination) {
+        Some(Destination::Disk) if pageable => DefaultPlace::Disk,
+        Some(Destination::Cpu | Destination::Disk) => DefaultPlace::Cpu,
+        Some(Destination::Device(device)) => DefaultPlace::Device(device),
         // A rule that names the GPU is kept also where the layer is the CPU's.
         Some(Destination::OwnDevice) if !is_fit => {
-            Home::WithLayer(on_device.unwrap_or(host_layers))
+            DefaultPlace::WithLayer(on_device.unwrap_or(host_layers))
         }
-        _ => on_device.map_or(Home::Cpu, Home::WithLayer),
+        _ => on_device.map_or(DefaultPlace::Cpu, DefaultPlace::WithLayer),
     };
-    Decided {
-        home,
+    Resolved {
+        default_place,
         by_rule: rule.is_some(),
         by_fit: is_fit,
-        is_candidate: is_fit && home != Home::Cpu,
+        is_candidate: is_fit && default_place != DefaultPlace::Cpu,
     }
 }

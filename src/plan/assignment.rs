@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::default_place::{DefaultPlace, Resolved, is_tied_embedding, own_layer};
 use super::fit::{self, Candidate};
-use super::homes::{Decided, Home, is_tied_embedding, own_layer};
 use super::kv_cache::{KvCache, LayerCache};
 use super::padding::Stored;
 use super::{
@@ -24,7 +24,7 @@ pub(super) fn own_device(
 }
 
 #[derive(Clone, Copy)]
-pub(super) enum At {
+pub(super) enum Place {
     Cpu,
     Disk,
     /// A device's index.
@@ -33,36 +33,36 @@ pub(super) enum At {
 }
 
 /// The devices with the layers dealt out to them.
-pub(super) struct Board<'a> {
+pub(super) struct Assignment<'a> {
     pub(super) devices: &'a [Device],
-    pub(super) decided: &'a [Decided],
+    pub(super) resolved: &'a [Resolved],
     /// For each layer and then the output a device's index, or `None` for the CPU; empty without
     /// devices.
     pub(super) layer_devices: Vec<Option<usize>>,
 }
 
-impl Board<'_> {
-    pub(super) fn name(&self, at: At) -> &str {
+impl Assignment<'_> {
+    pub(super) fn name(&self, at: Place) -> &str {
         match at {
-            At::Cpu => CPU,
-            At::Device(i) => self.devices.get(i).map_or(CPU, |device| &device.name),
-            At::Disk => DISK,
-            At::NotLoaded => NOT_LOADED,
+            Place::Cpu => CPU,
+            Place::Device(i) => self.devices.get(i).map_or(CPU, |device| &device.name),
+            Place::Disk => DISK,
+            Place::NotLoaded => NOT_LOADED,
         }
     }
 
-    /// Every tensor at home; what `fit` decides over is on the devices.
-    pub(super) fn place_all(&self) -> Vec<At> {
-        let place = |decided: &Decided| match decided.home {
-            Home::Cpu => At::Cpu,
-            Home::Disk => At::Disk,
-            Home::NotLoaded => At::NotLoaded,
-            Home::Device(device) => At::Device(device),
-            Home::WithLayer(layer) => {
-                self.layer_devices.get(layer).copied().flatten().map_or(At::Cpu, At::Device)
+    /// Every tensor in its default place; what `fit` decides over is on the devices.
+    pub(super) fn place_all(&self) -> Vec<Place> {
+        let place = |resolved: &Resolved| match resolved.default_place {
+            DefaultPlace::Cpu => Place::Cpu,
+            DefaultPlace::Disk => Place::Disk,
+            DefaultPlace::NotLoaded => Place::NotLoaded,
+            DefaultPlace::Device(device) => Place::Device(device),
+            DefaultPlace::WithLayer(layer) => {
+                self.layer_devices.get(layer).copied().flatten().map_or(Place::Cpu, Place::Device)
             }
         };
-        self.decided.iter().map(place).collect()
+        self.resolved.iter().map(place).collect()
     }
 
     /// Moves the candidates that do not fit to the CPU. `full` says what each device holds with
@@ -70,7 +70,7 @@ impl Board<'_> {
     pub(super) fn fit(
         &self,
         experts: &ExpertMap,
-        places: &mut [At],
+        places: &mut [Place],
         full: &[DevicePlan],
         limit: FitLimit,
     ) -> Result<()> {
@@ -88,7 +88,7 @@ impl Board<'_> {
             let taken: BTreeSet<usize> = fit::choose(&candidates, room).into_iter().collect();
             for &tensor in candidates.iter().flat_map(|candidate| &candidate.tensors) {
                 if !taken.contains(&tensor) {
-                    places[tensor] = At::Cpu;
+                    places[tensor] = Place::Cpu;
                 }
             }
         }
@@ -101,10 +101,10 @@ impl Board<'_> {
         index: usize,
         device: &Device,
         experts: &ExpertMap,
-        places: &[At],
+        places: &[Place],
     ) -> Vec<Candidate> {
         let is_here = |i: usize| {
-            self.decided[i].is_candidate && matches!(places[i], At::Device(at) if at == index)
+            self.resolved[i].is_candidate && matches!(places[i], Place::Device(at) if at == index)
         };
         let mut by_stem: BTreeMap<&str, Candidate> = BTreeMap::new();
         for (i, tensor) in experts.tensors().iter().enumerate().filter(|&(i, _)| is_here(i)) {
@@ -130,8 +130,8 @@ impl Board<'_> {
         let with_layers: BTreeSet<usize> = layers.iter().copied().flatten().collect();
         let first = layers.first().copied().flatten();
         let mut copies = Vec::new();
-        for (tensor, _) in
-            std::iter::zip(experts.tensors(), self.decided).filter(|(_, decided)| !decided.by_rule)
+        for (tensor, _) in std::iter::zip(experts.tensors(), self.resolved)
+            .filter(|(_, resolved)| !resolved.by_rule)
         {
             let targets: Vec<usize> = match tensor.kind {
                 TensorKind::EveryLayer => {
@@ -143,7 +143,7 @@ impl Board<'_> {
             copies.extend(targets.into_iter().map(|device| TensorCopy {
                 name: tensor.name.clone(),
                 bytes: tensor.bytes,
-                device: self.name(At::Device(device)).to_owned(),
+                device: self.name(Place::Device(device)).to_owned(),
             }));
         }
         copies

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::uses::Uses;
+use super::routing_counts::RoutingCounts;
 
 /// What is in memory, and what it is worth.
 #[derive(Clone, Debug)]
@@ -104,23 +104,23 @@ impl Cache {
     }
 
     /// Counts what a batch of tokens uses of a layer, as if they had come one by one and evenly.
-    pub(crate) fn count(&mut self, uses: &Uses) {
-        let layer = uses.chosen.first().map_or(0, |&i| self.groups[i].layer);
+    pub(crate) fn count(&mut self, routing: &RoutingCounts) {
+        let layer = routing.chosen.first().map_or(0, |&i| self.groups[i].layer);
         if layer <= self.last_layer {
-            self.pass += u64::from(uses.tokens);
+            self.pass += u64::from(routing.tokens);
         }
         self.last_layer = layer;
-        let tokens = f64::from(uses.tokens.max(1));
+        let tokens = f64::from(routing.tokens.max(1));
         let faded = 1.0 - self.fade(1);
         // Without fading each use counts the same.
         let share = if faded > 0.0 {
-            (1.0 - self.fade(u64::from(uses.tokens))) / faded / tokens
+            (1.0 - self.fade(u64::from(routing.tokens))) / faded / tokens
         } else {
             1.0
         };
-        for &(i, count) in &uses.counts {
+        for &(i, count) in &routing.counts {
             // What was least recently used is to go, and what was nearly used was not.
-            if self.half_life < 1.0 && !uses.chosen.contains(&i) {
+            if self.half_life < 1.0 && !routing.chosen.contains(&i) {
                 continue;
             }
             let fade = self.fade(self.pass - self.groups[i].last_pass);
@@ -281,7 +281,7 @@ mod tests {
     /// One token uses groups.
     fn take(cache: &mut Cache, wanted: &[usize], streams: bool) -> Result<Taken, CacheFull> {
         let counts = wanted.iter().map(|&i| (i, 1.0)).collect();
-        cache.count(&Uses { tokens: 1, chosen: wanted.to_vec(), counts });
+        cache.count(&RoutingCounts { tokens: 1, chosen: wanted.to_vec(), counts });
         cache.take(wanted, streams)
     }
 
@@ -371,7 +371,7 @@ mod tests {
         let mut cache = cache(1, 8, 40, 64.0);
         // Of ten tokens nine use groups 0 and 1, and nearly 2; one uses 3.
         let counts = vec![(0, 9.0), (1, 9.0), (2, 4.5), (3, 1.0)];
-        cache.count(&Uses { tokens: 10, chosen: vec![0, 1, 3], counts });
+        cache.count(&RoutingCounts { tokens: 10, chosen: vec![0, 1, 3], counts });
         cache.take(&[0, 1, 3], false).unwrap();
         take(&mut cache, &[2], false).unwrap();
         assert_eq!(take(&mut cache, &[4], false).unwrap().released, [3]);
@@ -384,7 +384,7 @@ mod tests {
         assert!(!released.contains(&6) && !released.contains(&7), "{released:?}");
         let mut recent = super::tests::cache(1, 8, 20, 0.0);
         let counts = vec![(0, 1.0), (1, 1.0), (2, 0.5)];
-        recent.count(&Uses { tokens: 1, chosen: vec![0, 1], counts });
+        recent.count(&RoutingCounts { tokens: 1, chosen: vec![0, 1], counts });
         recent.take(&[0, 1], false).unwrap();
         assert_eq!(recent.groups[2].last_pass, 0, "not used, so not recently");
     }

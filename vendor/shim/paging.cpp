@@ -1,7 +1,7 @@
 // Experts that stay on disk: a buffer type that only reserves addresses, a way to load a model without
 // reading them, and the callback by which somebody reads what a router chose before it is used.
 #include "guard.h"
-#include "guess.h"
+#include "predictor.h"
 #include "shim.h"
 
 #include "ggml-backend-impl.h"
@@ -160,7 +160,7 @@ const ggml_tensor * ranked_by(const ggml_tensor * choice) {
 // What was seen of the engine's graph.
 struct seen {
     std::vector<const ggml_tensor *> asked; // nodes since it last computed
-    moe::router_guess                guess;
+    moe::expert_predictor            predictor;
     int32_t                          chosen = -1; // the layer whose router chose last
 };
 
@@ -184,14 +184,14 @@ bool uses_paged(const ggml_tensor * tensor) {
 }
 
 // A guess that fails is none. `what` is a layer whose router has chosen, or what comes into one.
-template <typename T> moe::guessed guess_after(seen & graph, T what) try {
-    return graph.guess.after(what);
+template <typename T> moe::prediction predict_after(seen & graph, T what) try {
+    return graph.predictor.after(what);
 } catch (...) {
     return {};
 }
 
 template <typename T> void expect_next(moe_pager * pager, T what, bool again) {
-    const moe::guessed next = guess_after(*static_cast<seen *>(pager->seen), what);
+    const moe::prediction next = predict_after(*static_cast<seen *>(pager->seen), what);
     if (!next.ranked.empty()) {
         pager->expected(next.layer, next.ranked.data(), next.ranked.size(), again, pager->user);
     }
@@ -199,7 +199,7 @@ template <typename T> void expect_next(moe_pager * pager, T what, bool again) {
 
 // Whether a node tells of the next layer's choice, and somebody wants to know.
 bool tells(const moe_pager * pager, const ggml_tensor * tensor) {
-    return pager->expected != nullptr && static_cast<const seen *>(pager->seen)->guess.tells(tensor);
+    return pager->expected != nullptr && static_cast<const seen *>(pager->seen)->predictor.tells(tensor);
 }
 
 // Whether the engine computes up to this node and then stops.
@@ -209,7 +209,7 @@ bool ask_first(moe_pager * pager, const ggml_tensor * tensor) {
     }
     auto & graph = *static_cast<seen *>(pager->seen);
     auto & asked = graph.asked;
-    if (graph.guess.note(tensor)) {
+    if (graph.predictor.note(tensor)) {
         graph.chosen = -1;
     }
     const bool selects = selects_paged(tensor);
@@ -230,7 +230,7 @@ bool ask_first(moe_pager * pager, const ggml_tensor * tensor) {
             }
         }
         if (!looks_up) {
-            graph.guess.reads();
+            graph.predictor.reads();
             graph.chosen = -1; // it is used: another choice is a new one
         }
     }

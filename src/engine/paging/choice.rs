@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{Pager, State, lock};
 use crate::error::{Error, Result};
-use crate::paging::{Look, Pressure, Uses};
+use crate::paging::{Pressure, RoutingCounts, Stage};
 
 impl Pager {
     /// A router chose, of `each` ranked experts for every token the first `used`: reads what is missing of its
@@ -23,12 +23,13 @@ impl Pager {
         }
         let tensors = &self.layout.tensors[tensors];
         let all = tensors.first().map_or(0, |tensor| tensor.experts);
-        let uses = Uses::of(ranked, each, used, all, first).ok_or_else(no_such_expert)?;
-        let wanted = &uses.chosen;
+        let routing =
+            RoutingCounts::of(ranked, each, used, all, first).ok_or_else(no_such_expert)?;
+        let wanted = &routing.chosen;
         let mut state = lock(&self.state);
-        state.cache.count(&uses);
-        if uses.tokens == 1 {
-            state.guesses.learn(layer, |expert| wanted.contains(&(first + expert)));
+        state.cache.count(&routing);
+        if routing.tokens == 1 {
+            state.predictor.learn(layer, |expert| wanted.contains(&(first + expert)));
         }
         let mut released = state.follow_memory(Pressure::EVERY);
         // Memory may be so short that the budget does not hold this; it has to.
@@ -57,8 +58,8 @@ impl Pager {
         released.extend_from_slice(&taken.released);
         let slices = tensors.len() as u64;
         let missed = (taken.missing.len() + came_true.len()) as u64 * slices;
-        if uses.tokens == 1 {
-            state.guesses.missed(missed);
+        if routing.tokens == 1 {
+            state.predictor.missed(missed);
         }
         state.stats.needed_slices += wanted.len() as u64 * slices;
         state.stats.missed_slices += missed;
@@ -73,16 +74,16 @@ impl Pager {
 
     /// Guesses at the next layer's choice: reads those that are likely to come true. A better look leaves
     /// unread what only an earlier one found likely and nobody has begun to read.
-    pub(super) fn expected(&self, layer: u32, experts: &[i32], look: Look) -> Result<()> {
+    pub(super) fn expected(&self, layer: u32, experts: &[i32], stage: Stage) -> Result<()> {
         let Some((tensors, first)) = self.layout.layer(layer) else { return Ok(()) };
         let all = self.layout.tensors[tensors].first().map_or(0, |tensor| tensor.experts);
         let ranked = experts.iter().filter_map(|&expert| usize::try_from(expert).ok());
         let ranked: Vec<usize> = ranked.filter(|&expert| expert < all).collect();
         let mut state = lock(&self.state);
-        let good = state.guesses.expect(layer, look, ranked);
+        let good = state.predictor.expect(layer, stage, ranked);
         let good: Vec<usize> = good.into_iter().map(|expert| first + expert).collect();
         let mut ahead = std::mem::take(&mut state.ahead);
-        if state.guesses.are_better_again() {
+        if state.predictor.are_better_again() {
             ahead.retain(|group| {
                 let stays =
                     good.contains(group) || !self.queue.withdraw_unbegun(&self.slices(&[*group]));
@@ -189,7 +190,7 @@ impl State {
 
     fn read_in_vain(&mut self, slices: usize) {
         self.stats.wasted_slices += slices as u64;
-        self.guesses.read_in_vain(slices as u64);
+        self.predictor.read_in_vain(slices as u64);
     }
 
     /// What is released goes to the new groups first, then what is spare, the oldest first, whose reads have most

@@ -36,7 +36,7 @@ use super::ffi;
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
 use crate::paging::{
-    Cache, Guesses, Layout, PagedTensor, PagingOptions, PagingStats, Pressure, Rows,
+    Cache, ExpertPredictor, Layout, PagedTensor, PagingOptions, PagingStats, Pressure, Rows,
 };
 
 /// So much is read at the start before memory is looked at again; less than is kept free.
@@ -69,7 +69,7 @@ struct State {
     stats: PagingStats,
     /// Whether everything is in memory, so that no router need be watched.
     is_whole: bool,
-    guesses: Guesses,
+    predictor: ExpertPredictor,
     rows: Rows,
     /// The groups that were read on a guess for the layer that chooses next.
     ahead: Vec<usize>,
@@ -84,7 +84,7 @@ impl State {
             pressure,
             stats: PagingStats::default(),
             is_whole: false,
-            guesses: Guesses::default(),
+            predictor: ExpertPredictor::default(),
             rows: Rows::default(),
             ahead: Vec::new(),
             spare: Vec::new(),

@@ -10,7 +10,7 @@ use super::super::ffi;
 use super::super::weights::Weights;
 use super::Pager;
 use crate::error::{Error, Result};
-use crate::paging::Look;
+use crate::paging::Stage;
 
 /// Owned by one context; the engine uses it only while that context computes, on the thread that has it.
 pub(in super::super) struct PagerWatch {
@@ -104,8 +104,8 @@ unsafe extern "C" fn expected(
 ) {
     // SAFETY: as in `chosen`.
     let (pager, experts) = unsafe { (&*user.cast::<Pager>(), told(experts, count)) };
-    let look = if again { Look::Again } else { Look::First };
-    on(pager, || pager.expected(u32::try_from(layer).unwrap_or(0), experts, look));
+    let stage = if again { Stage::Again } else { Stage::First };
+    on(pager, || pager.expected(u32::try_from(layer).unwrap_or(0), experts, stage));
 }
 
 unsafe extern "C" fn needed(

@@ -30,14 +30,14 @@ struct router {
 };
 
 // All experts of a layer, the likeliest first; none if there is nothing to go by.
-struct guessed {
+struct prediction {
     int32_t              layer = -1;
     std::vector<int32_t> ranked;
 };
 
 // What flows from layer to layer changes slowly, so the next router is asked about this layer's input, and then about
 // what the layer made of it; the first one about the token itself.
-class router_guess {
+class expert_predictor {
   public:
     // Learns from the nodes of a graph in their order. Whether this one is a layer's router.
     bool note(const ggml_tensor * tensor);
@@ -47,13 +47,13 @@ class router_guess {
 
     // What the layer after this one will choose, just after this one's router has chosen for one token. None if
     // that layer's experts are in memory.
-    guessed after(int32_t layer);
+    prediction after(int32_t layer);
 
     // Whether this node is one token as it comes into a layer, and tells of that layer's choice.
     bool tells(const ggml_tensor * tensor) const;
 
     // The same by what comes into the next layer: only its attention is missing.
-    guessed after(const ggml_tensor * incoming);
+    prediction after(const ggml_tensor * incoming);
 
   private:
     void               note_made(const ggml_tensor * tensor);
@@ -61,7 +61,7 @@ class router_guess {
     const float *      values_of(const ggml_tensor * tensor, std::vector<float> & scratch);
     std::vector<float> input_of(const router & next, const router & here);
     std::vector<float> normed(const router & next, const ggml_tensor * incoming);
-    guessed            rank(const router * next, const std::function<std::vector<float>()> & input_of_it);
+    prediction            rank(const router * next, const std::function<std::vector<float>()> & input_of_it);
     std::vector<float> scores_of(const router & next, const float * weights, const std::vector<float> & input);
 
     std::map<int32_t, router>                         routers;           // of each layer

@@ -2,7 +2,7 @@
 
 /// What a layer's router said, as groups.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Uses {
+pub(crate) struct RoutingCounts {
     pub(crate) tokens: u32,
     /// What was chosen, each once, in order.
     pub(crate) chosen: Vec<usize>,
@@ -11,7 +11,7 @@ pub(crate) struct Uses {
     pub(crate) counts: Vec<(usize, f64)>,
 }
 
-impl Uses {
+impl RoutingCounts {
     /// Of `ranked` experts, `each` for every token, of which the first `used` were chosen. A layer has so many
     /// `experts`, from group `first` on. `None` if one is named that is not there.
     pub(crate) fn of(
@@ -47,13 +47,13 @@ mod tests {
 
     #[test]
     fn counts_each_token_and_what_came_next() {
-        let uses = Uses::of(&[3, 1, 0, 3, 0, 2], 3, 1, 5, 10).unwrap();
-        assert_eq!((uses.tokens, &uses.chosen), (2, &vec![13]));
-        assert_eq!(uses.counts, [(10, 0.25 + 0.5), (11, 0.5), (12, 0.25), (13, 2.0)]);
-        let uses = Uses::of(&[0, 1, 2, 3, 4], 5, 2, 5, 0).unwrap();
-        assert_eq!(uses.chosen, [0, 1]);
-        assert!((uses.counts[3].1 - 0.5).abs() < 1e-9, "{uses:?}");
-        assert_eq!(Uses::of(&[0, 5], 2, 2, 5, 0), None);
-        assert_eq!(Uses::of(&[-1], 1, 1, 5, 0), None);
+        let routing = RoutingCounts::of(&[3, 1, 0, 3, 0, 2], 3, 1, 5, 10).unwrap();
+        assert_eq!((routing.tokens, &routing.chosen), (2, &vec![13]));
+        assert_eq!(routing.counts, [(10, 0.25 + 0.5), (11, 0.5), (12, 0.25), (13, 2.0)]);
+        let routing = RoutingCounts::of(&[0, 1, 2, 3, 4], 5, 2, 5, 0).unwrap();
+        assert_eq!(routing.chosen, [0, 1]);
+        assert!((routing.counts[3].1 - 0.5).abs() < 1e-9, "{routing:?}");
+        assert_eq!(RoutingCounts::of(&[0, 5], 2, 2, 5, 0), None);
+        assert_eq!(RoutingCounts::of(&[-1], 1, 1, 5, 0), None);
     }
 }

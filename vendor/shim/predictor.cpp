@@ -1,5 +1,5 @@
 // Guesses at what the router of the next layer will choose.
-#include "guess.h"
+#include "predictor.h"
 
 #include "ggml-backend.h"
 
@@ -84,7 +84,7 @@ int32_t moe::layer_of(const ggml_tensor * tensor, const char * prefix) {
     return end != number && *end == '\0' ? int32_t(layer) : -1; // else something made of a choice
 }
 
-bool router_guess::note(const ggml_tensor * tensor) {
+bool expert_predictor::note(const ggml_tensor * tensor) {
     const int32_t of = tensor->op == GGML_OP_MUL_MAT ? layer_of(tensor, "ffn_moe_logits-") : -1;
     if (of < 0) {
         if (made != nullptr && tensor->src[0] == made) {
@@ -108,7 +108,7 @@ bool router_guess::note(const ggml_tensor * tensor) {
 }
 
 // What is made of a router's scores.
-void router_guess::note_made(const ggml_tensor * tensor) {
+void expert_predictor::note_made(const ggml_tensor * tensor) {
     router & now = routers[current];
     const bool is_gate = tensor->op == GGML_OP_UNARY || tensor->op == GGML_OP_SQRT || tensor->op == GGML_OP_SOFT_MAX;
     if (tensor->op == GGML_OP_ADD && lasts(tensor->src[1])) {
@@ -123,7 +123,7 @@ void router_guess::note_made(const ggml_tensor * tensor) {
 
 // The numbers of a tensor that is computed, or of weights, which are copied once if they are on a device. Null if
 // they cannot be had.
-const float * router_guess::values_of(const ggml_tensor * tensor, std::vector<float> & scratch) {
+const float * expert_predictor::values_of(const ggml_tensor * tensor, std::vector<float> & scratch) {
     if (tensor->type != GGML_TYPE_F32 || tensor->buffer == nullptr || !ggml_is_contiguous(tensor)) {
         return nullptr;
     }
@@ -151,7 +151,7 @@ const float * router_guess::values_of(const ggml_tensor * tensor, std::vector<fl
 
 // What the next router would be given if nothing flowed into it from here: this one's input, as the next norm
 // has it. Empty if it cannot be had.
-std::vector<float> router_guess::input_of(const router & next, const router & here) {
+std::vector<float> expert_predictor::input_of(const router & next, const router & here) {
     std::vector<float> scratch;
     const size_t count = size_t(next.weights->ne[0]);
     if (given == nullptr || size_t(ggml_nelements(given)) != count) {
@@ -175,7 +175,7 @@ std::vector<float> router_guess::input_of(const router & next, const router & he
 }
 
 // What a router of these weights chooses by, for all its experts.
-std::vector<float> router_guess::scores_of(const router & next, const float * weights, const std::vector<float> & input) {
+std::vector<float> expert_predictor::scores_of(const router & next, const float * weights, const std::vector<float> & input) {
     std::vector<float> results, scratch;
     const size_t count = size_t(next.weights->ne[1]);
     for (size_t i = 0; i < count; i++) {
@@ -199,7 +199,7 @@ std::vector<float> router_guess::scores_of(const router & next, const float * we
 
 // What the next router would be given if the attention before it added nothing to what comes into its layer. Empty if
 // it cannot be had.
-std::vector<float> router_guess::normed(const router & next, const ggml_tensor * incoming) {
+std::vector<float> expert_predictor::normed(const router & next, const ggml_tensor * incoming) {
     std::vector<float> scratch, other;
     const size_t  count  = size_t(next.weights->ne[0]);
     const bool    fits   = size_t(ggml_nelements(incoming)) == count && size_t(ggml_nelements(next.norm)) == count;
@@ -218,15 +218,15 @@ std::vector<float> router_guess::normed(const router & next, const ggml_tensor *
 }
 
 // The next router, if its layer's experts are on disk; else null.
-const router * router_guess::next_to_read(int32_t layer) const {
+const router * expert_predictor::next_to_read(int32_t layer) const {
     const auto found = routers.upper_bound(layer);
     const bool reads = found != routers.end() && found->second.reads && found->second.weights != nullptr;
     return reads ? &found->second : nullptr;
 }
 
 // None if there is no router, or its weights or input cannot be had.
-guessed router_guess::rank(const router * next, const std::function<std::vector<float>()> & input_of_it) {
-    guessed result;
+prediction expert_predictor::rank(const router * next, const std::function<std::vector<float>()> & input_of_it) {
+    prediction result;
     std::vector<float> scratch;
     // Before the input, so that nothing is asked of a device in vain.
     const float * weights = next != nullptr ? values_of(next->weights, scratch) : nullptr;
@@ -247,18 +247,18 @@ guessed router_guess::rank(const router * next, const std::function<std::vector<
     return result;
 }
 
-guessed router_guess::after(int32_t layer) {
+prediction expert_predictor::after(int32_t layer) {
     const router * next = layer == current ? next_to_read(layer) : nullptr;
     return rank(next, [&] { return input_of(*next, routers[layer]); });
 }
 
-bool router_guess::tells(const ggml_tensor * tensor) const {
+bool expert_predictor::tells(const ggml_tensor * tensor) const {
     const int32_t  layer = tensor->ne[1] == 1 ? layer_before(tensor) : NO_LAYER;
     const router * next  = layer != NO_LAYER ? next_to_read(layer) : nullptr;
     return next != nullptr && next->layer == layer + 1 && next->norm != nullptr && next->epsilon >= 0;
 }
 
-guessed router_guess::after(const ggml_tensor * incoming) {
+prediction expert_predictor::after(const ggml_tensor * incoming) {
     const router * next = next_to_read(layer_before(incoming));
     return rank(next, [&] { return normed(*next, incoming); });
 }

@@ -31,13 +31,13 @@ impl Pager {
         if routing.tokens == 1 {
             state.predictor.learn(layer, |expert| wanted.contains(&(first + expert)));
         }
-        let mut released = state.follow_memory(Pressure::EVERY);
+        let mut evicted = state.follow_memory(Pressure::EVERY);
         // Memory may be so short that the budget does not hold this; it has to.
         let needed = state.cache.bytes(wanted);
         if needed > state.cache.budget_bytes() && needed <= state.pressure.wanted_bytes() {
             state.cache.set_budget(needed);
         }
-        let guessed = std::mem::take(&mut state.ahead).into_iter();
+        let guessed = std::mem::take(&mut state.prefetched).into_iter();
         let (came_true, in_vain): (Vec<usize>, Vec<usize>) =
             guessed.partition(|group| wanted.contains(group));
         for group in in_vain {
@@ -49,13 +49,13 @@ impl Pager {
                 state.leave(group);
             }
         }
-        let taken = state.cache.take(wanted, wanted.len() * 2 > all).map_err(|full| {
+        let taken = state.cache.admit(wanted, wanted.len() * 2 > all).map_err(|full| {
             let borders = self.layout.border_bytes();
             let (budget_bytes, needed_bytes) =
                 (full.budget_bytes + borders, full.needed_bytes + borders);
             Error::PagingBudget { budget_bytes, needed_bytes }
         })?;
-        released.extend_from_slice(&taken.released);
+        evicted.extend_from_slice(&taken.evicted);
         let slices = tensors.len() as u64;
         let missed = (taken.missing.len() + came_true.len()) as u64 * slices;
         if routing.tokens == 1 {
@@ -64,12 +64,12 @@ impl Pager {
         state.stats.needed_slices += wanted.len() as u64 * slices;
         state.stats.missed_slices += missed;
         state.stats.ahead_slices += came_true.len() as u64 * slices;
-        state.stats.released_slices += self.slices(&released).len() as u64;
+        state.stats.released_slices += self.slices(&evicted).len() as u64;
         let missed_bytes = state.cache.bytes(&taken.missing) + state.cache.bytes(&came_true);
         state.stats.missed_bytes += missed_bytes;
         drop(state);
         self.queue.promote(&self.slices(&came_true));
-        self.replace(&released, &taken.missing, |_| 0)
+        self.replace(&evicted, &taken.missing, |_| 0)
     }
 
     /// Guesses at the next layer's choice: reads those that are likely to come true. A better look leaves
@@ -82,9 +82,9 @@ impl Pager {
         let mut state = lock(&self.state);
         let good = state.predictor.expect(layer, stage, ranked);
         let good: Vec<usize> = good.into_iter().map(|expert| first + expert).collect();
-        let mut ahead = std::mem::take(&mut state.ahead);
+        let mut prefetched = std::mem::take(&mut state.prefetched);
         if state.predictor.are_better_again() {
-            ahead.retain(|group| {
+            prefetched.retain(|group| {
                 let stays =
                     good.contains(group) || !self.queue.withdraw_unbegun(&self.slices(&[*group]));
                 if !stays {
@@ -93,28 +93,28 @@ impl Pager {
                 stays
             });
         }
-        let (mut groups, mut places, mut released) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut groups, mut places, mut evicted) = (Vec::new(), Vec::new(), Vec::new());
         for (place, &group) in good.iter().enumerate() {
-            if let Some(others) = state.cache.take_ahead(group) {
-                released.extend(others);
+            if let Some(others) = state.cache.prefetch(group) {
+                evicted.extend(others);
                 groups.push(group);
                 places.push(place + 1);
             }
         }
-        state.stats.released_slices += self.slices(&released).len() as u64;
-        state.ahead = [&ahead, &groups[..]].concat();
+        state.stats.released_slices += self.slices(&evicted).len() as u64;
+        state.prefetched = [&prefetched, &groups[..]].concat();
         drop(state);
-        self.replace(&released, &groups, |i| places[i])
+        self.replace(&evicted, &groups, |i| places[i])
     }
 
     /// Gives up groups for others, whose reads it queues: of the n-th with the number that `guess` has for it.
     pub(super) fn replace(
         &self,
-        released: &[usize],
+        evicted: &[usize],
         groups: &[usize],
         guess: impl Fn(usize) -> usize,
     ) -> Result<()> {
-        let Handover { from, to, back } = lock(&self.state).hand_over(released, groups);
+        let Handover { from, to, back } = lock(&self.state).hand_over(evicted, groups);
         // A text that was cancelled, or a guess, may have left reads under way: also of a group that is wanted again.
         let slices = self.slices(&[&from[..], &back[..], groups].concat());
         self.queue.withdraw(&slices);
@@ -195,13 +195,13 @@ impl State {
 
     /// What is released goes to the new groups first, then what is spare, the oldest first, whose reads have most
     /// likely ended. What is left stays as spare memory, as far as the budget allows: new memory would be scattered.
-    fn hand_over(&mut self, released: &[usize], groups: &[usize]) -> Handover {
+    fn hand_over(&mut self, evicted: &[usize], groups: &[usize]) -> Handover {
         // What was given up because memory is short may be what is wanted next.
-        let has_its_own = |group: &usize| self.spare.contains(group) || released.contains(group);
+        let has_its_own = |group: &usize| self.spare.contains(group) || evicted.contains(group);
         let to: Vec<usize> = groups.iter().copied().filter(|group| !has_its_own(group)).collect();
         self.spare.retain(|group| !groups.contains(group));
         let mut from: Vec<usize> =
-            released.iter().copied().filter(|group| !groups.contains(group)).collect();
+            evicted.iter().copied().filter(|group| !groups.contains(group)).collect();
         let lacking = to.len().saturating_sub(from.len()).min(self.spare.len());
         from.extend(self.spare.drain(..lacking));
         self.spare.extend(from.split_off(to.len().min(from.len())));
@@ -241,8 +241,8 @@ mod tests {
             let cache = Cache::new(&[(0, 10); 12], 60, 16.0);
             let mut state = State::new(cache, Pressure::new(|| None));
             let mut has_memory = BTreeSet::new();
-            let mut hand = |state: &mut State, released: &[usize], groups: &[usize]| {
-                let Handover { from, to, back } = state.hand_over(released, groups);
+            let mut hand = |state: &mut State, evicted: &[usize], groups: &[usize]| {
+                let Handover { from, to, back } = state.hand_over(evicted, groups);
                 assert!(from.len() <= to.len(), "the rest is spare, or goes back");
                 // One after the other, as pages are moved: never to where there are some.
                 for (i, &group) in to.iter().enumerate() {
@@ -256,13 +256,13 @@ mod tests {
                 assert!(has_memory.len() as u64 * 10 <= state.cache.budget_bytes());
             };
             for (wanted, guess, budget) in steps {
-                let mut released = state.cache.set_budget(budget);
+                let mut evicted = state.cache.set_budget(budget);
                 let wanted: Vec<usize> = wanted.into_iter().collect();
-                let taken = state.cache.take(&wanted, false).unwrap();
-                released.extend(taken.released);
-                hand(&mut state, &released, &taken.missing);
-                if let Some(released) = state.cache.take_ahead(guess) {
-                    hand(&mut state, &released, &[guess]);
+                let taken = state.cache.admit(&wanted, false).unwrap();
+                evicted.extend(taken.evicted);
+                hand(&mut state, &evicted, &taken.missing);
+                if let Some(evicted) = state.cache.prefetch(guess) {
+                    hand(&mut state, &evicted, &[guess]);
                     if guess % 2 == 0 {
                         state.cache.forget(guess);
                         state.spare.push(guess);

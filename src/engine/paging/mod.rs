@@ -72,7 +72,7 @@ struct State {
     predictor: ExpertPredictor,
     rows: Rows,
     /// The groups that were read on a guess for the layer that chooses next.
-    ahead: Vec<usize>,
+    prefetched: Vec<usize>,
     /// Groups with memory, but without their bytes.
     spare: Vec<usize>,
 }
@@ -86,18 +86,18 @@ impl State {
             is_whole: false,
             predictor: ExpertPredictor::default(),
             rows: Rows::default(),
-            ahead: Vec::new(),
+            prefetched: Vec::new(),
             spare: Vec::new(),
         }
     }
 
-    /// Makes the budget what memory allows, if the last look at it was so long ago. Returns what is released.
+    /// Makes the budget what memory allows, if the last look at it was so long ago. Returns what is evicted.
     fn follow_memory(&mut self, every: Duration) -> Vec<usize> {
         let (now, resident) = (self.cache.budget_bytes(), self.cache.resident_bytes());
         let Some(budget) = self.pressure.look(every, now, resident) else { return Vec::new() };
-        let released = self.cache.set_budget(budget);
+        let evicted = self.cache.set_budget(budget);
         self.stats.shrunk += u64::from(self.cache.budget_bytes() < now);
-        released
+        evicted
     }
 }
 
@@ -227,10 +227,10 @@ impl Pager {
             return Ok(false);
         }
         let mut state = lock(&self.state);
-        let released = state.follow_memory(Duration::ZERO);
+        let evicted = state.follow_memory(Duration::ZERO);
         let filled = state.cache.fill(wanted, FILL_BYTES);
         drop(state);
-        self.replace(&released, &filled, |_| 0)?;
+        self.replace(&evicted, &filled, |_| 0)?;
         Ok(!filled.is_empty())
     }
 

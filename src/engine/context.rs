@@ -506,7 +506,7 @@ impl Context {
         let limits = self.limits.as_deref().cloned().unwrap_or_default();
         let turn = self.weights.rpc.turn(&limits)?;
         let pager = self.weights.pager().filter(|_| self.paging.is_some());
-        let _turn = pager.map(super::paging::Pager::turn);
+        let _turn = pager.map(super::paging::Pager::compute_lock);
         let context = self.raw.as_ptr();
         let has_servers = !self.weights.rpc.are_none();
         let offload = OffloadFrom::tokens(self.settings.offload_from);

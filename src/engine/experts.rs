@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 
-use super::call::told;
+use super::call::slice_from_raw;
 use super::{ExpertUse, ffi};
 
 /// What the engine's evaluation callback is given. Owned by one context; the engine reads and writes
@@ -67,7 +67,8 @@ impl Drop for ExpertWatch {
 unsafe extern "C" fn visit(layer: i32, experts: *const i32, count: usize, user: *mut c_void) {
     // SAFETY: `user` is the `Counts` of a living context, used by nobody else while it computes; the
     // shim passes `count` numbers that live during the call.
-    let (counts, experts) = unsafe { (&mut *user.cast::<Counts>(), told(experts, count)) };
+    let (counts, experts) =
+        unsafe { (&mut *user.cast::<Counts>(), slice_from_raw(experts, count)) };
     let counted = catch_unwind(AssertUnwindSafe(|| counts.counted.record(layer, experts)));
     counts.panicked |= counted.is_err();
 }

@@ -6,15 +6,15 @@
 //! the engine multiplies with one of them, it waits for that one's slices, so that the last are read while
 //! the first are computed with. See docs/paging.md.
 
+mod address_map;
 mod checksums;
 mod choice;
+mod event_fd;
 mod files;
 mod memory;
 mod pages;
-mod places;
 mod queue;
 mod reader;
-mod signal;
 mod stream;
 mod watch;
 
@@ -25,8 +25,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use self::address_map::AddressMap;
 use self::files::PagedFile;
-use self::places::Places;
 use self::queue::Queue;
 use self::reader::Readers;
 pub(super) use self::stream::ModelStream;
@@ -51,10 +51,10 @@ pub(crate) struct Pager {
     layout: Layout,
     tensors: HashMap<String, usize>,
     /// Shared with the engine's buffer, which asks for addresses while it loads.
-    places: Box<Mutex<Places>>,
+    address_map: Box<Mutex<AddressMap>>,
     state: Mutex<State>,
     /// Contexts take turns: what one is about to use must not be released for another.
-    turn: Mutex<()>,
+    compute_lock: Mutex<()>,
     io_uring: bool,
     read_ahead: bool,
     /// Whether each read is compared with the first.
@@ -134,8 +134,8 @@ impl Pager {
         let named = |(i, tensor): (usize, &PagedTensor)| (tensor.name.clone(), i);
         let tensors = layout.tensors.iter().enumerate().map(named).collect();
         let offset = |tensor: &PagedTensor| (tensor.name.clone(), tensor.file_offset);
-        let places = Box::new(Places::new(layout.on_disk().map(offset).collect()));
-        let memory = places::for_engine(&places);
+        let address_map = Box::new(AddressMap::new(layout.on_disk().map(offset).collect()));
+        let memory = address_map::for_engine(&address_map);
         let mut buffer_type = ptr::null_mut();
         // SAFETY: `memory` is copied; what it points to is boxed and kept until the type is freed.
         guarded(|message| unsafe {
@@ -153,9 +153,9 @@ impl Pager {
             files,
             layout,
             tensors,
-            places,
+            address_map,
             state: Mutex::new(state),
-            turn: Mutex::new(()),
+            compute_lock: Mutex::new(()),
             io_uring: options.io_uring,
             read_ahead: options.read_ahead,
             verify: options.verify,
@@ -260,13 +260,13 @@ impl Pager {
     }
 
     /// To be held while a context computes.
-    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
-        lock(&self.turn)
+    pub(super) fn compute_lock(&self) -> MutexGuard<'_, ()> {
+        lock(&self.compute_lock)
     }
 
     /// Why the load failed, if it was for want of addresses.
     pub(super) fn load_failure(&self) -> Option<Error> {
-        lock(&self.places).failure.take()
+        lock(&self.address_map).failure.take()
     }
 
     pub(super) fn failure(&self) -> Option<Error> {

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::paging::PAGE_BYTES;
 
 /// Where the engine's tensors are.
-pub(super) struct Places {
+pub(super) struct AddressMap {
     reserved: Vec<Reserved>,
     cuts: Cuts,
     /// Offset of each tensor in its file, by name.
@@ -23,7 +23,7 @@ pub(super) struct Places {
     pub(super) failure: Option<Error>,
 }
 
-impl Places {
+impl AddressMap {
     pub(super) fn new(offsets: HashMap<String, u64>) -> Mutex<Self> {
         Mutex::new(Self {
             reserved: Vec::new(),
@@ -64,27 +64,27 @@ impl Places {
     }
 }
 
-/// What the engine asks for addresses; `places` must stay where it is as long as the engine has it.
-pub(super) fn for_engine(places: &Mutex<Places>) -> ffi::moe_paged_memory {
+/// What the engine asks for addresses; `address_map` must stay where it is as long as the engine has it.
+pub(super) fn for_engine(address_map: &Mutex<AddressMap>) -> ffi::moe_paged_memory {
     ffi::moe_paged_memory {
         reserve: Some(reserve),
         release: Some(release),
         place: Some(place),
-        user: ptr::from_ref(places).cast_mut().cast(),
+        user: ptr::from_ref(address_map).cast_mut().cast(),
     }
 }
 
 unsafe extern "C" fn reserve(bytes: usize, user: *mut c_void) -> *mut c_void {
-    // SAFETY: `user` is the pager's `places`, boxed and alive as long as the buffer type.
-    let places = unsafe { &*user.cast::<Mutex<Places>>() };
+    // SAFETY: `user` is the pager's address map, boxed and alive as long as the buffer type.
+    let address_map = unsafe { &*user.cast::<Mutex<AddressMap>>() };
     match Reserved::new(bytes) {
         Ok(reserved) => {
             let base = reserved.base();
-            lock(places).reserved.push(reserved);
+            lock(address_map).reserved.push(reserved);
             base as *mut c_void
         }
         Err(error) => {
-            lock(places).failure = Some(error);
+            lock(address_map).failure = Some(error);
             ptr::null_mut()
         }
     }
@@ -92,8 +92,8 @@ unsafe extern "C" fn reserve(bytes: usize, user: *mut c_void) -> *mut c_void {
 
 unsafe extern "C" fn release(base: *mut c_void, _bytes: usize, user: *mut c_void) {
     // SAFETY: as in `reserve`.
-    let places = unsafe { &*user.cast::<Mutex<Places>>() };
-    lock(places).reserved.retain(|reserved| reserved.base() != base as usize);
+    let address_map = unsafe { &*user.cast::<Mutex<AddressMap>>() };
+    lock(address_map).reserved.retain(|reserved| reserved.base() != base as usize);
 }
 
 unsafe extern "C" fn place(
@@ -103,13 +103,13 @@ unsafe extern "C" fn place(
     user: *mut c_void,
 ) -> *mut c_void {
     // SAFETY: as in `reserve`; the name is the engine's NUL-terminated text.
-    let (places, name) = unsafe { (&*user.cast::<Mutex<Places>>(), CStr::from_ptr(name)) };
-    let mut places = lock(places);
+    let (address_map, name) = unsafe { (&*user.cast::<Mutex<AddressMap>>(), CStr::from_ptr(name)) };
+    let mut address_map = lock(address_map);
     let name = name.to_string_lossy().into_owned();
-    let Some(&offset) = places.offsets.get(&name) else { return ptr::null_mut() };
+    let Some(&offset) = address_map.offsets.get(&name) else { return ptr::null_mut() };
     let Ok(in_page) = usize::try_from(offset % PAGE_BYTES) else { return ptr::null_mut() };
     // The engine aligned it to a page and left two pages of room.
     let address = data as usize + in_page;
-    places.addresses.insert(name, address);
+    address_map.addresses.insert(name, address);
     NonNull::new(address as *mut c_void).map_or(ptr::null_mut(), NonNull::as_ptr)
 }

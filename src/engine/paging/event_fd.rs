@@ -6,9 +6,9 @@ use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
 /// Stays readable from when it is sent until it is taken, however often it is sent: an `eventfd`.
 #[derive(Debug)]
-pub(super) struct Signal(File);
+pub(super) struct EventFd(File);
 
-impl Signal {
+impl EventFd {
     pub(super) fn new() -> io::Result<Self> {
         // SAFETY: it makes a descriptor, and touches no memory.
         let descriptor = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
@@ -40,11 +40,11 @@ mod tests {
 
     #[test]
     fn sent_often_and_taken_once() {
-        let signal = Signal::new().unwrap();
-        assert!(!signal.take(), "not yet sent");
-        signal.send();
-        signal.send();
-        assert!(signal.take());
-        assert!(!signal.take());
+        let event_fd = EventFd::new().unwrap();
+        assert!(!event_fd.take(), "not yet sent");
+        event_fd.send();
+        event_fd.send();
+        assert!(event_fd.take());
+        assert!(!event_fd.take());
     }
 }

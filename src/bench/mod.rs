@@ -13,7 +13,6 @@
 mod agreement;
 mod builder;
 mod checks;
-mod choice;
 mod compare;
 mod energy;
 mod environment;
@@ -21,6 +20,7 @@ mod error;
 mod expected;
 mod journal;
 mod measure;
+mod policy_spec;
 mod process_memory;
 mod protocol;
 mod quality;
@@ -36,12 +36,12 @@ mod tune;
 
 pub use self::agreement::{AGREEMENT_DRIFT, AGREEMENT_LEVEL, Agreement, Compared};
 pub use self::checks::{Fault, faults};
-pub use self::choice::PolicyChoice;
 pub use self::energy::Energy;
 pub use self::environment::{Environment, ModelFacts};
 pub use self::error::{BenchError, BenchResult};
 pub use self::journal::Journal;
 pub use self::measure::measure;
+pub use self::policy_spec::PolicyChoice;
 pub use self::process_memory::ProcessMemory;
 pub use self::protocol::{
     ModelChoice, PROTOCOL_VERSION, Prompt, Protocol, QualityProtocol, Setting, default_prompts,

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::choice::PolicyChoice;
 use super::error::{BenchError, BenchResult};
+use super::policy_spec::PolicyChoice;
 use crate::context::ContextOptions;
 use crate::engine::LoadMode;
 

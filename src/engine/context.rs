@@ -325,7 +325,7 @@ impl Context {
     /// Forgets all but the first `keep` tokens; returns how many are really left. Where the memory
     /// cannot go back, those that are left by a checkpoint, which was made after them or the next
     /// and keeps so many; without one, none.
-    pub(crate) fn keep(
+    pub(crate) fn truncate(
         &mut self,
         keep: usize,
         checkpoint: Option<(&[u8], usize)>,

@@ -126,7 +126,7 @@ impl<'m> Together<'m> {
     ) -> Result<()> {
         let Prompts { tokens: prompts, dropped_messages } = prompts(self.model, &self.limits)?;
         let prompt_tokens: usize = prompts.iter().map(Vec::len).sum();
-        let context_tokens = self.model.cached.capacity;
+        let context_tokens = self.model.prefix_cache.capacity;
         if prompts.iter().any(Vec::is_empty) {
             return Err(Error::EmptyPrompt);
         }
@@ -139,7 +139,7 @@ impl<'m> Together<'m> {
         self.model.context.watch(&self.limits);
         let prefill_started = Instant::now();
         self.has_begun = true;
-        self.model.cached.clear(&mut self.model.context)?;
+        self.model.prefix_cache.clear(&mut self.model.context)?;
         let mut reading = Reading::of(options.on_prompt_progress.as_ref(), prompt_tokens);
         reading.advance(0)?;
         for (number, prompt) in prompts.iter().enumerate() {
@@ -294,7 +294,7 @@ impl<'m> Together<'m> {
             return Ok(false);
         }
         let is_late = self.limits.interruption() == Some(Interruption::TimeUp);
-        if is_late || self.held + going_on.len() > self.model.cached.capacity {
+        if is_late || self.held + going_on.len() > self.model.prefix_cache.capacity {
             let reason = if is_late { StopReason::TimeLimit } else { StopReason::ContextFull };
             going_on.into_iter().try_for_each(|number| self.end(number, reason))?;
             return Ok(true);
@@ -391,7 +391,7 @@ impl Drop for Together<'_> {
     fn drop(&mut self) {
         if self.has_begun {
             // The next conversation begins with nothing; what cannot be forgotten now says so then.
-            let _ = self.model.cached.clear(&mut self.model.context);
+            let _ = self.model.prefix_cache.clear(&mut self.model.context);
         }
     }
 }

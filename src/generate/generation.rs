@@ -114,7 +114,7 @@ impl<'m> Generation<'m> {
         if tokens.is_empty() {
             return Err(Error::EmptyPrompt);
         }
-        let context_tokens = model.cached.capacity;
+        let context_tokens = model.prefix_cache.capacity;
         if tokens.len() >= context_tokens {
             return Err(Error::PromptTooLong { prompt_tokens: tokens.len(), context_tokens });
         }
@@ -129,12 +129,12 @@ impl<'m> Generation<'m> {
         )?);
         model.context.watch(&self.limits);
         let prefill_started = Instant::now();
-        let reused = model.cached.rewind(&mut model.context, &tokens)?;
+        let reused = model.prefix_cache.rewind(&mut model.context, &tokens)?;
         model.timing.reused_tokens = reused as u64;
         let mut reading = Reading::of(options.on_prompt_progress.as_ref(), tokens.len());
         reading.advance(reused)?;
         let context = &mut model.context;
-        let read = model.cached.read(context, &tokens[reused..], &self.limits, &mut reading);
+        let read = model.prefix_cache.read(context, &tokens[reused..], &self.limits, &mut reading);
         model.timing.prefill = prefill_started.elapsed();
         read
     }
@@ -181,10 +181,10 @@ impl<'m> Generation<'m> {
     fn next_token(&mut self) -> Result<Option<Token>> {
         let model = &mut *self.model;
         if let Some(token) = self.pending.take() {
-            if model.cached.is_full() {
+            if model.prefix_cache.is_full() {
                 return Ok(None);
             }
-            model.cached.append(&mut model.context, &[token], &self.limits)?;
+            model.prefix_cache.append(&mut model.context, &[token], &self.limits)?;
         }
         let Some(sampler) = &mut self.sampler else { return Ok(None) };
         sampler.sample(&mut model.context).map(Some)

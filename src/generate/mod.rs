@@ -53,7 +53,7 @@ impl MoeModel {
         options.check_without_messages()?;
         Generation::start(self, options, started, |model, limits| {
             let weights = model.context.weights();
-            let tokens = vec![model.cached.tokens_of(weights, prompt, true, limits)?];
+            let tokens = vec![model.prefix_cache.tokens_of(weights, prompt, true, limits)?];
             Ok(Prompts { tokens, dropped_messages: 0 })
         })
     }

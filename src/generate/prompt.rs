@@ -38,7 +38,7 @@ impl MoeModel {
     ) -> Result<Prompts> {
         self.fitting(&[messages], options, |messages| {
             let (prompt, add_special) = self.format(messages, &options.template, limits)?;
-            self.cached.tokens_of(self.context.weights(), &prompt, add_special, limits)
+            self.prefix_cache.tokens_of(self.context.weights(), &prompt, add_special, limits)
         })
     }
 
@@ -64,7 +64,7 @@ impl MoeModel {
     ) -> Result<Prompts> {
         let answer = options.max_tokens.and_then(|tokens| usize::try_from(tokens).ok());
         let answer = answer.unwrap_or(usize::MAX);
-        options.overflow.fit(conversations, self.cached.capacity, answer, tokens_of)
+        options.overflow.fit(conversations, self.prefix_cache.capacity, answer, tokens_of)
     }
 
     /// The prompt, and whether the tokens that begin every text are still missing: templates

@@ -82,7 +82,7 @@ fn side_of_round(context: &mut Context, timed: u32) -> Result<Vec<Duration>> {
         Ok(started.elapsed())
     });
     let times = times.collect::<Result<_>>()?;
-    context.keep(0, None)?;
+    context.truncate(0, None)?;
     Ok(times)
 }
 

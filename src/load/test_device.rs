@@ -45,7 +45,7 @@ fn builder() -> MoeModelBuilder {
 /// Multiplications with experts that the device does for a batch of so many tokens.
 fn offloaded(model: &mut MoeModel, tokens: usize) -> u64 {
     let before = PlantedDevice::expert_operations();
-    model.context.keep(0, None).unwrap();
+    model.context.truncate(0, None).unwrap();
     model.context.decode(&vec![5; tokens]).unwrap();
     model.context.synchronize().unwrap();
     PlantedDevice::expert_operations() - before

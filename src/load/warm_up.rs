@@ -202,7 +202,7 @@ fn compute(context: &mut Context, plan: &Plan) -> Result<()> {
     if context.micro_batch_tokens() < room {
         trial::compute(context, &trial::tokens(context, 1))?;
     }
-    context.keep(0, None)?;
+    context.truncate(0, None)?;
     if let Some(pager) = context.weights().pager() {
         pager.reset();
     }

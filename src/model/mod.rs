@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use self::expert_offload::{ExpertOffload, OffloadTimes};
-use self::prefix_cache::Cached;
+use self::prefix_cache::PrefixCache;
 pub use self::progress::{PromptCallback, PromptProgress};
 use self::reservation::Reservation;
 pub use self::stats::Stats;
@@ -51,7 +51,7 @@ pub(crate) struct Loaded {
 /// at a time.
 pub struct MoeModel {
     pub(crate) context: Context,
-    pub(crate) cached: Cached,
+    pub(crate) prefix_cache: PrefixCache,
     pub(crate) timing: Timing,
     /// The model file's own, or why there is none.
     pub(crate) template: Arc<Result<ChatTemplate>>,
@@ -93,7 +93,7 @@ impl MoeModel {
             mode,
             offload,
             context,
-            cached: Cached::new(
+            prefix_cache: PrefixCache::new(
                 plan.context_tokens(),
                 plan.context().batch_tokens,
                 checkpoint_bytes,
@@ -112,7 +112,7 @@ impl MoeModel {
     /// # Errors
     /// What the engine reports.
     pub fn forget(&mut self) -> Result<()> {
-        self.cached.clear(&mut self.context)
+        self.prefix_cache.clear(&mut self.context)
     }
 
     /// Which experts each layer has used since the model was loaded; `None` unless it was loaded
@@ -160,7 +160,7 @@ impl MoeModel {
             mode: self.mode,
             offload: self.offload,
             context,
-            cached: self.cached.another(),
+            prefix_cache: self.prefix_cache.another(),
             timing: Timing::default(),
             template: Arc::clone(&self.template),
             plan: self.plan.clone(),
@@ -188,8 +188,8 @@ impl MoeModel {
     /// # Errors
     /// [`Error::Io`], also where something else than a session has the name; or what the engine reports.
     pub fn save_session(&mut self, path: impl AsRef<Path>) -> Result<()> {
-        self.cached.restore(&mut self.context)?;
-        session::save(path.as_ref(), &self.plan, &self.cached, &mut self.context)
+        self.prefix_cache.restore(&mut self.context)?;
+        session::save(path.as_ref(), &self.plan, &self.prefix_cache, &mut self.context)
     }
 
     /// Goes on where [`save_session`](Self::save_session) was called, perhaps by another process.
@@ -199,7 +199,7 @@ impl MoeModel {
     /// [`Error::InvalidSession`] for a file that is none, belongs to another model or context, is
     /// cut or was changed; then nothing has changed here. [`Error::Io`], or what the engine reports.
     pub fn restore_session(&mut self, path: impl AsRef<Path>) -> Result<()> {
-        session::restore(path.as_ref(), &self.plan, &mut self.cached, &mut self.context)
+        session::restore(path.as_ref(), &self.plan, &mut self.prefix_cache, &mut self.context)
     }
 
     /// How many tokens the text has for this model.
@@ -249,7 +249,7 @@ impl MoeModel {
             first_token_seconds: timing.first_token.map(|time| time.as_secs_f64()),
             prefill_tokens_per_second: timing.prefill_rate(),
             decode_tokens_per_second: timing.decode_rate(),
-            checkpoint_bytes: self.cached.checkpoint_bytes(),
+            checkpoint_bytes: self.prefix_cache.checkpoint_bytes(),
             devices: self.memory.clone(),
             paging: self.paging(),
             expert_offload: self.offload,

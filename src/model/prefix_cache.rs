@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::limits::{Interruption, Limits};
 
 /// The tokens whose KV state a context holds, kept true through every error.
-pub(crate) struct Cached {
+pub(crate) struct PrefixCache {
     tokens: Vec<Token>,
     /// Most tokens it may hold.
     pub(crate) capacity: usize,
@@ -22,7 +22,7 @@ pub(crate) struct Cached {
     edited: Option<usize>,
 }
 
-impl Cached {
+impl PrefixCache {
     pub(crate) fn new(capacity: u32, batch: u32, checkpoint_bytes: u64) -> Self {
         Self {
             tokens: Vec::new(),
@@ -86,7 +86,7 @@ impl Cached {
     fn go_back(&mut self, context: &mut Context, keep: usize) -> Result<usize> {
         let checkpoint = self.checkpoints.before(keep, context.rewind());
         let checkpoint = checkpoint.map(|found| (&*found.state, found.position.min(keep)));
-        let kept = context.keep(keep, checkpoint);
+        let kept = context.truncate(keep, checkpoint);
         let left = *kept.as_ref().unwrap_or(&0);
         self.tokens.truncate(left);
         self.checkpoints.forget_after(left);
@@ -187,7 +187,7 @@ impl Cached {
     /// Forgets everything.
     pub(crate) fn clear(&mut self, context: &mut Context) -> Result<()> {
         self.replace(Vec::new());
-        context.keep(0, None).map(|_| ())
+        context.truncate(0, None).map(|_| ())
     }
 
     /// The tokens that are held.

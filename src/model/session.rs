@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::prefix_cache::Cached;
+use super::prefix_cache::PrefixCache;
 use crate::context::ContextOptions;
 use crate::engine::{Context, REVISION, Token};
 use crate::error::{Error, Result, SessionFault};
@@ -30,15 +30,20 @@ struct Head {
 }
 
 /// Writes to a file beside `path`, then renames it, so that there is never half a session.
-pub(crate) fn save(path: &Path, plan: &Plan, cached: &Cached, context: &mut Context) -> Result<()> {
+pub(crate) fn save(
+    path: &Path,
+    plan: &Plan,
+    prefix_cache: &PrefixCache,
+    context: &mut Context,
+) -> Result<()> {
     let failed = |source| Error::Io { action: "write", path: path.to_owned(), source };
     check_place(path).map_err(failed)?;
-    let state = if cached.tokens().is_empty() { Vec::new() } else { context.state()? };
+    let state = if prefix_cache.tokens().is_empty() { Vec::new() } else { context.state()? };
     let head = Head {
         engine: REVISION.to_owned(),
         fingerprint: plan.model().fingerprint.clone(),
         context: plan.context().clone(),
-        tokens: cached.tokens().len() as u64,
+        tokens: prefix_cache.tokens().len() as u64,
         state_bytes: state.len() as u64,
     };
     let head = serde_json::to_vec(&head).map_err(|error| failed(error.into()))?;
@@ -51,7 +56,7 @@ pub(crate) fn save(path: &Path, plan: &Plan, cached: &Cached, context: &mut Cont
         out.write_all(&MAGIC)?;
         out.write_all(&u32::try_from(head.len()).unwrap_or(u32::MAX).to_le_bytes())?;
         out.write_all(&head)?;
-        for token in cached.tokens() {
+        for token in prefix_cache.tokens() {
             out.write_all(&token.to_le_bytes())?;
         }
         out.write_all(&state)?;
@@ -83,16 +88,16 @@ fn check_place(path: &Path) -> std::io::Result<()> {
 pub(crate) fn restore(
     path: &Path,
     plan: &Plan,
-    cached: &mut Cached,
+    prefix_cache: &mut PrefixCache,
     context: &mut Context,
 ) -> Result<()> {
     let (tokens, state) = read(path, plan)?;
-    cached.replace(Vec::new());
+    prefix_cache.replace(Vec::new());
     if tokens.is_empty() {
-        return context.keep(0, None).map(|_| ());
+        return context.truncate(0, None).map(|_| ());
     }
     context.set_state(&state)?;
-    cached.replace(tokens);
+    prefix_cache.replace(tokens);
     Ok(())
 }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::assignment::own_device;
-use super::choice::trained_tokens;
 use super::default_place::{DefaultPlace, is_pageable, resolve_all};
+use super::open_sizes::trained_tokens;
 use super::{CPU, DISK, Device, DiskPlan, NOT_LOADED, Plan, rules, summary};
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};

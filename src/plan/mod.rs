@@ -6,7 +6,6 @@
 mod account;
 mod assignment;
 mod check;
-mod choice;
 mod decision;
 mod default_place;
 mod device_plan;
@@ -18,6 +17,7 @@ mod fit;
 pub(crate) mod kv_cache;
 mod micro_batch;
 mod offload;
+mod open_sizes;
 mod overhead;
 mod padding;
 mod patterns;

@@ -3,8 +3,8 @@
 use super::kv_cache::KvCache;
 use super::problem::{Compute, Problem, Sizes};
 use super::{
-    ContextOptions, Device, Plan, check_devices, check_offload, choice, default_place, micro_batch,
-    rules, summary,
+    ContextOptions, Device, Plan, check_devices, check_offload, default_place, micro_batch,
+    open_sizes, rules, summary,
 };
 use crate::error::Result;
 use crate::experts::ExpertMap;
@@ -34,7 +34,7 @@ fn solve(
     if policy.fit().is_none() {
         open.check_none()?;
     }
-    let context = context.resolve(choice::trained_tokens(gguf))?;
+    let context = context.resolve(open_sizes::trained_tokens(gguf))?;
     check_offload(&context, devices)?;
     let experts = ExpertMap::new(gguf)?;
     let problem = Problem {
@@ -50,7 +50,7 @@ fn solve(
     let fit = policy.fit();
     let mut plan = match fit {
         Some(fit) if !devices.is_empty() => {
-            choice::choose(&problem, fit, (open, grows), &sizes, compute)?
+            open_sizes::choose(&problem, fit, (open, grows), &sizes, compute)?
         }
         _ => {
             let plan = problem.as_the_engine_deals(&sizes, compute)?;

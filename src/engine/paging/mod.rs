@@ -8,10 +8,10 @@
 
 mod address_map;
 mod checksums;
-mod choice;
 mod event_fd;
 mod files;
 mod memory;
+mod on_routing;
 mod pages;
 mod queue;
 mod reader;

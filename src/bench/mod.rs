@@ -28,7 +28,7 @@ mod record;
 mod report;
 mod runner;
 mod statistics;
-mod student;
+mod t_distribution;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -57,7 +57,7 @@ pub(crate) type Likelihood = (Token, f32);
 
 /// A token to compute, of one of several sequences.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Step {
+pub(crate) struct BatchToken {
     pub(crate) token: Token,
     pub(crate) position: i32,
     pub(crate) sequence: i32,
@@ -268,7 +268,7 @@ impl Context {
     }
 
     /// Computes one token of each of several sequences, each at its position.
-    pub(crate) fn decode_together(&mut self, steps: &[Step]) -> Result<Decoded> {
+    pub(crate) fn decode_together(&mut self, steps: &[BatchToken]) -> Result<Decoded> {
         let tokens: Vec<Token> = steps.iter().map(|step| step.token).collect();
         let positions: Vec<i32> = steps.iter().map(|step| step.position).collect();
         let sequences: Vec<i32> = steps.iter().map(|step| step.sequence).collect();

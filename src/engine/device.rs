@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::call::{c_string, copied, guarded, path_string, table};
 use super::locks::{self, RpcTurn};
 use super::rpc::{self, Link};
-use super::{backend, ffi, inherited};
+use super::{backend, ffi, socket_owner};
 use crate::device::{CPU, Device, DeviceKind};
 use crate::error::{Error, Result};
 use crate::limits::{CancelHandle, Limits};
@@ -176,7 +176,7 @@ fn silence() -> String {
 
 /// The connection to this server, whether or not there is one yet.
 fn link(endpoint: &str) -> Result<Arc<Link>> {
-    rpc::link(endpoint, inherited::is_open_here)
+    rpc::link(endpoint, socket_owner::is_open_here)
 }
 
 /// So few threads are let be on any machine: where they are more than its CPUs they slow each other down,

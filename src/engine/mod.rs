@@ -19,7 +19,6 @@ mod experts;
 mod ffi;
 mod form;
 mod host_memory;
-mod inherited;
 mod load_mode;
 mod locks;
 #[cfg(feature = "bench")]
@@ -42,11 +41,12 @@ mod rewind;
 mod rpc;
 mod rpc_servers;
 mod sampler;
+mod socket_owner;
 mod threads;
 mod variants;
 mod weights;
 
-pub(crate) use self::context::{Context, ContextSettings, Decoded, Step};
+pub(crate) use self::context::{BatchToken, Context, ContextSettings, Decoded};
 pub(crate) use self::device::{check_threads, devices_named, devices_with};
 pub use self::device::{connect_rpc, devices, serve_rpc};
 pub(crate) use self::dry_run::DryRun;

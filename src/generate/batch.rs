@@ -7,7 +7,7 @@ use super::detokenizer::{Output, TextBuffer};
 use super::log_probabilities::TokenLogProbabilities;
 use super::options::{GenerateOptions, StopReason};
 use super::overflow::Prompts;
-use crate::engine::{Decoded, Sampler, Step, Token};
+use crate::engine::{BatchToken, Decoded, Sampler, Token};
 use crate::error::{Error, Result};
 use crate::limits::{Interruption, Limits};
 use crate::model::prefix_cache::batch_tokens;
@@ -167,9 +167,9 @@ impl<'m> Together<'m> {
             &self.limits,
         )?;
         let id = i32::try_from(number).unwrap_or(i32::MAX);
-        let mut steps: Vec<Step> = (0..)
+        let mut steps: Vec<BatchToken> = (0..)
             .zip(prompt)
-            .map(|(position, &token)| Step { token, position, sequence: id, is_last: false })
+            .map(|(position, &token)| BatchToken { token, position, sequence: id, is_last: false })
             .collect();
         if let Some(last) = steps.last_mut() {
             last.is_last = true;
@@ -209,7 +209,7 @@ impl<'m> Together<'m> {
         self.leave(number)
     }
 
-    fn compute(&mut self, steps: &[Step]) -> Result<()> {
+    fn compute(&mut self, steps: &[BatchToken]) -> Result<()> {
         let decoded = match self.limits.interruption() {
             Some(_) => Decoded::Cancelled,
             None => self.model.context.decode_together(steps)?,
@@ -299,13 +299,13 @@ impl<'m> Together<'m> {
             going_on.into_iter().try_for_each(|number| self.end(number, reason))?;
             return Ok(true);
         }
-        let steps: Vec<Step> = going_on
+        let steps: Vec<BatchToken> = going_on
             .iter()
             .filter_map(|&number| {
                 let sequence = &self.sequences[number];
                 let position = i32::try_from(sequence.length).ok()?;
                 let id = i32::try_from(number).ok()?;
-                Some(Step { token: sequence.pending?, position, sequence: id, is_last: true })
+                Some(BatchToken { token: sequence.pending?, position, sequence: id, is_last: true })
             })
             .collect();
         self.compute(&steps)?;

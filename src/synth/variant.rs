@@ -22,7 +22,7 @@ pub(super) enum Setting {
 
 /// How an architecture departs from the plain one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Quirk {
+pub(super) enum Variant {
     /// Query, key and value in one matrix.
     FusedQkv,
     /// Biases on query, key and value.

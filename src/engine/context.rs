@@ -98,7 +98,7 @@ pub(crate) struct Context {
     /// What the engine's evaluation callback counts in. Its memory stays where it is until this is
     /// dropped, which is after the context is freed.
     #[cfg(feature = "bench")]
-    pub(super) watch: Option<super::experts::ExpertWatch>,
+    pub(super) watch: Option<super::expert_watch::ExpertWatch>,
 }
 
 // SAFETY: the engine binds a context to no thread; all use is through `&mut self`, or by reads
@@ -131,9 +131,10 @@ impl Context {
         // Sliding-window layers keep their window, not the whole context.
         params.swa_full = false;
         #[cfg(feature = "bench")]
-        let watch = settings.watch_experts.then(super::experts::ExpertWatch::new);
+        let watch = settings.watch_experts.then(super::expert_watch::ExpertWatch::new);
         #[cfg(feature = "bench")]
-        let counting = watch.as_ref().map_or(ptr::null_mut(), super::experts::ExpertWatch::as_ptr);
+        let counting =
+            watch.as_ref().map_or(ptr::null_mut(), super::expert_watch::ExpertWatch::as_ptr);
         #[cfg(not(feature = "bench"))]
         let counting = ptr::null_mut();
         #[cfg(feature = "bench")]

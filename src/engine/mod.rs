@@ -15,7 +15,7 @@ mod dry_run;
 #[cfg(feature = "bench")]
 mod expert_use;
 #[cfg(feature = "bench")]
-mod experts;
+mod expert_watch;
 mod ffi;
 mod form;
 mod host_memory;

@@ -151,7 +151,7 @@ pub(crate) fn read(folder: &Path, below: &str) -> Vec<(String, String)> {
         let name = format!("{below}{}", entry.file_name().to_str().unwrap());
         if entry.path().is_dir() {
             files.extend(read(&entry.path(), &format!("{name}/")));
-        } else if name.ends_with(".rs") {
+        } else if entry.path().extension().is_some_and(|extension| extension == "rs") {
             files.push((name, fs::read_to_string(entry.path()).unwrap()));
         }
     }

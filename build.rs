@@ -229,7 +229,7 @@ mod shim {
             "sampling",
             "measure",
             "paging",
-            "guess",
+            "predictor",
             "threads",
             "host_memory",
             "offload",

@@ -9,7 +9,7 @@ use super::error::{BenchError, BenchResult};
 use super::protocol::{Prompt, Protocol, Setting};
 use super::record::{Answer, Record, SpeedRecord};
 use super::statistics::Summary;
-use super::student;
+use super::t_distribution;
 use super::task::Task;
 
 /// Each figure is compared at this level: of equal figures so large a share agrees.
@@ -261,7 +261,7 @@ impl Agreement {
     /// How many disagreements equal machines would have by chance, at most, but in one of a hundred
     /// pairs of runs, if figures were independent of each other. Exact figures have none.
     pub fn most_by_chance(&self) -> usize {
-        student::most_by_chance(self.varying().count(), 1.0 - AGREEMENT_LEVEL, RARE)
+        t_distribution::most_by_chance(self.varying().count(), 1.0 - AGREEMENT_LEVEL, RARE)
     }
 
     /// Whether the runs agree: there is something to compare and nothing is missing, exact figures are
@@ -345,7 +345,7 @@ fn welch(first: &Summary, second: &Summary, level: f64) -> f64 {
         return 0.0;
     }
     let freedom = (a + b).powi(2) / (a.powi(2) / (n - 1.0) + b.powi(2) / (m - 1.0));
-    student::quantile(freedom, f64::midpoint(1.0, level)) * (a + b).sqrt()
+    t_distribution::quantile(freedom, f64::midpoint(1.0, level)) * (a + b).sqrt()
 }
 
 impl fmt::Display for Agreement {

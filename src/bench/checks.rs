@@ -3,7 +3,9 @@
 use std::fmt;
 
 use super::record::{QualityRecord, Record, SpeedRecord};
-use crate::plan::{CPU, human_bytes, parse_bytes};
+use crate::device::CPU;
+use crate::plan::parse_bytes;
+use crate::units::human_bytes;
 
 /// Two clocks may differ by this share of the time, and by [`SLACK_SECONDS`] for each answer: what a
 /// busy system takes between two looks at a clock.

@@ -4,14 +4,14 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use super::builder::builder;
 use super::error::{BenchError, BenchResult};
-use super::measure::builder;
 use super::protocol::{Protocol, QualityProtocol, Setting};
 use super::quality::{self, Comparison, Quality};
 use super::record::{QualityRecord, Record};
 use crate::engine::{self, Sampler, Token};
 use crate::limits::Limits;
-use crate::tokenize::tokenize;
+use crate::model::tokenizer::tokenize;
 use crate::{MoeModel, Sampling};
 
 /// Tokens whose logits are held at once.

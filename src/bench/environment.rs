@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::error::BenchResult;
 use super::protocol::Protocol;
+use crate::context::ContextOptions;
+use crate::device::Device;
 use crate::engine::{self, Revision};
-use crate::plan::{ContextOptions, Device, ModelSummary};
+use crate::plan::ModelSummary;
 use crate::{GgufFile, OffloadPolicy};
 
 /// The features of this crate that are compiled in.

@@ -4,7 +4,7 @@ use super::error::{BenchError, BenchResult};
 use super::protocol::{Protocol, Setting};
 use super::record::ExpectedWeights;
 use crate::GgufFile;
-use crate::plan::{CPU, Device};
+use crate::device::{CPU, Device};
 
 /// From the file's header and the policy's name; `None` under `fit`, which depends on what the
 /// engine measures. With `fit` inside a list likewise.

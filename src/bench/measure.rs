@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use super::builder::builder;
 use super::compare;
 use super::energy::Meter;
 use super::environment::Environment;
@@ -11,9 +12,9 @@ use super::process_memory::{self, ProcessMemory};
 use super::protocol::{Prompt, Protocol, Setting};
 use super::record::{Answer, LayerPlace, Record, SpeedRecord};
 use super::task::Task;
-use crate::engine;
-use crate::plan::{CPU, DISK, NOT_LOADED, Plan};
-use crate::{Error, GenerateOptions, GgufFile, MoeModel, MoeModelBuilder, OffloadPolicy, Sampling};
+use crate::device::{CPU, DISK, NOT_LOADED};
+use crate::plan::Plan;
+use crate::{Error, GenerateOptions, MoeModel, Sampling, engine};
 
 /// Does a task and returns its record. Best in a process of its own, so that peaks of memory and
 /// what is in the caches are not another task's. `scratch` is a folder for the baseline's logits.
@@ -36,29 +37,6 @@ pub fn measure(protocol: &Protocol, task: &Task, scratch: &Path) -> BenchResult<
         }
         done => done,
     }
-}
-
-/// What loads a setting.
-pub(super) fn builder(protocol: &Protocol, setting: &Setting) -> BenchResult<MoeModelBuilder> {
-    let model = protocol.model(&setting.model).ok_or_else(|| BenchError::Protocol {
-        what: format!("it has no model `{}`", setting.model),
-    })?;
-    let gguf = GgufFile::open(&model.path)?;
-    let with = |policy: OffloadPolicy| {
-        let builder = MoeModel::builder(&model.path)
-            .policy(policy)
-            .context_tokens(setting.context_tokens)
-            .micro_batch_tokens(setting.micro_batch_tokens)
-            .threads(setting.threads)
-            .load_mode(protocol.load_mode);
-        protocol.rpc_servers.iter().fold(builder, MoeModelBuilder::rpc_server)
-    };
-    let policy = setting.policy.resolve(&gguf, || {
-        let plan = with(OffloadPolicy::AllExperts).forecast()?;
-        let on_devices = plan.devices().iter().filter(|device| device.name != CPU);
-        Ok(on_devices.map(|device| device.total_bytes).max().unwrap_or(0))
-    })?;
-    Ok(with(policy))
 }
 
 fn speed(protocol: &Protocol, setting: &Setting, repetition: u32) -> BenchResult<Record> {

@@ -11,16 +11,16 @@
 //! `docs/benchmarking.md`; `examples/bench.rs` is the program.
 
 mod agreement;
+mod builder;
 mod checks;
-mod choice;
 mod compare;
 mod energy;
 mod environment;
 mod error;
 mod expected;
-mod expert_use;
 mod journal;
 mod measure;
+mod policy_spec;
 mod process_memory;
 mod protocol;
 mod quality;
@@ -28,7 +28,7 @@ mod record;
 mod report;
 mod runner;
 mod statistics;
-mod student;
+mod t_distribution;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -36,13 +36,12 @@ mod tune;
 
 pub use self::agreement::{AGREEMENT_DRIFT, AGREEMENT_LEVEL, Agreement, Compared};
 pub use self::checks::{Fault, faults};
-pub use self::choice::PolicyChoice;
 pub use self::energy::Energy;
 pub use self::environment::{Environment, ModelFacts};
 pub use self::error::{BenchError, BenchResult};
-pub use self::expert_use::ExpertUse;
 pub use self::journal::Journal;
 pub use self::measure::measure;
+pub use self::policy_spec::PolicyChoice;
 pub use self::process_memory::ProcessMemory;
 pub use self::protocol::{
     ModelChoice, PROTOCOL_VERSION, Prompt, Protocol, QualityProtocol, Setting, default_prompts,
@@ -60,4 +59,4 @@ pub use self::tune::{
     PassedOver, Purpose, Shortage, Space, Stop, TUNING_VERSION, Trial, TuneKey, TuneProgress,
     Tuner, Tuning, search,
 };
-pub use crate::engine::Revision;
+pub use crate::engine::{ExpertUse, Revision};

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::choice::PolicyChoice;
 use super::error::{BenchError, BenchResult};
+use super::policy_spec::PolicyChoice;
+use crate::context::ContextOptions;
 use crate::engine::LoadMode;
-use crate::plan::ContextOptions;
 
 /// The version of [`Protocol`]: it changes when the same values would mean another measurement.
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -103,7 +103,7 @@ impl Protocol {
             baseline: PolicyChoice::none(),
             prompts: default_prompts(),
             context_tokens: vec![2048],
-            threads: vec![crate::defaults::default_threads()],
+            threads: vec![crate::load::defaults::default_threads()],
             micro_batch_tokens: vec![512],
             repetitions: 5,
             warm_up_rounds: 1,

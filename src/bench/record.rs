@@ -4,13 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::energy::Energy;
 use super::environment::Environment;
-use super::expert_use::ExpertUse;
 use super::process_memory::ProcessMemory;
 use super::protocol::{Protocol, Setting};
 use super::quality::Quality;
 use super::task::Task;
-use crate::memory::DeviceMemory;
-use crate::plan::Device;
+use crate::device::{Device, DeviceMemory};
+use crate::engine::ExpertUse;
 
 /// The version of [`Record`].
 pub const RECORD_VERSION: u32 = 1;
@@ -194,7 +193,7 @@ impl Record {
 impl SpeedRecord {
     /// All that the engine allocated on devices other than the CPU.
     pub fn device_bytes(&self) -> u64 {
-        let devices = self.memory.iter().filter(|memory| memory.name != crate::plan::CPU);
+        let devices = self.memory.iter().filter(|memory| memory.name != crate::device::CPU);
         devices.map(DeviceMemory::total_bytes).sum()
     }
 }

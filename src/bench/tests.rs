@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::plan::CPU;
+use crate::device::CPU;
 
 mod agreement;
 

@@ -7,16 +7,13 @@ use std::path::{Path, PathBuf};
 use once_cell::sync::OnceCell;
 
 use super::call::{guarded, path_string};
-use super::variants::{self, PassedOver};
+use super::variants::{self, CPU_FILES, PassedOver};
 use super::{ffi, logs};
 use crate::error::{Error, Result};
 
 /// Names the folder with the libraries of the engine's backends.
 const VARIABLE: &str = "MOE_OFFLOAD_BACKENDS";
 
-/// How the libraries of the CPU backend are called, of which each folder of backends has some.
-pub(super) const CPU_FILES: (&str, &str) =
-    if cfg!(windows) { ("ggml-cpu", ".dll") } else { ("libggml-cpu", ".so") };
 const CPU_PATTERN: &str = if cfg!(windows) { "ggml-cpu*.dll" } else { "libggml-cpu*.so" };
 
 static READY: OnceCell<()> = OnceCell::new();

@@ -121,11 +121,11 @@ pub(super) fn table<T>(
     }
 }
 
-/// What C tells as an address and a number.
+/// Builds a slice from a C pointer and a length; accepts null where the length is 0.
 ///
 /// # Safety
-/// `first` must point to so many values that live and stay as they are during `'a`; of none it may be null.
-pub(super) unsafe fn told<'a, T>(first: *const T, count: usize) -> &'a [T] {
+/// `first` must point to `count` values that live and do not change during `'a`.
+pub(super) unsafe fn slice_from_raw<'a, T>(first: *const T, count: usize) -> &'a [T] {
     if count == 0 {
         return &[];
     }

@@ -9,12 +9,12 @@ use super::offload::OffloadFrom;
 use super::paging::PagerWatch;
 use super::threads::Threads;
 use super::weights::Weights;
-use super::{Token, ffi, locks};
-use crate::checkpoints::Rewind;
+use super::{Rewind, Token, ffi, locks};
+use crate::context::ContextOptions;
+use crate::device::DeviceMemory;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
-use crate::memory::DeviceMemory;
-use crate::plan::{ContextOptions, Plan};
+use crate::plan::Plan;
 
 /// Sizes and threads of a context.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ pub(crate) type Likelihood = (Token, f32);
 
 /// A token to compute, of one of several sequences.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Step {
+pub(crate) struct BatchToken {
     pub(crate) token: Token,
     pub(crate) position: i32,
     pub(crate) sequence: i32,
@@ -89,7 +89,7 @@ pub(crate) struct Context {
     /// What the engine's evaluation callback counts in. Its memory stays where it is until this is
     /// dropped, which is after the context is freed.
     #[cfg(feature = "bench")]
-    pub(super) watch: Option<super::experts::ExpertWatch>,
+    pub(super) watch: Option<super::expert_watch::ExpertWatch>,
 }
 
 // SAFETY: the engine binds a context to no thread; all use is through `&mut self`, or by reads
@@ -122,9 +122,10 @@ impl Context {
         // Sliding-window layers keep their window, not the whole context.
         params.swa_full = false;
         #[cfg(feature = "bench")]
-        let watch = settings.watch_experts.then(super::experts::ExpertWatch::new);
+        let watch = settings.watch_experts.then(super::expert_watch::ExpertWatch::new);
         #[cfg(feature = "bench")]
-        let counting = watch.as_ref().map_or(ptr::null_mut(), super::experts::ExpertWatch::as_ptr);
+        let counting =
+            watch.as_ref().map_or(ptr::null_mut(), super::expert_watch::ExpertWatch::as_ptr);
         #[cfg(not(feature = "bench"))]
         let counting = ptr::null_mut();
         #[cfg(feature = "bench")]
@@ -269,7 +270,7 @@ impl Context {
     }
 
     /// Computes one token of each of several sequences, each at its position.
-    pub(crate) fn decode_together(&mut self, steps: &[Step]) -> Result<()> {
+    pub(crate) fn decode_together(&mut self, steps: &[BatchToken]) -> Result<()> {
         self.check_limits()?;
         let tokens: Vec<Token> = steps.iter().map(|step| step.token).collect();
         let positions: Vec<i32> = steps.iter().map(|step| step.position).collect();
@@ -327,7 +328,7 @@ impl Context {
     /// Forgets all but the first `keep` tokens; returns how many are really left. Where the memory
     /// cannot go back, those that are left by a checkpoint, which was made after them or the next
     /// and keeps so many; without one, none.
-    pub(crate) fn keep(
+    pub(crate) fn truncate(
         &mut self,
         keep: usize,
         checkpoint: Option<(&[u8], usize)>,
@@ -508,7 +509,7 @@ impl Context {
         let limits = self.limits.as_deref().cloned().unwrap_or_default();
         let turn = self.weights.rpc.turn(&limits)?;
         let pager = self.weights.pager().filter(|_| self.paging.is_some());
-        let _turn = pager.map(super::paging::Pager::turn);
+        let _turn = pager.map(super::paging::Pager::compute_lock);
         let context = self.raw.as_ptr();
         let has_servers = !self.weights.rpc.are_none();
         let offload = OffloadFrom::tokens(self.settings.offload_from);

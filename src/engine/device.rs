@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::call::{c_string, copied, guarded, path_string, table};
-use super::locks::RpcTurn;
-use super::{backend, ffi, inherited, locks};
-use crate::cancel::CancelHandle;
+use super::locks::{self, RpcTurn};
+use super::rpc::{self, Link};
+use super::{backend, ffi, socket_owner};
+use crate::device::{CPU, Device, DeviceKind};
 use crate::error::{Error, Result};
-use crate::limits::Limits;
-use crate::plan::{CPU, Device, DeviceKind};
-use crate::rpc::{self, Link};
+use crate::limits::{CancelHandle, Limits};
 
 /// The engine's name of its RPC backend.
 const RPC: &str = "RPC";
@@ -177,7 +176,7 @@ fn silence() -> String {
 
 /// The connection to this server, whether or not there is one yet.
 fn link(endpoint: &str) -> Result<Arc<Link>> {
-    rpc::link(endpoint, inherited::is_open_here)
+    rpc::link(endpoint, socket_owner::is_open_here)
 }
 
 /// So few threads are let be on any machine: where they are more than its CPUs they slow each other down,

@@ -7,7 +7,7 @@ use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::sampling::Sampling;
-use crate::structure::{Effort, Matcher, Named, Structure, Vocabulary, numbered};
+use crate::sampling::structure::{Effort, Matcher, Named, Structure, Vocabulary, numbered};
 
 /// For reading a form, which recurses as deep as it is allowed to nest.
 const STACK_BYTES: usize = 16 << 20;

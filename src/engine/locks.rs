@@ -5,9 +5,9 @@ use std::cell::{Cell, RefCell};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use super::rpc::{Operation, Turn};
 use crate::error::Result;
 use crate::limits::Limits;
-use crate::rpc::{Operation, Turn};
 
 /// The engine's list of devices: a plain vector that registering changes.
 static REGISTRY: RwLock<()> = RwLock::new(());

@@ -33,7 +33,7 @@ impl Context {
     }
 
     /// What was counted since the context was made; `None` if nothing is, or a count failed.
-    pub(crate) fn expert_use(&mut self) -> Option<crate::bench::ExpertUse> {
+    pub(crate) fn expert_use(&mut self) -> Option<crate::engine::ExpertUse> {
         self.watch.as_mut()?.counted()
     }
 }

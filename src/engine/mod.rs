@@ -13,11 +13,12 @@ mod context;
 mod device;
 mod dry_run;
 #[cfg(feature = "bench")]
-mod experts;
+mod expert_use;
+#[cfg(feature = "bench")]
+mod expert_watch;
 mod ffi;
 mod form;
 mod host_memory;
-mod inherited;
 mod load_mode;
 mod locks;
 #[cfg(feature = "bench")]
@@ -35,16 +36,22 @@ mod planted;
 mod progress;
 #[cfg(feature = "bench")]
 mod revision;
+mod rewind;
+#[deny(unsafe_code)]
 mod rpc;
+mod rpc_servers;
 mod sampler;
+mod socket_owner;
 mod threads;
 mod variants;
 mod weights;
 
-pub(crate) use self::context::{Context, ContextSettings, Step};
+pub(crate) use self::context::{BatchToken, Context, ContextSettings};
 pub(crate) use self::device::{check_threads, devices_named, devices_with};
 pub use self::device::{connect_rpc, devices, serve_rpc};
 pub(crate) use self::dry_run::DryRun;
+#[cfg(feature = "bench")]
+pub use self::expert_use::ExpertUse;
 pub(crate) use self::host_memory::{pins, registers};
 pub use self::load_mode::LoadMode;
 #[cfg(feature = "bench")]
@@ -53,6 +60,8 @@ pub use self::planted::PlantedDevice;
 pub use self::revision::Revision;
 #[cfg(feature = "bench")]
 pub(crate) use self::revision::revision;
+pub(crate) use self::rewind::Rewind;
+pub use self::rpc::{RpcTraffic, rpc_traffic};
 pub(crate) use self::sampler::Sampler;
 pub(crate) use self::weights::{LoadSettings, Weights};
 

@@ -88,7 +88,7 @@ mod tests {
     #[test]
     fn many_overrides_survive_moves_and_the_plan() {
         let array = {
-            let gguf = crate::testing::moe(15, 0);
+            let gguf = crate::gguf::testing::moe(15, 0);
             let rules: Vec<String> =
                 (0..15).map(|layer| format!("layers:{layer}=dev{layer}")).collect();
             let policy: OffloadPolicy = rules.join(";").parse().unwrap();

@@ -47,7 +47,7 @@ impl Pager {
         match *self {}
     }
 
-    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
+    pub(super) fn compute_lock(&self) -> MutexGuard<'_, ()> {
         match *self {}
     }
 

@@ -3,9 +3,8 @@
 use std::ffi::c_void;
 use std::ops::Range;
 
-use crate::callback;
-use crate::cancel::CancelHandle;
 use crate::error::{Error, Result};
+use crate::limits::{CancelHandle, callback};
 
 /// What the progress callback needs, and what it has to tell.
 pub(super) struct Progress {

@@ -12,7 +12,7 @@ use super::{Token, ffi};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::sampling::Sampling;
-use crate::structure::Structure;
+use crate::sampling::structure::Structure;
 
 /// A chain of samplers, with the random state and the tokens that penalties look at, and the form
 /// that may refuse what they choose.

@@ -5,7 +5,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::backend::CPU_FILES;
+/// How the libraries of the CPU backend are called, of which each folder of backends has some.
+pub(super) const CPU_FILES: (&str, &str) =
+    if cfg!(windows) { ("ggml-cpu", ".dll") } else { ("libggml-cpu", ".so") };
 
 /// Names the variants that the person wants to be passed over, with commas between them.
 pub(super) const VARIABLE: &str = "MOE_OFFLOAD_PASS_OVER";

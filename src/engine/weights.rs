@@ -14,16 +14,15 @@ use super::load_mode::LoadMode;
 use super::overrides::OverrideArray;
 use super::paging::{ModelStream, Pager, stream_without};
 use super::progress::{Progress, on_progress};
-use super::rpc::RpcServers;
+use super::rpc_servers::RpcServers;
 use super::{Token, backend, device, ffi, locks};
-use crate::cancel::CancelHandle;
+use crate::device::{CPU, DISK, DeviceMemory, HostMemory};
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
-use crate::limits::Limits;
-use crate::memory::{DeviceMemory, HostMemory};
+use crate::limits::{CancelHandle, Limits};
 use crate::paging::{Layout, PagingOptions};
-use crate::plan::{CPU, DISK, MAX_DEVICES, Plan};
-use crate::structure::Vocabulary;
+use crate::plan::{MAX_DEVICES, Plan};
+use crate::sampling::structure::Vocabulary;
 
 /// How to load weights.
 #[derive(Default)]

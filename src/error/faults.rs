@@ -2,7 +2,7 @@
 
 use thiserror::Error as ThisError;
 
-use crate::gguf::GgmlType;
+use crate::units::GgmlType;
 
 /// What is wrong with a GGUF header.
 #[derive(Clone, Debug, PartialEq, Eq, ThisError)]

@@ -2,7 +2,7 @@
 
 use thiserror::Error as ThisError;
 
-use crate::plan::human_bytes;
+use crate::units::human_bytes;
 
 /// Why weights cannot be held in CPU memory as asked for.
 #[derive(Clone, Debug, PartialEq, Eq, ThisError)]

@@ -23,8 +23,7 @@ use self::words::{
     make_room, near_misses, none_computes, not_a_policy, not_enough, of_server, same_name,
     smaller_micro_batch,
 };
-use crate::plan::human_bytes;
-use crate::policy::OffloadPolicy;
+use crate::units::human_bytes;
 
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -734,7 +733,7 @@ impl fmt::Debug for Error {
 
 impl Error {
     /// The same, where it says what does not fit, of a plan by this policy.
-    pub(crate) fn under(self, policy: &OffloadPolicy) -> Self {
+    pub(crate) fn under(self, policy: &impl fmt::Display) -> Self {
         match self {
             Self::DoesNotFit { device, needed_bytes, free_bytes, compute_bytes, .. } => {
                 let policy = policy.to_string();

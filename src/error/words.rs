@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::PolicyFault;
-use crate::plan::human_bytes;
+use crate::units::human_bytes;
 
 pub(super) fn did_you_mean(near: &[&str]) -> String {
     if near.is_empty() {
@@ -89,7 +89,7 @@ pub(super) fn not_a_policy(text: &str, fault: &PolicyFault) -> String {
 }
 
 pub(super) fn same_name(name: &str) -> String {
-    let reserved = [crate::plan::CPU, crate::plan::DISK];
+    let reserved = [crate::device::CPU, crate::device::DISK];
     if reserved.iter().any(|word| name.eq_ignore_ascii_case(word)) {
         return format!(
             "no device can be called `{name}`, which has a meaning of its own; give it another name"
@@ -99,7 +99,7 @@ pub(super) fn same_name(name: &str) -> String {
 }
 
 pub(super) fn not_enough(device: &str) -> String {
-    if device == crate::plan::CPU {
+    if device == crate::device::CPU {
         "not enough CPU memory".to_owned()
     } else {
         format!("`{device}` has not enough memory")
@@ -122,7 +122,7 @@ pub(super) fn smaller_micro_batch(needed: u64, free: u64, compute: u64) -> Strin
 pub(super) fn make_room(device: &str, needed_bytes: u64, policy: &str) -> String {
     let fit = policy.rsplit(';').next().filter(|rule| rule.starts_with("fit"));
     let has = |part: &str| fit.is_some_and(|fit| fit.contains(part));
-    if device == crate::plan::CPU {
+    if device == crate::device::CPU {
         let more = "use a smaller context or micro-batch, map the file, or move more to a device or to `disk`";
         if has("ram:") {
             return format!(
@@ -185,7 +185,7 @@ pub(super) fn list_folders(folders: &[PathBuf]) -> String {
 
 /// The engine itself only ever falls back to the CPU.
 pub(super) fn broken(tensor: &str, actual: &str) -> String {
-    if actual == crate::plan::CPU {
+    if actual == crate::device::CPU {
         format!(
             ": the device cannot compute with it; put the rule `regex:^{}$=cpu` before the others",
             escaped(&regex::escape(tensor))

@@ -5,9 +5,8 @@ use std::io::Read;
 
 use super::cursor::Cursor;
 use super::scalar_types::{ALWAYS_TYPED, ScalarTypes};
-use super::types::GgmlType;
 use super::value::{Array, ElementType, Value};
-use super::{foreign, fork_types};
+use super::{GgmlType, foreign, fork_types};
 use crate::error::{Error, GgufFault, Result};
 
 /// Metadata pairs in one file. Published models have fewer than a hundred.

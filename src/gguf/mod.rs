@@ -28,7 +28,8 @@ mod joined;
 mod remote;
 mod scalar_types;
 mod shards;
-mod types;
+#[cfg(all(test, feature = "llama"))]
+pub(crate) mod testing;
 mod value;
 mod writer;
 mod zeros;
@@ -50,10 +51,10 @@ pub(crate) use self::joined::JoinedFile;
 pub(crate) use self::scalar_types::{NUMBERS, NUMBERS_BY_LAYER};
 use self::scalar_types::{ScalarTypes, TYPED_IN_PARTS};
 use self::shards::ShardName;
-pub use self::types::GgmlType;
 pub use self::value::{Array, Value};
 pub use self::writer::{GgufWriter, WriteTensor, WriteValue};
 use crate::error::{Error, GgufFault, Result};
+pub use crate::units::GgmlType;
 
 /// What the tensors of all files of a model may have together: more than a process has addresses for.
 pub const MAX_MODEL_BYTES: u64 = 1 << 47;

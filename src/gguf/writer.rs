@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::types::GgmlType;
+use super::GgmlType;
 
 /// Where the file does not say (`general.alignment`).
 const DEFAULT_ALIGNMENT: u64 = 32;

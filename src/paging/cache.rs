@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::uses::Uses;
+use super::routing_counts::RoutingCounts;
 
 /// What is in memory, and what it is worth.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub(crate) struct Cache {
     resident_bytes: u64,
     pinned: Vec<usize>,
     /// Taken for a layer whose router has not chosen yet; they stay until it has.
-    ahead: Vec<usize>,
+    prefetched: Vec<usize>,
     half_life: f64,
     /// Tokens that went through the model.
     pass: u64,
@@ -31,13 +31,13 @@ struct Group {
     last_pass: u64,
 }
 
-/// What was taken for a layer.
+/// What was admitted for a layer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Taken {
+pub(crate) struct Admitted {
     /// Groups to read.
     pub(crate) missing: Vec<usize>,
     /// Groups whose memory is given back before.
-    pub(crate) released: Vec<usize>,
+    pub(crate) evicted: Vec<usize>,
 }
 
 /// What is needed at once is more than the budget.
@@ -65,7 +65,7 @@ impl Cache {
             budget_bytes,
             resident_bytes: 0,
             pinned: Vec::new(),
-            ahead: Vec::new(),
+            prefetched: Vec::new(),
             half_life,
             pass: 1,
             last_layer: 0,
@@ -104,35 +104,35 @@ impl Cache {
     }
 
     /// Counts what a batch of tokens uses of a layer, as if they had come one by one and evenly.
-    pub(crate) fn count(&mut self, uses: &Uses) {
-        let layer = uses.chosen.first().map_or(0, |&i| self.groups[i].layer);
+    pub(crate) fn count(&mut self, routing: &RoutingCounts) {
+        let layer = routing.chosen.first().map_or(0, |&i| self.groups[i].layer);
         if layer <= self.last_layer {
-            self.pass += u64::from(uses.tokens);
+            self.pass += u64::from(routing.tokens);
         }
         self.last_layer = layer;
-        let tokens = f64::from(uses.tokens.max(1));
-        let faded = 1.0 - self.fade(1);
+        let tokens = f64::from(routing.tokens.max(1));
+        let decayed = 1.0 - self.decay(1);
         // Without fading each use counts the same.
-        let share = if faded > 0.0 {
-            (1.0 - self.fade(u64::from(uses.tokens))) / faded / tokens
+        let share = if decayed > 0.0 {
+            (1.0 - self.decay(u64::from(routing.tokens))) / decayed / tokens
         } else {
             1.0
         };
-        for &(i, count) in &uses.counts {
+        for &(i, count) in &routing.counts {
             // What was least recently used is to go, and what was nearly used was not.
-            if self.half_life < 1.0 && !uses.chosen.contains(&i) {
+            if self.half_life < 1.0 && !routing.chosen.contains(&i) {
                 continue;
             }
-            let fade = self.fade(self.pass - self.groups[i].last_pass);
+            let decay = self.decay(self.pass - self.groups[i].last_pass);
             let group = &mut self.groups[i];
-            group.uses = count * share + group.uses * fade;
+            group.uses = count * share + group.uses * decay;
             group.last_pass = self.pass;
         }
     }
 
     fn unpin(&mut self) {
-        let ahead = std::mem::take(&mut self.ahead);
-        for i in std::mem::take(&mut self.pinned).into_iter().chain(ahead) {
+        let prefetched = std::mem::take(&mut self.prefetched);
+        for i in std::mem::take(&mut self.pinned).into_iter().chain(prefetched) {
             self.groups[i].is_pinned = false;
         }
     }
@@ -141,61 +141,61 @@ impl Cache {
     ///
     /// `streams` is for passes that use most experts of every layer: the layers just left are needed
     /// again last, so they go first.
-    pub(crate) fn take(&mut self, wanted: &[usize], streams: bool) -> Result<Taken, CacheFull> {
+    pub(crate) fn admit(&mut self, wanted: &[usize], streams: bool) -> Result<Admitted, CacheFull> {
         self.unpin();
         let layer = wanted.first().map_or(0, |&i| self.groups[i].layer);
-        let mut taken = Taken::default();
+        let mut admitted = Admitted::default();
         let mut needed_bytes = 0;
         for &i in wanted {
             let group = &mut self.groups[i];
             group.is_pinned = true;
             needed_bytes += group.bytes;
             if !group.is_resident {
-                taken.missing.push(i);
+                admitted.missing.push(i);
             }
         }
         self.pinned.extend_from_slice(wanted);
         if needed_bytes > self.budget_bytes {
             return Err(CacheFull { needed_bytes, budget_bytes: self.budget_bytes });
         }
-        let missing_bytes: u64 = taken.missing.iter().map(|&i| self.groups[i].bytes).sum();
-        taken.released = self.make_room(missing_bytes, layer, streams);
-        for &i in &taken.missing {
+        let missing_bytes: u64 = admitted.missing.iter().map(|&i| self.groups[i].bytes).sum();
+        admitted.evicted = self.make_room(missing_bytes, layer, streams);
+        for &i in &admitted.missing {
             self.groups[i].is_resident = true;
         }
         self.resident_bytes += missing_bytes;
-        Ok(taken)
+        Ok(admitted)
     }
 
     /// Takes a group that is likely to be wanted next, if it is not there and there is room beside what is
-    /// in use, made by giving up what is worth least. Returns what is released.
-    pub(crate) fn take_ahead(&mut self, i: usize) -> Option<Vec<usize>> {
+    /// in use, made by giving up what is worth least. Returns what is evicted.
+    pub(crate) fn prefetch(&mut self, i: usize) -> Option<Vec<usize>> {
         let Group { layer, bytes, is_resident, .. } = self.groups[i];
         let held =
-            self.pinned.iter().chain(&self.ahead).map(|&i| self.groups[i].bytes).sum::<u64>();
+            self.pinned.iter().chain(&self.prefetched).map(|&i| self.groups[i].bytes).sum::<u64>();
         if is_resident || held + bytes > self.budget_bytes {
             return None;
         }
-        let released = self.make_room(bytes, layer, false);
-        self.ahead.push(i);
+        let evicted = self.make_room(bytes, layer, false);
+        self.prefetched.push(i);
         let group = &mut self.groups[i];
         (group.is_resident, group.is_pinned) = (true, true);
         self.resident_bytes += bytes;
-        Some(released)
+        Some(evicted)
     }
 
-    /// A group that was taken ahead is not read after all.
+    /// A group that was to be prefetched is not read after all.
     pub(crate) fn forget(&mut self, i: usize) {
-        self.ahead.retain(|&other| other != i);
+        self.prefetched.retain(|&other| other != i);
         let group = &mut self.groups[i];
         (group.is_pinned, group.is_resident) = (false, false);
         self.resident_bytes -= group.bytes;
     }
 
     /// Takes the next of these groups, which nobody asked for yet, up to the first for which there is no free room,
-    /// until they have so many bytes. Nothing is released.
+    /// until they have so many bytes. Nothing is evicted.
     pub(crate) fn fill(&mut self, wanted: &mut Range<usize>, bytes: u64) -> Vec<usize> {
-        let (mut taken, before) = (Vec::new(), self.resident_bytes);
+        let (mut admitted, before) = (Vec::new(), self.resident_bytes);
         for i in wanted.clone() {
             let group = &mut self.groups[i];
             if self.resident_bytes - before >= bytes
@@ -207,32 +207,32 @@ impl Cache {
             if !group.is_resident {
                 group.is_resident = true;
                 self.resident_bytes += group.bytes;
-                taken.push(i);
+                admitted.push(i);
             }
         }
-        taken
+        admitted
     }
 
-    /// Another budget, but never less than what is in use. Returns what is released.
+    /// Another budget, but never less than what is in use. Returns what is evicted.
     pub(crate) fn set_budget(&mut self, budget_bytes: u64) -> Vec<usize> {
         let in_use: u64 =
-            self.pinned.iter().chain(&self.ahead).map(|&i| self.groups[i].bytes).sum();
+            self.pinned.iter().chain(&self.prefetched).map(|&i| self.groups[i].bytes).sum();
         self.budget_bytes = budget_bytes.max(in_use);
         self.make_room(0, self.last_layer, false)
     }
 
     fn make_room(&mut self, missing_bytes: u64, layer: u32, streams: bool) -> Vec<usize> {
         let mut too_much = (self.resident_bytes + missing_bytes).saturating_sub(self.budget_bytes);
-        let mut released = Vec::new();
+        let mut evicted = Vec::new();
         if too_much == 0 {
-            return released;
+            return evicted;
         }
         let mut candidates: Vec<(f64, usize)> = self
             .groups
             .iter()
             .enumerate()
             .filter(|(_, group)| group.is_resident && !group.is_pinned)
-            .map(|(i, group)| (self.worth(group, layer, streams), i))
+            .map(|(i, group)| (self.priority(group, layer, streams), i))
             .collect();
         candidates.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
         for (_, i) in candidates {
@@ -243,12 +243,12 @@ impl Cache {
             group.is_resident = false;
             self.resident_bytes -= group.bytes;
             too_much = too_much.saturating_sub(group.bytes);
-            released.push(i);
+            evicted.push(i);
         }
-        released
+        evicted
     }
 
-    fn worth(&self, group: &Group, layer: u32, streams: bool) -> f64 {
+    fn priority(&self, group: &Group, layer: u32, streams: bool) -> f64 {
         if streams {
             let until_needed = (group.layer + self.layers - layer) % self.layers;
             return -f64::from(until_needed);
@@ -261,7 +261,7 @@ impl Cache {
 
     /// What a use so many passes ago counts; with a half-life of 0 only the order matters.
     #[allow(clippy::cast_precision_loss)] // passes are far below 2^52
-    fn fade(&self, passes: u64) -> f64 {
+    fn decay(&self, passes: u64) -> f64 {
         (-(passes as f64) / self.half_life.max(0.02)).exp2()
     }
 }
@@ -279,14 +279,14 @@ mod tests {
     }
 
     /// One token uses groups.
-    fn take(cache: &mut Cache, wanted: &[usize], streams: bool) -> Result<Taken, CacheFull> {
+    fn admit(cache: &mut Cache, wanted: &[usize], streams: bool) -> Result<Admitted, CacheFull> {
         let counts = wanted.iter().map(|&i| (i, 1.0)).collect();
-        cache.count(&Uses { tokens: 1, chosen: wanted.to_vec(), counts });
-        cache.take(wanted, streams)
+        cache.count(&RoutingCounts { tokens: 1, chosen: wanted.to_vec(), counts });
+        cache.admit(wanted, streams)
     }
 
     proptest! {
-        /// Never over the budget, nothing in use is released, and all that is wanted is there.
+        /// Never over the budget, nothing in use is evicted, and all that is wanted is there.
         #[test]
         fn the_budget_is_kept_and_what_is_used_stays(
             steps in prop::collection::vec(prop::collection::btree_set(0_usize..8, 1..5), 1..80),
@@ -296,24 +296,24 @@ mod tests {
             let mut resident = std::collections::BTreeSet::new();
             for (step, experts) in steps.into_iter().enumerate() {
                 let next = (step + 1) % 4 * 8 + experts.len() % 8;
-                let ahead = cache.take_ahead(next);
-                for i in ahead.iter().flatten() {
+                let prefetched = cache.prefetch(next);
+                for i in prefetched.iter().flatten() {
                     prop_assert!(resident.remove(i));
                 }
-                if ahead.is_some() {
+                if prefetched.is_some() {
                     prop_assert!(resident.insert(next));
                     prop_assert!(cache.resident_bytes() <= budget);
                 }
-                if ahead.is_some() && next % 3 == 0 {
+                if prefetched.is_some() && next % 3 == 0 {
                     cache.forget(next);
                     prop_assert!(resident.remove(&next));
                 }
                 let wanted: Vec<usize> = experts.iter().map(|expert| step % 4 * 8 + expert).collect();
-                let taken = take(&mut cache, &wanted, streams).unwrap();
-                for i in &taken.released {
+                let admitted = admit(&mut cache, &wanted, streams).unwrap();
+                for i in &admitted.evicted {
                     prop_assert!(!wanted.contains(i) && resident.remove(i));
                 }
-                for &i in &taken.missing {
+                for &i in &admitted.missing {
                     prop_assert!(resident.insert(i));
                 }
                 prop_assert!(wanted.iter().all(|i| resident.contains(i)));
@@ -334,7 +334,7 @@ mod tests {
                 let wanted: Vec<usize> =
                     of_pass(pass, layer).into_iter().map(|expert| layer * 8 + expert).collect();
                 let streams = wanted.len() > 4;
-                missed += take(cache, &wanted, streams).unwrap().missing.len();
+                missed += admit(cache, &wanted, streams).unwrap().missing.len();
             }
         }
         missed
@@ -350,7 +350,7 @@ mod tests {
         let mut thrashed = 0;
         for pass in 0..44 {
             let wanted: Vec<usize> = (0..8).map(|expert| pass % 4 * 8 + expert).collect();
-            thrashed += take(&mut least_recent, &wanted, false).unwrap().missing.len();
+            thrashed += admit(&mut least_recent, &wanted, false).unwrap().missing.len();
         }
         assert_eq!(thrashed, 11 * 32);
     }
@@ -371,31 +371,31 @@ mod tests {
         let mut cache = cache(1, 8, 40, 64.0);
         // Of ten tokens nine use groups 0 and 1, and nearly 2; one uses 3.
         let counts = vec![(0, 9.0), (1, 9.0), (2, 4.5), (3, 1.0)];
-        cache.count(&Uses { tokens: 10, chosen: vec![0, 1, 3], counts });
-        cache.take(&[0, 1, 3], false).unwrap();
-        take(&mut cache, &[2], false).unwrap();
-        assert_eq!(take(&mut cache, &[4], false).unwrap().released, [3]);
-        assert_eq!(take(&mut cache, &[5], false).unwrap().released, [4]);
+        cache.count(&RoutingCounts { tokens: 10, chosen: vec![0, 1, 3], counts });
+        cache.admit(&[0, 1, 3], false).unwrap();
+        admit(&mut cache, &[2], false).unwrap();
+        assert_eq!(admit(&mut cache, &[4], false).unwrap().evicted, [3]);
+        assert_eq!(admit(&mut cache, &[5], false).unwrap().evicted, [4]);
         // A prompt is soon outlived: it counts like tokens one by one, not ten times.
         for _ in 0..200 {
-            take(&mut cache, &[6, 7], false).unwrap();
+            admit(&mut cache, &[6, 7], false).unwrap();
         }
-        let released = take(&mut cache, &[3, 4], false).unwrap().released;
-        assert!(!released.contains(&6) && !released.contains(&7), "{released:?}");
+        let evicted = admit(&mut cache, &[3, 4], false).unwrap().evicted;
+        assert!(!evicted.contains(&6) && !evicted.contains(&7), "{evicted:?}");
         let mut recent = super::tests::cache(1, 8, 20, 0.0);
         let counts = vec![(0, 1.0), (1, 1.0), (2, 0.5)];
-        recent.count(&Uses { tokens: 1, chosen: vec![0, 1], counts });
-        recent.take(&[0, 1], false).unwrap();
+        recent.count(&RoutingCounts { tokens: 1, chosen: vec![0, 1], counts });
+        recent.admit(&[0, 1], false).unwrap();
         assert_eq!(recent.groups[2].last_pass, 0, "not used, so not recently");
     }
 
     #[test]
     fn too_small_a_budget_is_told_and_a_smaller_one_releases() {
         let mut cache = cache(4, 8, 40, 16.0);
-        let full = take(&mut cache, &[0, 1, 2, 3, 4], false).unwrap_err();
+        let full = admit(&mut cache, &[0, 1, 2, 3, 4], false).unwrap_err();
         assert_eq!(full, CacheFull { needed_bytes: 50, budget_bytes: 40 });
-        take(&mut cache, &[0, 1], false).unwrap();
-        take(&mut cache, &[8, 9], false).unwrap();
+        admit(&mut cache, &[0, 1], false).unwrap();
+        admit(&mut cache, &[8, 9], false).unwrap();
         assert_eq!(cache.set_budget(0), [0, 1], "what is in use stays");
         assert_eq!((cache.budget_bytes(), cache.resident_bytes()), (20, 20));
         assert_eq!(cache.set_budget(30), [0_usize; 0]);

@@ -8,11 +8,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::device::DISK;
 use crate::error::{Error, Result};
 use crate::experts::TensorKind;
 use crate::gguf::GgufFile;
 pub(crate) use crate::plan::PAGE_BYTES;
-use crate::plan::{DISK, Plan};
+use crate::plan::Plan;
 
 /// A tensor whose experts are read when they are needed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! How experts are paged.
 
-use crate::memory::available_bytes;
+use crate::device::system_memory::available_bytes;
 
 /// How experts that a plan leaves on disk are read and kept.
 ///

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::human_bytes;
+use crate::units::human_bytes;
 
 /// What paging experts from disk did since the model was loaded, or since
 /// [`MoeModel::reset_paging`](crate::MoeModel::reset_paging).

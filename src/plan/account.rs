@@ -3,7 +3,7 @@
 #[cfg(feature = "llama")]
 use super::Decision;
 use super::{CPU, DevicePlan, Plan, Source};
-use crate::memory::DeviceMemory;
+use crate::device::DeviceMemory;
 
 impl Plan {
     /// Holds memory back for compute buffers where something is computed.
@@ -12,7 +12,7 @@ impl Plan {
         for device in self.devices.iter_mut().filter(|device| device.name != CPU).filter(used) {
             device.reserved_bytes = bytes;
             device.compute_from = Source::Reserve;
-            device.settle();
+            device.recompute_total();
         }
     }
 
@@ -29,7 +29,7 @@ impl Plan {
             if let Some(host) = &mut device.host {
                 host.pinned_bytes += std::mem::take(&mut host.mapped_bytes);
             }
-            device.settle();
+            device.recompute_total();
         }
     }
 
@@ -68,7 +68,7 @@ impl Plan {
             device.compute_from = Source::DryRun;
             device.reserved_bytes = 0;
             device.host = row.and_then(|memory| memory.host).or(device.host);
-            device.settle();
+            device.recompute_total();
         }
     }
 
@@ -99,7 +99,7 @@ impl Plan {
     pub fn with_cpu_memory(mut self, free_bytes: u64) -> Self {
         if let Some(cpu) = self.devices.iter_mut().find(|device| device.name == CPU) {
             cpu.free_bytes = Some(free_bytes);
-            cpu.settle();
+            cpu.recompute_total();
         }
         self
     }

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::board::own_device;
-use super::homes::{Home, decide_all, is_pageable};
+use super::assignment::own_device;
+use super::default_place::{DefaultPlace, is_pageable, resolve_all};
+use super::open_sizes::trained_tokens;
 use super::{CPU, DISK, Device, DiskPlan, NOT_LOADED, Plan, rules, summary};
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
@@ -21,7 +22,7 @@ impl Plan {
         if !self.is_for(gguf) {
             return Err(Error::ForeignPlan { path: gguf.path().to_owned() });
         }
-        match self.context.resolve(gguf) {
+        match self.context.resolve(trained_tokens(gguf)) {
             Ok(context) if context == self.context => {}
             Ok(_) => return Err(invalid("its context leaves a choice open")),
             // It is nobody's option here.
@@ -62,24 +63,26 @@ impl Plan {
         };
         let may_page = self.policy.fit().is_some_and(|fit| fit.ram_bytes.is_some());
         let host_layers = self.layer_devices.iter().take_while(|device| device.is_none()).count();
-        let (decided, reports) = decide_all(experts, &rules, host_layers)?;
+        let (resolved, reports) = resolve_all(experts, &rules, host_layers)?;
         if reports.len() != self.rules.len() {
             return Err(invalid(&format!(
                 "its rules are not those of its policy `{}`",
                 self.policy
             )));
         }
-        for (decided, placed) in decided.iter().zip(&self.tensors) {
-            if decided.by_fit || (may_page && !decided.by_rule && placed.device == DISK) {
+        for (resolved, placed) in resolved.iter().zip(&self.tensors) {
+            if resolved.by_fit || (may_page && !resolved.by_rule && placed.device == DISK) {
                 continue;
             }
             let of = |device: Option<usize>| device.map_or(CPU, |i| &devices[i].name);
-            let expected = match decided.home {
-                Home::Cpu => CPU,
-                Home::Disk => DISK,
-                Home::NotLoaded => NOT_LOADED,
-                Home::Device(device) => of(Some(device)),
-                Home::WithLayer(layer) => of(self.layer_devices.get(layer).copied().flatten()),
+            let expected = match resolved.default_place {
+                DefaultPlace::Cpu => CPU,
+                DefaultPlace::Disk => DISK,
+                DefaultPlace::NotLoaded => NOT_LOADED,
+                DefaultPlace::Device(device) => of(Some(device)),
+                DefaultPlace::WithLayer(layer) => {
+                    of(self.layer_devices.get(layer).copied().flatten())
+                }
             };
             if placed.device != expected {
                 let (name, policy) = (&placed.tensor.name, &self.policy);

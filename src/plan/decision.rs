@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::human_bytes;
 use crate::gguf::GgmlType;
+use crate::units::human_bytes;
 
 /// Something that was given up or chosen where nobody said it, by `fit` (see
 /// [`Fit::fallbacks`](crate::policy::Fit::fallbacks) and [`OpenChoices`](super::OpenChoices)) or for prompts that a

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::CPU;
-use crate::memory::{HostMemory, is_zero};
+use crate::device::{HostMemory, is_zero};
 
 /// What a plan puts on one device. The last device of a plan is always [`CPU`](super::CPU).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,7 +163,7 @@ impl DevicePlan {
     }
 
     /// Computes what follows from the other figures.
-    pub(super) fn settle(&mut self) {
+    pub(super) fn recompute_total(&mut self) {
         self.total_bytes = self.sum().unwrap_or(u64::MAX);
         let is_used = self.name == CPU || self.is_used();
         let is_known = self.context_bytes.is_some() && self.disk_cache_bytes.is_some();

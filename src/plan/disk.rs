@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::homes::{Decided, is_pageable};
+use super::default_place::{Resolved, is_pageable};
 use super::{CPU, DISK, DevicePlan, Plan};
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap, TensorKind};
@@ -93,16 +93,16 @@ impl Plan {
     pub(super) fn settle_disk(
         &mut self,
         experts: &ExpertMap,
-        decided: &[Decided],
+        resolved: &[Resolved],
         ram_bytes: Option<u64>,
     ) -> Result<()> {
         let held = |plan: &Self| plan.device(CPU).map_or(0, DevicePlan::besides_disk_cache);
         if ram_bytes.is_some_and(|ram| held(self) > ram) {
-            for (placed, decided) in std::iter::zip(&mut self.tensors, decided) {
+            for (placed, resolved) in std::iter::zip(&mut self.tensors, resolved) {
                 let tensor = &placed.tensor;
                 let goes = match tensor.kind {
-                    TensorKind::Input => !decided.by_rule && tensor.bytes >= EMBEDDING_BYTES,
-                    _ => decided.by_fit,
+                    TensorKind::Input => !resolved.by_rule && tensor.bytes >= EMBEDDING_BYTES,
+                    _ => resolved.by_fit,
                 };
                 if goes && placed.device == CPU && is_pageable(tensor, experts) {
                     DISK.clone_into(&mut placed.device);
@@ -158,7 +158,7 @@ impl Plan {
         let cache = disk.cache_bytes.map(|bytes| bytes.saturating_add(disk.rows_bytes()));
         if let Some(cpu) = self.devices.iter_mut().find(|device| device.name == CPU) {
             cpu.disk_cache_bytes = cache;
-            cpu.settle();
+            cpu.recompute_total();
         }
     }
 
@@ -242,7 +242,7 @@ impl DevicePlan {
                 left -= here;
             }
         }
-        self.settle();
+        self.recompute_total();
     }
 
     /// What a file that is not mapped, such as one of which experts are paged, means for memory.
@@ -250,6 +250,6 @@ impl DevicePlan {
         if let Some(host) = &mut self.host {
             host.anonymous_bytes += std::mem::take(&mut host.mapped_bytes);
         }
-        self.settle();
+        self.recompute_total();
     }
 }

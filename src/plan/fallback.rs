@@ -1,6 +1,6 @@
 //! What `fit` gives up when not even the parts fit that every token needs.
 
-use super::solve::{Compute, Setting, Task};
+use super::problem::{Compute, Problem, Sizes};
 use super::{Decision, Plan};
 use crate::error::{Error, Result};
 use crate::policy::{Fallback, Fit};
@@ -11,19 +11,19 @@ const CONTEXT_STEP: u32 = 256;
 /// The plan that fits, giving up what the policy allows: as few of its fallbacks as possible,
 /// from the first on, and of each as little as will do.
 pub(super) fn fitted(
-    task: &Task<'_>,
+    problem: &Problem<'_>,
     fit: &Fit,
-    setting: &Setting,
+    sizes: &Sizes,
     compute: &mut Compute<'_>,
 ) -> Result<Plan> {
-    let mut failure = match task.fitted(setting, fit, compute) {
+    let mut failure = match problem.fitted(sizes, fit, compute) {
         Err(failure @ Error::DoesNotFit { .. }) => failure,
         other => return other,
     };
     for used in 1..=fit.fallbacks.len() {
-        let ladder = Ladder { task, fit, setting, fallbacks: &fit.fallbacks[..used] };
+        let ladder = Ladder { problem, fit, sizes, fallbacks: &fit.fallbacks[..used] };
         // Buffers depend on what is given up, so they are measured anew.
-        if let Err(less) = task.fitted(&ladder.at(&ladder.all()), fit, compute) {
+        if let Err(less) = problem.fitted(&ladder.at(&ladder.all()), fit, compute) {
             // What is told is the least that would do.
             failure = least(failure, less)?;
         } else {
@@ -49,9 +49,9 @@ fn least(failure: Error, other: Error) -> Result<Error> {
 
 /// Some fallbacks, each with levels from 0, nothing given up, to its highest.
 struct Ladder<'a> {
-    task: &'a Task<'a>,
+    problem: &'a Problem<'a>,
     fit: &'a Fit,
-    setting: &'a Setting,
+    sizes: &'a Sizes,
     fallbacks: &'a [Fallback],
 }
 
@@ -59,8 +59,8 @@ impl Ladder<'_> {
     fn highest(&self, fallback: Fallback) -> u32 {
         match fallback {
             // The output stays on a device.
-            Fallback::FewerLayers => self.task.experts.layers(),
-            Fallback::CacheToHost => u32::from(!self.setting.context.cache_on_host),
+            Fallback::FewerLayers => self.problem.experts.layers(),
+            Fallback::CacheToHost => u32::from(!self.sizes.context.cache_on_host),
             Fallback::SmallerContext { at_least_tokens } => {
                 self.asked_tokens().saturating_sub(at_least_tokens).div_ceil(CONTEXT_STEP)
             }
@@ -73,27 +73,27 @@ impl Ladder<'_> {
     }
 
     fn asked_tokens(&self) -> u32 {
-        self.setting.context.context_tokens.unwrap_or(0)
+        self.sizes.context.context_tokens.unwrap_or(0)
     }
 
-    fn at(&self, levels: &[u32]) -> Setting {
-        let mut setting = self.setting.clone();
+    fn at(&self, levels: &[u32]) -> Sizes {
+        let mut sizes = self.sizes.clone();
         for (&fallback, &level) in self.fallbacks.iter().zip(levels).filter(|&(_, &n)| n > 0) {
             match fallback {
-                Fallback::FewerLayers => setting.host_layers = level,
-                Fallback::CacheToHost => setting.context.cache_on_host = true,
+                Fallback::FewerLayers => sizes.host_layers = level,
+                Fallback::CacheToHost => sizes.context.cache_on_host = true,
                 Fallback::SmallerContext { at_least_tokens } => {
                     let less = self.asked_tokens().saturating_sub(level * CONTEXT_STEP);
-                    setting.context.context_tokens = Some(less.max(at_least_tokens));
+                    sizes.context.context_tokens = Some(less.max(at_least_tokens));
                 }
             }
         }
-        setting
+        sizes
     }
 
     /// The plan at these levels, if it fits.
     fn try_at(&self, levels: &[u32], compute: &mut Compute<'_>) -> Result<Option<Plan>> {
-        match self.task.fitted(&self.at(levels), self.fit, compute) {
+        match self.problem.fitted(&self.at(levels), self.fit, compute) {
             Ok(plan) => Ok(Some(plan)),
             Err(Error::DoesNotFit { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -140,14 +140,14 @@ impl Ladder<'_> {
     }
 
     fn decisions(&self, levels: &[u32]) -> Vec<Decision> {
-        let setting = self.at(levels);
+        let sizes = self.at(levels);
         let given_up = self.fallbacks.iter().zip(levels).filter(|&(_, &level)| level > 0);
         given_up
             .map(|(fallback, _)| match fallback {
-                Fallback::FewerLayers => Decision::FewerLayers { host_layers: setting.host_layers },
+                Fallback::FewerLayers => Decision::FewerLayers { host_layers: sizes.host_layers },
                 Fallback::CacheToHost => Decision::CacheToHost,
                 Fallback::SmallerContext { .. } => Decision::SmallerContext {
-                    context_tokens: setting.context.context_tokens.unwrap_or(0),
+                    context_tokens: sizes.context.context_tokens.unwrap_or(0),
                     asked_tokens: self.asked_tokens(),
                 },
             })

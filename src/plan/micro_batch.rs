@@ -5,7 +5,7 @@
 //! results, of which the scores of the vocabulary are the most.
 
 use super::estimate::answer_seconds;
-use super::solve::{Compute, Setting, Task};
+use super::problem::{Compute, Problem, Sizes};
 use super::{CPU, ContextOptions, Decision, DevicePlan, Plan};
 use crate::error::{Error, Result};
 use crate::policy::Fit;
@@ -14,30 +14,30 @@ use crate::policy::Fit;
 /// 512; more than the default batch would take memory for tokens that are never there at once.
 const LARGER: [u32; 2] = [2048, 1024];
 
-/// The same setting with larger micro-batches, the largest first.
-fn larger(setting: &Setting) -> impl Iterator<Item = Setting> {
-    let given = &setting.context;
+/// The same sizes with larger micro-batches, the largest first.
+fn larger(sizes: &Sizes) -> impl Iterator<Item = Sizes> {
+    let given = &sizes.context;
     let most = given.batch_tokens.min(given.context_tokens.unwrap_or(u32::MAX));
-    let sizes = LARGER.into_iter().filter(move |&n| n > given.micro_batch_tokens && n <= most);
-    sizes.map(|micro_batch_tokens| Setting {
+    let tokens = LARGER.into_iter().filter(move |&n| n > given.micro_batch_tokens && n <= most);
+    tokens.map(|micro_batch_tokens| Sizes {
         context: ContextOptions { micro_batch_tokens, ..given.clone() },
-        ..setting.clone()
+        ..sizes.clone()
     })
 }
 
-/// Under a fixed policy: the largest with which every device has the memory. `plan` is the one of the setting.
+/// Under a fixed policy: the largest with which every device has the memory. `plan` is the one for `sizes`.
 pub(super) fn for_fixed(
-    task: &Task<'_>,
-    setting: &Setting,
+    problem: &Problem<'_>,
+    sizes: &Sizes,
     plan: Plan,
     compute: &mut Compute<'_>,
 ) -> Result<Plan> {
-    if !plan.offloads_experts(task.devices) {
+    if !plan.offloads_experts(problem.devices) {
         return Ok(plan);
     }
-    for larger in larger(setting) {
-        let mut candidate = task.as_the_engine_deals(&larger, compute)?;
-        if surely_fits(task, &larger, &candidate) {
+    for larger in larger(sizes) {
+        let mut candidate = problem.as_the_engine_deals(&larger, compute)?;
+        if surely_fits(problem, &larger, &candidate) {
             candidate.decisions.push(decision(&larger));
             return Ok(candidate);
         }
@@ -46,8 +46,8 @@ pub(super) fn for_fixed(
 }
 
 /// Whether every device has the memory for what it gets, which is known of all of them.
-fn surely_fits(task: &Task<'_>, setting: &Setting, plan: &Plan) -> bool {
-    let unknown = super::compute_reserve(task.gguf, &setting.context);
+fn surely_fits(problem: &Problem<'_>, sizes: &Sizes, plan: &Plan) -> bool {
+    let unknown = super::compute_reserve(problem.gguf, &sizes.context);
     let is_idle = |device: &DevicePlan| device.layers == 0 && device.weights_bytes == 0;
     let fits = |device: &DevicePlan| {
         let buffers = if device.knows_compute() { 0 } else { unknown };
@@ -61,30 +61,30 @@ fn surely_fits(task: &Task<'_>, setting: &Setting, plan: &Plan) -> bool {
 }
 
 /// Under `fit`: the one with which a long prompt and its answer take least time by the estimate, experts that leave the
-/// device for larger buffers counted. `None` where that is the setting's own, or something had to be given up.
+/// device for larger buffers counted. `None` where that is the given one, or something had to be given up.
 pub(super) fn for_fit(
-    task: &Task<'_>,
+    problem: &Problem<'_>,
     fit: &Fit,
-    setting: &Setting,
+    sizes: &Sizes,
     plan: &Plan,
     compute: &mut Compute<'_>,
-) -> Result<Option<(Plan, Setting)>> {
-    let is_whole = plan.context() == &setting.context && plan.decisions().is_empty();
-    if !is_whole || fit.ram_bytes.is_some() || !plan.offloads_experts(task.devices) {
+) -> Result<Option<(Plan, Sizes)>> {
+    let is_whole = plan.context() == &sizes.context && plan.decisions().is_empty();
+    if !is_whole || fit.ram_bytes.is_some() || !plan.offloads_experts(problem.devices) {
         return Ok(None);
     }
-    let guessed = |setting: &Setting| {
-        let plan = task.fitted(setting, fit, &mut Compute::Formula).ok()?;
+    let guessed = |sizes: &Sizes| {
+        let plan = problem.fitted(sizes, fit, &mut Compute::Formula).ok()?;
         Some(answer_seconds(&plan))
     };
-    let Some(now) = guessed(setting) else { return Ok(None) };
-    let mut ranked: Vec<(f64, Setting)> = larger(setting)
+    let Some(now) = guessed(sizes) else { return Ok(None) };
+    let mut ranked: Vec<(f64, Sizes)> = larger(sizes)
         .filter_map(|larger| Some((guessed(&larger)?, larger)))
         .filter(|(seconds, _)| *seconds < now)
         .collect();
     ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
     for (_, larger) in ranked {
-        match task.fitted(&larger, fit, compute) {
+        match problem.fitted(&larger, fit, compute) {
             // The engine's own figures have the last word.
             Ok(mut candidate) if answer_seconds(&candidate) < answer_seconds(plan) => {
                 candidate.decisions.push(decision(&larger));
@@ -97,6 +97,6 @@ pub(super) fn for_fit(
     Ok(None)
 }
 
-fn decision(setting: &Setting) -> Decision {
-    Decision::MicroBatch { micro_batch_tokens: setting.context.micro_batch_tokens }
+fn decision(sizes: &Sizes) -> Decision {
+    Decision::MicroBatch { micro_batch_tokens: sizes.context.micro_batch_tokens }
 }

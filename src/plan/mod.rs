@@ -4,73 +4,66 @@
 //! no engine, no hardware, no tensor data. It can be printed, compared and serialised.
 
 mod account;
-mod board;
-mod bytes;
+mod assignment;
 mod check;
-mod choice;
-mod context;
 mod decision;
-mod device;
+mod default_place;
 mod device_plan;
 mod disk;
 mod estimate;
 mod fallback;
 mod fingerprint;
 mod fit;
-mod homes;
+pub(crate) mod kv_cache;
 mod micro_batch;
 mod offload;
+mod open_sizes;
 mod overhead;
+mod padding;
 mod patterns;
 mod picture;
+mod problem;
 #[cfg(feature = "llama")]
 mod rebind;
 mod rules;
 mod solve;
 mod split;
 mod table;
+pub(crate) mod verify;
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use self::board::{At, Board, count};
-pub use self::bytes::parse_bytes;
-pub(crate) use self::bytes::{exact_bytes, human_bytes};
-pub use self::context::{ContextOptions, OpenChoices};
+use self::assignment::{Assignment, Place, count};
 pub use self::decision::Decision;
-pub use self::device::{Device, DeviceKind};
 pub use self::device_plan::{DevicePlan, Source};
 pub use self::disk::DiskPlan;
 #[cfg(feature = "llama")]
 pub(crate) use self::disk::{PAGE_BYTES, ROWS_BYTES};
+use self::kv_cache::KvCache;
+#[cfg(feature = "llama")]
+pub(crate) use self::kv_cache::cell_bytes;
 #[cfg(feature = "llama")]
 pub(crate) use self::offload::ENGINE_OFFLOAD_TOKENS;
 pub(crate) use self::offload::check_offload;
-pub use self::overhead::{Overhead, pool_bytes};
+pub use self::overhead::pool_bytes;
 pub use self::picture::Picture;
+pub(crate) use self::problem::Compute;
 pub use self::rules::RuleMatch;
-pub(crate) use self::solve::{Compute, plan as solve};
+pub(crate) use self::solve::plan as solve;
+pub use crate::context::{ContextOptions, OpenChoices};
+pub use crate::device::{CPU, DISK, Device, DeviceKind, NOT_LOADED, Overhead};
 use crate::error::{Error, Result};
 use crate::experts::{ClassifiedTensor, ExpertMap};
 use crate::gguf::GgufFile;
-use crate::kv_cache::KvCache;
+pub use crate::policy::bytes::parse_bytes;
 use crate::policy::{OffloadPolicy, Target};
 
 /// Devices that the engine takes beside the CPU. Its scheduler has room for 16 backends
 /// (`GGML_SCHED_MAX_BACKENDS` in `ggml-backend.cpp`), of which the CPU is one; its array of shares has
 /// as many entries (`llama_max_devices`), and it reads one for each device.
 pub(crate) const MAX_DEVICES: usize = 15;
-
-/// The name under which CPU memory appears among the devices of a plan.
-pub const CPU: &str = "cpu";
-
-/// The name under which tensors appear that the engine leaves in the file: layers for predicting
-/// several tokens at once.
-pub const NOT_LOADED: &str = "not-loaded";
-
-/// The name under which experts appear that stay in the file and are read when a router chooses them.
-pub const DISK: &str = "disk";
 
 /// Where every tensor of a model goes. Made by [`OffloadPolicy::plan`].
 ///
@@ -255,20 +248,20 @@ impl Plan {
     /// Writes down where everything is.
     fn fill(
         &mut self,
-        board: &Board<'_>,
+        assignment: &Assignment<'_>,
         experts: &ExpertMap,
-        places: &[At],
+        places: &[Place],
         cache: Option<&KvCache>,
     ) {
         self.tensors = std::iter::zip(experts.tensors(), places)
             .map(|(tensor, &at)| Placement {
                 tensor: tensor.clone(),
-                device: board.name(at).to_owned(),
+                device: assignment.name(at).to_owned(),
             })
             .collect();
         self.devices =
-            board.device_plans(experts, &self.tensors, &self.copies, &self.context, cache);
-        self.devices.iter_mut().for_each(DevicePlan::settle);
+            assignment.device_plans(experts, &self.tensors, &self.copies, &self.context, cache);
+        self.devices.iter_mut().for_each(DevicePlan::recompute_total);
     }
 
     /// Whether the plan was made for this file.

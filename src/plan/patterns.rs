@@ -6,9 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Override;
-use crate::digits;
 use crate::experts::ClassifiedTensor;
-use crate::policy::LayerSet;
+use crate::policy::{LayerSet, number_pattern};
 
 /// Patterns that send exactly these tensors to these devices.
 pub(super) fn overrides<'a>(
@@ -35,7 +34,7 @@ pub(super) fn overrides<'a>(
         }
         for (layers, rests) in by_layers {
             let ranges: LayerSet = layers.into_iter().collect();
-            let numbers = digits::alternatives(ranges.ranges());
+            let numbers = number_pattern::alternatives(ranges.ranges());
             let pattern = format!(r"^blk\.({numbers})\.({})$", rests.join("|"));
             overrides.push(Override { pattern, device: device.to_owned() });
         }

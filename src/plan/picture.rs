@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::bytes::human_bytes;
 use super::{CPU, DISK, NOT_LOADED, Plan};
+use crate::units::human_bytes;
 
 /// Characters of the longest bar.
 const WIDTH: u64 = 40;

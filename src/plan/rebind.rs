@@ -40,7 +40,7 @@ impl Plan {
         plan.rename(&names);
         plan.keep(&kept);
         // What follows from other figures is not believed.
-        plan.devices.iter_mut().for_each(DevicePlan::settle);
+        plan.devices.iter_mut().for_each(DevicePlan::recompute_total);
         Ok(plan)
     }
 

@@ -1,55 +1,15 @@
-//! Solves for a plan: what goes where, once and for all devices together.
+//! Solves for a plan: first where things go, then what stays on disk.
 
-use super::board::{At, Board, is_tied_embedding, layer_cache, stored};
-use super::fit::Candidate;
-use super::homes::{self, Decided, Home};
-use super::rules::{self, Rule};
-use super::split::{self, Demand};
+use super::kv_cache::KvCache;
+use super::problem::{Compute, Problem, Sizes};
 use super::{
-    CPU, ContextOptions, Device, ModelSummary, Plan, RuleMatch, check_devices, check_offload,
-    choice, compute_reserve, micro_batch, summary,
+    ContextOptions, Device, Plan, check_devices, check_offload, default_place, micro_batch,
+    open_sizes, rules, summary,
 };
-use crate::error::{Error, Result};
-use crate::experts::{ExpertMap, TensorKind};
+use crate::error::Result;
+use crate::experts::ExpertMap;
 use crate::gguf::GgufFile;
-use crate::kv_cache::KvCache;
-use crate::memory::DeviceMemory;
-use crate::policy::{Fit, FitLimit, OffloadPolicy};
-
-/// Where the bytes of compute buffers come from.
-pub(crate) enum Compute<'a> {
-    /// The cautious formula.
-    Formula,
-    /// Measured for another plan of the same model.
-    Assumed(Vec<DeviceMemory>),
-    /// The engine's dry runs, and what the last of them said.
-    #[cfg_attr(not(feature = "llama"), allow(dead_code))] // made where there is an engine
-    DryRun { ask: AskEngine<'a>, last: Vec<DeviceMemory> },
-}
-
-/// Measures what the engine would allocate for a plan.
-pub(crate) type AskEngine<'a> = &'a mut dyn FnMut(&Plan) -> Result<Vec<DeviceMemory>>;
-
-impl Compute<'_> {
-    /// What the engine would allocate, if there is one to ask.
-    fn dry_run(&mut self, plan: &Plan) -> Result<Option<Vec<DeviceMemory>>> {
-        // Beyond its limit the engine would read what is not there.
-        plan.check_device_count()?;
-        let Self::DryRun { ask, last } = self else { return Ok(None) };
-        *last = ask(plan)?;
-        Ok(Some(last.clone()))
-    }
-
-    /// As good a guess as there is without asking the engine again.
-    pub(super) fn assumed(&self) -> Self {
-        match self {
-            Self::Assumed(rows) | Self::DryRun { last: rows, .. } if !rows.is_empty() => {
-                Self::Assumed(rows.clone())
-            }
-            _ => Self::Formula,
-        }
-    }
-}
+use crate::policy::OffloadPolicy;
 
 /// Makes the plan of a policy.
 pub(crate) fn plan(
@@ -74,10 +34,10 @@ fn solve(
     if policy.fit().is_none() {
         open.check_none()?;
     }
-    let context = context.resolve(gguf)?;
+    let context = context.resolve(open_sizes::trained_tokens(gguf))?;
     check_offload(&context, devices)?;
     let experts = ExpertMap::new(gguf)?;
-    let task = Task {
+    let problem = Problem {
         rules: rules::compile(policy, gguf, &experts, devices)?,
         model: summary(gguf, &experts),
         cache: KvCache::new(gguf),
@@ -86,20 +46,20 @@ fn solve(
         devices,
         experts,
     };
-    let setting = Setting { context, host_layers: 0 };
+    let sizes = Sizes { context, host_layers: 0 };
     let fit = policy.fit();
     let mut plan = match fit {
         Some(fit) if !devices.is_empty() => {
-            choice::choose(&task, fit, (open, grows), &setting, compute)?
+            open_sizes::choose(&problem, fit, (open, grows), &sizes, compute)?
         }
         _ => {
-            let plan = task.as_the_engine_deals(&setting, compute)?;
-            if grows { micro_batch::for_fixed(&task, &setting, plan, compute)? } else { plan }
+            let plan = problem.as_the_engine_deals(&sizes, compute)?;
+            if grows { micro_batch::for_fixed(&problem, &sizes, plan, compute)? } else { plan }
         }
     };
-    let (decided, _) = homes::decide_all(&task.experts, &task.rules, 0)?;
+    let (resolved, _) = default_place::resolve_all(&problem.experts, &problem.rules, 0)?;
     let ram_bytes = fit.and_then(|fit| fit.ram_bytes);
-    plan.settle_disk(&task.experts, &decided, ram_bytes)?;
+    plan.settle_disk(&problem.experts, &resolved, ram_bytes)?;
     if plan.disk.is_some()
         && let Some(exact) = compute.dry_run(&plan)?
     {
@@ -109,297 +69,4 @@ fn solve(
     }
     plan.check_device_count()?;
     Ok(plan)
-}
-
-/// Everything about a plan that is given.
-pub(super) struct Task<'a> {
-    policy: &'a OffloadPolicy,
-    pub(super) gguf: &'a GgufFile,
-    pub(super) devices: &'a [Device],
-    pub(super) experts: ExpertMap,
-    rules: Vec<Rule>,
-    pub(super) cache: Option<KvCache>,
-    model: ModelSummary,
-}
-
-/// What `fit` may change beside the places of experts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Setting {
-    pub(super) context: ContextOptions,
-    /// So many of the first layers are computed on the CPU.
-    pub(super) host_layers: u32,
-}
-
-impl Task<'_> {
-    fn round<'a>(&'a self, setting: &'a Setting, limit: FitLimit) -> Result<Round<'a>> {
-        let host_layers = setting.host_layers as usize;
-        let (decided, rules) = homes::decide_all(&self.experts, &self.rules, host_layers)?;
-        let overhead =
-            |device: &Device| device.overhead.bytes_of(self.gguf, &self.experts, &setting.context);
-        let overheads = self.devices.iter().map(overhead).collect();
-        Ok(Round { task: self, setting, limit, overheads, decided, rules })
-    }
-
-    /// The plan of a policy without `fit`: layers are dealt out as the engine would.
-    pub(super) fn as_the_engine_deals(
-        &self,
-        setting: &Setting,
-        compute: &mut Compute<'_>,
-    ) -> Result<Plan> {
-        let round = self.round(setting, FitLimit::Free)?;
-        let mut plan = round.plan(&round.proportional());
-        if let Some(exact) = compute.dry_run(&plan)? {
-            plan.refine(&exact);
-        }
-        Ok(plan)
-    }
-
-    /// The plan with as many experts on the devices as fit.
-    ///
-    /// Where experts go changes the compute buffers a little, and these change where experts fit:
-    /// measured with all of them on the CPU, then solved and measured again until it holds, and
-    /// once more if smaller buffers than thought leave room for more.
-    pub(super) fn fitted(
-        &self,
-        setting: &Setting,
-        fit: &Fit,
-        compute: &mut Compute<'_>,
-    ) -> Result<Plan> {
-        let round = self.round(setting, fit.limit)?;
-        let mut lean = round.lean(&round.split(&[])?);
-        let mut known = match compute {
-            Compute::Assumed(rows) => rows.clone(),
-            _ => compute.dry_run(&lean)?.unwrap_or_default(),
-        };
-        lean.refine(&known);
-        let outcome = Self::settled(&round, &mut known, compute);
-        // Buffers may grow with the first expert on a device by more than there is room for.
-        let no_better = matches!(outcome, Err(Error::DoesNotFit { .. }));
-        match compute {
-            Compute::DryRun { .. } if no_better => round.check(lean).or(outcome),
-            _ => outcome,
-        }
-    }
-
-    /// Solves and measures until it holds.
-    fn settled(
-        round: &Round<'_>,
-        known: &mut Vec<DeviceMemory>,
-        compute: &mut Compute<'_>,
-    ) -> Result<Plan> {
-        const ROUNDS: usize = 6;
-        let mut best: Option<Plan> = None;
-        let mut rounds = 0;
-        loop {
-            let solved = round.solve(&round.split(known)?, known);
-            let mut plan = match (solved, best) {
-                (Err(_), Some(best)) => return Ok(best),
-                (solved, earlier) => {
-                    best = earlier;
-                    solved?
-                }
-            };
-            let Some(exact) = compute.dry_run(&plan)? else { return Ok(plan) };
-            plan.refine(&exact);
-            rounds += 1;
-            let checked = round.check(plan);
-            let rose = DeviceMemory::raise(known, &exact);
-            match (checked, best.take()) {
-                (Err(failure), None) if !rose || rounds == ROUNDS => return Err(failure),
-                (Err(_), Some(best)) if !rose || rounds == ROUNDS => return Ok(best),
-                (Err(_), earlier) => best = earlier,
-                (Ok(plan), None) if round.has_room(&plan)? && rounds < ROUNDS => {
-                    *known = exact;
-                    best = Some(plan);
-                }
-                (Ok(plan), Some(best))
-                    if best.expert_bytes_on_devices() > plan.expert_bytes_on_devices() =>
-                {
-                    return Ok(best);
-                }
-                (Ok(plan), _) => return Ok(plan),
-            }
-        }
-    }
-}
-
-/// One setting, with what decides over each tensor.
-struct Round<'a> {
-    task: &'a Task<'a>,
-    setting: &'a Setting,
-    limit: FitLimit,
-    /// What each device takes beyond weights, cache and compute buffers, if it is used.
-    overheads: Vec<u64>,
-    decided: Vec<Decided>,
-    rules: Vec<RuleMatch>,
-}
-
-/// For each layer and then the output a device's index, or `None` for the CPU.
-type Layout = Vec<Option<usize>>;
-
-impl Round<'_> {
-    fn proportional(&self) -> Layout {
-        if self.task.devices.is_empty() {
-            return Layout::new();
-        }
-        let layers = self.task.experts.layers() as usize + 1;
-        let host = self.setting.host_layers as usize;
-        self.on_devices(&split::proportional(layers - host, self.task.devices))
-    }
-
-    /// The layout that fits most experts, or, if there is none, one that shows what lacks.
-    fn split(&self, known: &[DeviceMemory]) -> Result<Layout> {
-        if self.task.devices.len() < 2 || self.task.cache.is_none() {
-            return Ok(self.proportional());
-        }
-        let best = split::balanced(&self.demands(known)?);
-        Ok(best.map_or_else(|| self.proportional(), |split| self.on_devices(&split)))
-    }
-
-    fn on_devices(&self, split: &[usize]) -> Layout {
-        let host = std::iter::repeat_n(None, self.setting.host_layers as usize);
-        host.chain(split.iter().copied().map(Some)).collect()
-    }
-
-    fn board(&self, layout: &Layout) -> Board<'_> {
-        let layer_devices = layout.clone();
-        Board { devices: self.task.devices, decided: &self.decided, layer_devices }
-    }
-
-    fn draft(&self, board: &Board<'_>, places: &[At]) -> Plan {
-        let task = self.task;
-        let mut plan = Plan {
-            policy: task.policy.clone(),
-            model: task.model.clone(),
-            context: self.setting.context.clone(),
-            devices: Vec::new(),
-            rules: self.rules.clone(),
-            tensors: Vec::new(),
-            copies: board.copies(&task.experts),
-            decisions: Vec::new(),
-            disk: None,
-            layer_devices: board.layer_devices.clone(),
-        };
-        plan.fill(board, &task.experts, places, task.cache.as_ref());
-        for (planned, &bytes) in std::iter::zip(&mut plan.devices, &self.overheads) {
-            planned.overhead_bytes = if planned.is_used() { bytes } else { 0 };
-            planned.settle();
-        }
-        plan
-    }
-
-    /// Every tensor at home.
-    fn plan(&self, layout: &Layout) -> Plan {
-        let board = self.board(layout);
-        self.draft(&board, &board.place_all())
-    }
-
-    /// With everything that `fit` decides over on the CPU.
-    fn lean(&self, layout: &Layout) -> Plan {
-        let board = self.board(layout);
-        let mut places = board.place_all();
-        for (place, decided) in std::iter::zip(&mut places, &self.decided) {
-            if decided.is_candidate {
-                *place = At::Cpu;
-            }
-        }
-        self.draft(&board, &places)
-    }
-
-    /// With as many experts on the devices as fit beside what is known of the compute buffers.
-    fn solve(&self, layout: &Layout, known: &[DeviceMemory]) -> Result<Plan> {
-        let board = self.board(layout);
-        let mut places = board.place_all();
-        let reserve = compute_reserve(self.task.gguf, &self.setting.context);
-        let mut full = self.draft(&board, &places);
-        full.reserve(reserve);
-        full.assume(known);
-        board.fit(&self.task.experts, &mut places, full.devices(), self.limit)?;
-        let mut plan = self.draft(&board, &places);
-        plan.reserve(reserve);
-        plan.assume(known);
-        Ok(plan)
-    }
-
-    /// Whether every device keeps its limit.
-    fn check(&self, plan: Plan) -> Result<Plan> {
-        for (device, planned) in std::iter::zip(self.task.devices, plan.devices()) {
-            let free_bytes = device.limit_bytes(self.limit)?;
-            if planned.total_bytes > free_bytes {
-                let (device, needed_bytes) = (device.name.clone(), planned.total_bytes);
-                let (compute_bytes, policy) = (planned.buffer_bytes(), String::new());
-                return Err(Error::DoesNotFit {
-                    device,
-                    needed_bytes,
-                    free_bytes,
-                    compute_bytes,
-                    policy,
-                });
-            }
-        }
-        Ok(plan)
-    }
-
-    /// Whether experts that are on the CPU take no more than what their device has left.
-    fn has_room(&self, plan: &Plan) -> Result<bool> {
-        let board = self.board(&plan.layer_devices);
-        let at_home = board.place_all();
-        for (i, (device, planned)) in std::iter::zip(self.task.devices, plan.devices()).enumerate()
-        {
-            let left = device.limit_bytes(self.limit)?.saturating_sub(planned.total_bytes);
-            let candidates = board.candidates(i, device, &self.task.experts, &at_home);
-            let is_out = |candidate: &Candidate| plan.tensors()[candidate.tensors[0]].device == CPU;
-            if candidates.iter().any(|candidate| is_out(candidate) && candidate.bytes <= left) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    /// What the layers that are not the CPU's want of each device.
-    fn demands(&self, known: &[DeviceMemory]) -> Result<Vec<Demand>> {
-        let reserve = compute_reserve(self.task.gguf, &self.setting.context);
-        let host = self.setting.host_layers as usize;
-        let demand = |(index, device): (usize, &Device)| {
-            let measured = known.iter().find(|row| row.name == device.name);
-            let compute = measured.map_or(reserve, |row| row.compute_bytes);
-            let taken = compute.saturating_add(self.overheads[index]);
-            let mut room = device.limit_bytes(self.limit)?.checked_sub(taken);
-            let layers = self.task.experts.layers() as usize + 1;
-            let mut demand =
-                Demand { room: None, fixed: vec![0; layers], experts: vec![0; layers] };
-            let tensors = std::iter::zip(self.task.experts.tensors(), &self.decided);
-            for (i, (tensor, decided)) in tensors.enumerate() {
-                let bytes = device.padded(stored(&self.task.experts, i));
-                let is_copied = !decided.by_rule
-                    && tensor.kind == TensorKind::Input
-                    && is_tied_embedding(&self.task.experts, tensor);
-                match decided.home {
-                    Home::WithLayer(layer) if decided.is_candidate => {
-                        demand.experts[layer] += bytes;
-                    }
-                    Home::WithLayer(layer) => demand.fixed[layer] += bytes,
-                    Home::Device(at) if at == index => {
-                        room = room.and_then(|n| n.checked_sub(bytes));
-                    }
-                    Home::Cpu if is_copied => demand.fixed[layers - 1] += bytes,
-                    _ => {}
-                }
-                if tensor.kind == TensorKind::EveryLayer {
-                    room = room.and_then(|room| room.checked_sub(bytes));
-                }
-            }
-            let context = &self.setting.context;
-            let cache = self.task.cache.iter().flat_map(KvCache::layers).enumerate();
-            for (layer, cache) in cache.filter(|_| !context.cache_on_host) {
-                let bytes = layer_cache(Some(device), cache, context).unwrap_or(u64::MAX);
-                demand.fixed[layer] = demand.fixed[layer].saturating_add(bytes);
-            }
-            demand.room = room;
-            demand.fixed.drain(..host);
-            demand.experts.drain(..host);
-            Ok(demand)
-        };
-        self.task.devices.iter().enumerate().map(demand).collect()
-    }
 }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::bytes::human_bytes;
 use super::{DevicePlan, NOT_LOADED, Plan, Source};
+use crate::units::human_bytes;
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

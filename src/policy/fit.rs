@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::bytes::{exact_bytes, parse_bytes};
 use crate::error::{Error, PolicyFault};
-use crate::plan::{exact_bytes, parse_bytes};
 
 /// What the rule `fit` is to keep, and what it may give up if not even the parts of the model that
 /// are used for every token fit.

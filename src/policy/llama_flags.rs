@@ -1,7 +1,6 @@
 //! Reading llama.cpp's own command-line flags.
 
-use super::{OffloadPolicy, RegexRule, Target};
-use crate::digits;
+use super::{OffloadPolicy, RegexRule, Target, number_pattern};
 use crate::error::{Error, FlagFault, Result};
 
 /// The part of a name that llama.cpp's `--cpu-moe` and `--n-cpu-moe` look for.
@@ -97,7 +96,7 @@ fn first_blocks(flag: &str, value: &str, tensors: &str) -> Result<OffloadPolicy>
     let Some(last) = count.checked_sub(1) else {
         return Ok(OffloadPolicy::None);
     };
-    let pattern = format!(r"blk\.({}){tensors}", digits::alternatives([(0, last)]));
+    let pattern = format!(r"blk\.({}){tensors}", number_pattern::alternatives([(0, last)]));
     RegexRule::new(&pattern, Target::Cpu).map(OffloadPolicy::Regex)
 }
 

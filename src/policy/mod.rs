@@ -16,9 +16,11 @@
 //! Rules are joined by `;` and the first that matches a tensor wins. Each of the expert rules may
 //! name another device than the CPU: `layers:0-7=RPC0`; or `disk`, to read experts when they are used.
 
+pub(crate) mod bytes;
 mod fit;
 mod layers;
 mod llama_flags;
+pub(crate) mod number_pattern;
 mod regex_rule;
 mod target;
 mod text;

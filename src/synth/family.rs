@@ -1,6 +1,6 @@
 //! What is known of a published model's shape.
 
-use super::quirk::{Quirk, Setting, Vocabulary};
+use super::variant::{Setting, Variant, Vocabulary};
 use crate::gguf::GgmlType;
 
 /// The shape of a published model: everything that decides its tensors and metadata.
@@ -52,7 +52,7 @@ pub struct Family {
     pub(super) vocabulary: Vocabulary,
     pub(super) rope_base: f32,
     pub(super) layer_norms: &'static [&'static str],
-    pub(super) quirks: &'static [Quirk],
+    pub(super) variants: &'static [Variant],
     pub(super) keys: &'static [(&'static str, Setting)],
 }
 
@@ -318,8 +318,8 @@ impl Family {
         }
     }
 
-    pub(super) fn has(&self, quirk: Quirk) -> bool {
-        self.quirks.contains(&quirk)
+    pub(super) fn has(&self, variant: Variant) -> bool {
+        self.variants.contains(&variant)
     }
 
     /// What the engine multiplies embeddings with.

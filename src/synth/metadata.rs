@@ -1,7 +1,7 @@
 //! The metadata that the engine reads of each architecture.
 
 use super::family::{Family, RecurrentKind, WindowKeys};
-use super::quirk::{Quirk, Setting};
+use super::variant::{Setting, Variant};
 use super::vocab;
 use crate::gguf::{GgufWriter, WriteValue};
 
@@ -62,7 +62,7 @@ fn set_sizes(keys: &mut Keys, family: &Family) {
     if family.prediction_layers > 0 {
         keys.set("nextn_predict_layers", family.prediction_layers);
     }
-    let epsilon = if family.has(Quirk::LayerNormKey) {
+    let epsilon = if family.has(Variant::LayerNormKey) {
         "attention.layer_norm_epsilon"
     } else {
         "attention.layer_norm_rms_epsilon"
@@ -129,13 +129,13 @@ fn set_experts(keys: &mut Keys, family: &Family) {
     let experts = &family.experts;
     keys.set("expert_count", experts.count);
     keys.set("expert_used_count", experts.active);
-    if family.has(Quirk::ExpertLengthKey) {
+    if family.has(Variant::ExpertLengthKey) {
         keys.set("expert_feed_forward_length", experts.feed_forward);
     }
-    if family.has(Quirk::SharedCountKey) {
+    if family.has(Variant::SharedCountKey) {
         keys.set("expert_shared_count", experts.shared);
     }
-    if family.has(Quirk::SharedLengthKey) && experts.shared_feed_forward > 0 {
+    if family.has(Variant::SharedLengthKey) && experts.shared_feed_forward > 0 {
         keys.set("expert_shared_feed_forward_length", experts.shared_feed_forward);
     }
     if experts.leading_dense > 0 {

@@ -20,10 +20,10 @@ mod family;
 mod metadata;
 mod model;
 mod options;
-mod quirk;
 mod random;
 mod tensors;
 mod tiny;
+mod variant;
 mod vocab;
 mod weights;
 

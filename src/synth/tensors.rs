@@ -1,7 +1,7 @@
 //! The tensors that the engine wants of each architecture.
 
 use super::family::{Family, RecurrentKind};
-use super::quirk::Quirk;
+use super::variant::Variant;
 use crate::gguf::{GgmlType, GgufWriter};
 
 /// The element types of a file.
@@ -53,8 +53,8 @@ impl Layout<'_> {
         self.add(name, shape, self.types.experts);
     }
 
-    fn has(&self, quirk: Quirk) -> bool {
-        self.family.has(quirk)
+    fn has(&self, variant: Variant) -> bool {
+        self.family.has(variant)
     }
 
     fn globals(&mut self) {
@@ -64,16 +64,16 @@ impl Layout<'_> {
             self.add("output.weight", &[embedding, vocab], self.types.output);
         }
         let norm =
-            if self.has(Quirk::EmbeddingNormName) { "token_embd_norm" } else { "output_norm" };
+            if self.has(Variant::EmbeddingNormName) { "token_embd_norm" } else { "output_norm" };
         self.norm(norm);
-        if self.has(Quirk::NormBias) {
+        if self.has(Variant::NormBias) {
             self.vector("output.bias", vocab);
         }
         let frequencies = self.family.attention.rope_dimensions / 2;
-        if self.has(Quirk::RopeFreqs) {
+        if self.has(Variant::RopeFreqs) {
             self.vector("rope_freqs.weight", frequencies);
         }
-        if self.has(Quirk::RopeFactors) {
+        if self.has(Variant::RopeFactors) {
             self.vector("rope_factors_long.weight", frequencies);
             self.vector("rope_factors_short.weight", frequencies);
         }
@@ -81,7 +81,7 @@ impl Layout<'_> {
 
     fn norm(&mut self, name: &str) {
         self.vector(&format!("{name}.weight"), self.family.embedding);
-        if self.has(Quirk::NormBias) {
+        if self.has(Variant::NormBias) {
             self.vector(&format!("{name}.bias"), self.family.embedding);
         }
     }
@@ -102,14 +102,14 @@ impl Layout<'_> {
             self.router();
             self.expert_matrices();
             self.shared_experts();
-            if self.has(Quirk::SquareDense) {
+            if self.has(Variant::SquareDense) {
                 self.feed_forward("", embedding);
             }
         }
-        if !self.family.has_experts(layer) || self.has(Quirk::ParallelDense) {
+        if !self.family.has_experts(layer) || self.has(Variant::ParallelDense) {
             self.feed_forward("", length);
         }
-        if self.has(Quirk::Scales) {
+        if self.has(Variant::Scales) {
             self.vector("layer_output_scale.weight", 1);
         }
         if layer >= self.family.layers {
@@ -122,34 +122,34 @@ impl Layout<'_> {
         let (kv_heads, length) = (self.family.kv_heads(layer), self.family.key_length(layer));
         let query = attention.heads * length;
         let key_value = kv_heads * length;
-        if self.has(Quirk::FusedQkv) {
+        if self.has(Variant::FusedQkv) {
             self.dense("attn_qkv.weight", &[embedding, query + 2 * key_value]);
         } else {
-            let gates = if self.has(Quirk::GatedQuery) { 2 } else { 1 };
+            let gates = if self.has(Variant::GatedQuery) { 2 } else { 1 };
             self.dense("attn_q.weight", &[embedding, gates * query]);
             self.dense("attn_k.weight", &[embedding, key_value]);
-            if !self.has(Quirk::KeyIsValue) || self.family.is_windowed(layer) {
+            if !self.has(Variant::KeyIsValue) || self.family.is_windowed(layer) {
                 self.dense("attn_v.weight", &[embedding, key_value]);
             }
         }
-        if self.has(Quirk::QkvBias) {
+        if self.has(Variant::QkvBias) {
             self.vector("attn_q.bias", query);
             self.vector("attn_k.bias", key_value);
             self.vector("attn_v.bias", key_value);
         }
         self.dense("attn_output.weight", &[query, embedding]);
-        if self.has(Quirk::OutBias) {
+        if self.has(Variant::OutBias) {
             self.vector("attn_output.bias", embedding);
         }
-        if self.has(Quirk::HeadNorms) {
+        if self.has(Variant::HeadNorms) {
             self.vector("attn_q_norm.weight", length);
             self.vector("attn_k_norm.weight", length);
         }
-        if self.has(Quirk::WholeNorms) {
+        if self.has(Variant::WholeNorms) {
             self.vector("attn_q_norm.weight", query);
             self.vector("attn_k_norm.weight", key_value);
         }
-        if self.has(Quirk::Sinks) {
+        if self.has(Variant::Sinks) {
             self.vector("attn_sinks.weight", attention.heads);
         }
     }
@@ -179,13 +179,13 @@ impl Layout<'_> {
     fn router(&mut self) {
         let (embedding, experts) = (self.family.embedding, self.family.experts);
         self.floats("ffn_gate_inp.weight", &[embedding, experts.count]);
-        if self.has(Quirk::ExpertBias) {
+        if self.has(Variant::ExpertBias) {
             self.vector("ffn_gate_inp.bias", experts.count);
         }
-        if self.has(Quirk::ChoiceBias) {
+        if self.has(Variant::ChoiceBias) {
             self.vector("exp_probs_b.bias", experts.count);
         }
-        if self.has(Quirk::Scales) {
+        if self.has(Variant::Scales) {
             self.vector("ffn_gate_inp.scale", embedding);
         }
     }
@@ -193,19 +193,19 @@ impl Layout<'_> {
     fn expert_matrices(&mut self) {
         let (embedding, experts) = (self.family.embedding, self.family.experts);
         let (count, length) = (experts.count, experts.feed_forward);
-        if self.has(Quirk::FusedGateUp) {
+        if self.has(Variant::FusedGateUp) {
             self.experts("ffn_gate_up_exps.weight", &[embedding, 2 * length, count]);
         } else {
             self.experts("ffn_gate_exps.weight", &[embedding, length, count]);
             self.experts("ffn_up_exps.weight", &[embedding, length, count]);
         }
         self.experts("ffn_down_exps.weight", &[length, embedding, count]);
-        if self.has(Quirk::ExpertBias) {
+        if self.has(Variant::ExpertBias) {
             self.floats("ffn_gate_exps.bias", &[length, count]);
             self.floats("ffn_up_exps.bias", &[length, count]);
             self.floats("ffn_down_exps.bias", &[embedding, count]);
         }
-        if self.has(Quirk::Scales) {
+        if self.has(Variant::Scales) {
             self.vector("ffn_down_exps.scale", count);
         }
         if let Some(count) = count.checked_div(experts.chunk_group) {
@@ -222,7 +222,7 @@ impl Layout<'_> {
             return;
         }
         self.feed_forward("_shexp", length);
-        if self.has(Quirk::SharedGate) {
+        if self.has(Variant::SharedGate) {
             self.vector("ffn_gate_inp_shexp.weight", self.family.embedding);
         }
     }
@@ -290,7 +290,7 @@ impl Layout<'_> {
         self.floats("ssm_conv1d.weight", &[convolution, 2 * keys + values]);
         self.vector("ssm_dt.bias", value_heads);
         self.vector("ssm_a", value_heads);
-        if self.has(Quirk::SplitGates) {
+        if self.has(Variant::SplitGates) {
             self.dense("ssm_beta.weight", &[embedding, value_heads]);
             self.dense("ssm_alpha.weight", &[embedding, value_heads]);
         } else {

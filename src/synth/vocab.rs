@@ -1,6 +1,6 @@
 //! A synthetic vocabulary that the engine's tokenizers take.
 
-use super::quirk::Vocabulary;
+use super::variant::Vocabulary;
 use crate::gguf::GgufWriter;
 
 /// The fewest tokens a vocabulary can have: control tokens, bytes, and room for the merges.

@@ -1,7 +1,7 @@
 // Experts that stay on disk: a buffer type that only reserves addresses, a way to load a model without
 // reading them, and the callback by which somebody reads what a router chose before it is used.
 #include "guard.h"
-#include "guess.h"
+#include "predictor.h"
 #include "shim.h"
 
 #include "ggml-backend-impl.h"
@@ -158,9 +158,9 @@ const ggml_tensor * ranked_by(const ggml_tensor * choice) {
 }
 
 // What was seen of the engine's graph.
-struct seen {
+struct graph_state {
     std::vector<const ggml_tensor *> asked; // nodes since it last computed
-    moe::router_guess                guess;
+    moe::expert_predictor            predictor;
     int32_t                          chosen = -1; // the layer whose router chose last
 };
 
@@ -184,14 +184,14 @@ bool uses_paged(const ggml_tensor * tensor) {
 }
 
 // A guess that fails is none. `what` is a layer whose router has chosen, or what comes into one.
-template <typename T> moe::guessed guess_after(seen & graph, T what) try {
-    return graph.guess.after(what);
+template <typename T> moe::prediction predict_after(graph_state & graph, T what) try {
+    return graph.predictor.after(what);
 } catch (...) {
     return {};
 }
 
 template <typename T> void expect_next(moe_pager * pager, T what, bool again) {
-    const moe::guessed next = guess_after(*static_cast<seen *>(pager->seen), what);
+    const moe::prediction next = predict_after(*static_cast<graph_state *>(pager->graph_state), what);
     if (!next.ranked.empty()) {
         pager->expected(next.layer, next.ranked.data(), next.ranked.size(), again, pager->user);
     }
@@ -199,7 +199,7 @@ template <typename T> void expect_next(moe_pager * pager, T what, bool again) {
 
 // Whether a node tells of the next layer's choice, and somebody wants to know.
 bool tells(const moe_pager * pager, const ggml_tensor * tensor) {
-    return pager->expected != nullptr && static_cast<const seen *>(pager->seen)->guess.tells(tensor);
+    return pager->expected != nullptr && static_cast<const graph_state *>(pager->graph_state)->predictor.tells(tensor);
 }
 
 // Whether the engine computes up to this node and then stops.
@@ -207,21 +207,21 @@ bool ask_first(moe_pager * pager, const ggml_tensor * tensor) {
     if ((tensor->flags & GGML_TENSOR_FLAG_COMPUTE) == 0) {
         return false; // of a branch that is not taken, with whatever for input
     }
-    auto & graph = *static_cast<seen *>(pager->seen);
+    auto & graph = *static_cast<graph_state *>(pager->graph_state);
     auto & asked = graph.asked;
-    if (graph.guess.note(tensor)) {
+    if (graph.predictor.note(tensor)) {
         graph.chosen = -1;
     }
     const bool selects = selects_paged(tensor);
     if (!selects && uses_paged(tensor)) {
-        pager->blind = true; // in a way that does not say which parts
+        pager->routing_missed = true; // in a way that does not say which parts
     }
     if (selects) {
         const bool looks_up = tensor->op == GGML_OP_GET_ROWS;
         const ggml_tensor * choice = tensor->src[looks_up ? 1 : 2];
         const bool is_open = std::find(asked.begin(), asked.end(), choice) != asked.end();
         if (is_open) {
-            pager->blind = true; // it is not computed yet
+            pager->routing_missed = true; // it is not computed yet
         } else {
             const std::vector<int32_t> parts = rows_of(choice);
             const auto get = looks_up ? pager->rows : pager->needed;
@@ -230,7 +230,7 @@ bool ask_first(moe_pager * pager, const ggml_tensor * tensor) {
             }
         }
         if (!looks_up) {
-            graph.guess.reads();
+            graph.predictor.reads();
             graph.chosen = -1; // it is used: another choice is a new one
         }
     }
@@ -299,14 +299,14 @@ moe_status moe_model_load_stream(const moe_stream * stream, const llama_model_pa
 
 moe_status moe_pager_begin(moe_pager * pager, moe_message * message) {
     return guarded(message, [&] {
-        pager->seen = new seen();
+        pager->graph_state = new graph_state();
         return MOE_OK;
     });
 }
 
 void moe_pager_end(moe_pager * pager) {
-    delete static_cast<seen *>(pager->seen);
-    pager->seen = nullptr;
+    delete static_cast<graph_state *>(pager->graph_state);
+    pager->graph_state = nullptr;
 }
 
 bool moe_page_experts(ggml_tensor * tensor, bool ask, void * user) {
@@ -320,9 +320,9 @@ bool moe_page_experts(ggml_tensor * tensor, bool ask, void * user) {
             if (pager->watch != nullptr) {
                 moe_watch_experts(tensor, false, pager->watch);
             }
-            auto & graph = *static_cast<seen *>(pager->seen);
+            auto & graph = *static_cast<graph_state *>(pager->graph_state);
             if (graph.chosen == layer) {
-                return !pager->blind && !pager->failed; // of the same scores, once more
+                return !pager->routing_missed && !pager->failed; // of the same scores, once more
             }
             graph.chosen = layer;
             const ggml_tensor * ranked = ranked_by(tensor);
@@ -336,7 +336,7 @@ bool moe_page_experts(ggml_tensor * tensor, bool ask, void * user) {
             expect_next(pager, static_cast<const ggml_tensor *>(tensor), true);
         }
     } catch (...) {
-        pager->blind = true; // nothing may unwind through a graph that is being computed
+        pager->routing_missed = true; // nothing may unwind through a graph that is being computed
     }
-    return !pager->blind && !pager->failed;
+    return !pager->routing_missed && !pager->failed;
 }

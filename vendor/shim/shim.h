@@ -290,8 +290,8 @@ typedef struct moe_pager {
     bool (*rows)(const char * tensor, const int32_t * rows, size_t count, void * user);
     void * user;
     moe_expert_watch * watch; // is told too, if not NULL
-    void * seen;              // what was seen of the engine's graph; ours
-    bool   blind;             // set if a router's choice was not known in time
+    void * graph_state;       // what was seen of the engine's graph; ours
+    bool   routing_missed;    // set if a router's choice was not known in time
     bool   failed;            // set if one of the above said false; nothing computed since is of use
 } moe_pager;
 

@@ -16,7 +16,7 @@ pub(super) fn write(report: &Report) -> String {
     let bytes = |value: Option<u64>| value.map_or_else(String::new, |value| value.to_string());
     for speed in report.speeds() {
         let setting = &speed.setting;
-        let host = speed.memory.iter().find(|memory| memory.name == crate::plan::CPU);
+        let host = speed.memory.iter().find(|memory| memory.name == crate::device::CPU);
         let energy = speed.energy.as_ref();
         for answer in &speed.answers {
             let fields = [

@@ -11,7 +11,8 @@ use crate::bench::error::BenchResult;
 use crate::bench::protocol::Setting;
 use crate::bench::record::{LayerPlace, SpeedRecord};
 use crate::bench::statistics::Summary;
-use crate::plan::{CPU, human_bytes};
+use crate::device::CPU;
+use crate::units::human_bytes;
 
 const GIB: f64 = 1_073_741_824.0;
 

@@ -4,8 +4,8 @@ use plotters::style::RGBColor;
 use plotters::style::text_anchor::HPos;
 
 use super::pictures::{filled, label, picture};
-use crate::bench::ExpertUse;
 use crate::bench::error::BenchResult;
+use crate::engine::ExpertUse;
 
 const LEFT: u32 = 60;
 const TOP: u32 = 40;

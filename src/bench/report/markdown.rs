@@ -7,8 +7,8 @@ use super::{OfAnswer, Report};
 use crate::bench::protocol::Setting;
 use crate::bench::record::SpeedRecord;
 use crate::bench::statistics::Summary;
-use crate::memory::DeviceMemory;
-use crate::plan::{CPU, human_bytes};
+use crate::device::{CPU, DeviceMemory};
+use crate::units::human_bytes;
 
 pub(super) fn write(report: &Report) -> String {
     let mut text = String::new();
@@ -147,7 +147,7 @@ fn memory_row(policy: &str, memory: &DeviceMemory) -> [String; 7] {
 fn host_row(policy: &str, speeds: &[&SpeedRecord]) -> [String; 6] {
     let hosts = speeds.iter().flat_map(|speed| &speed.memory).filter_map(|memory| memory.host);
     let hosts: Vec<_> = hosts.collect();
-    let most = |figure: fn(&crate::memory::HostMemory) -> u64| {
+    let most = |figure: fn(&crate::device::HostMemory) -> u64| {
         hosts.iter().map(figure).max().map_or("-".to_owned(), human_bytes)
     };
     let peak = |figure: fn(&SpeedRecord) -> Option<u64>| {

@@ -5,7 +5,8 @@ use std::fmt;
 use crate::bench::protocol::{Protocol, Setting};
 use crate::bench::record::{Record, SpeedRecord};
 use crate::bench::task::Task;
-use crate::plan::{CPU, human_bytes};
+use crate::device::CPU;
+use crate::units::human_bytes;
 
 /// How much less a policy takes on the devices than the baseline does.
 ///

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::plan::CPU;
+use crate::device::CPU;
 
 #[test]
 fn a_run_agrees_with_itself_and_not_with_another_speed() {

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::key::TuneKey;
 use super::search::{Limits, Stop};
-use super::tuning::{TUNING_VERSION, TuneKey, Tuning};
+use super::tuning::{TUNING_VERSION, Tuning};
 use crate::bench::error::{BenchError, BenchResult};
 
 /// What the file holds for this question and still holds: found by the same rules, and if by too little

@@ -36,7 +36,7 @@ impl Candidate {
         let context = crate::ContextOptions::default();
         Self {
             policy: OffloadPolicy::default(),
-            threads: crate::defaults::default_threads(),
+            threads: crate::load::defaults::default_threads(),
             micro_batch_tokens: context.micro_batch_tokens,
             load_mode: LoadMode::default(),
             operation_offload: context.operation_offload,

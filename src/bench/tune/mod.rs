@@ -5,6 +5,7 @@
 
 mod cache;
 mod candidate;
+mod key;
 mod search;
 mod shortage;
 mod snippet;
@@ -15,9 +16,10 @@ mod tuner;
 mod tuning;
 
 pub use self::candidate::{Candidate, Dimension, Space};
+pub use self::key::TuneKey;
 pub use self::search::{
     Attempt, Check, Figures, Found, Left, Limits, Measured, Outcome, Purpose, Stop, Trial, search,
 };
 pub use self::shortage::{PassedOver, Shortage};
 pub use self::tuner::{TuneProgress, Tuner};
-pub use self::tuning::{TUNING_VERSION, TuneKey, Tuning};
+pub use self::tuning::{TUNING_VERSION, Tuning};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::tuning::TuneKey;
+use super::key::TuneKey;
 use crate::{Error, OffloadPolicy};
 
 /// A device that had too little memory.

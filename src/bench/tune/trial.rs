@@ -6,10 +6,9 @@ use super::search::{Attempt, Figures, Measured, Outcome};
 use super::shortage::Shortage;
 use crate::bench::error::{BenchError, BenchResult};
 use crate::bench::statistics::Summary;
-use crate::cancel::CancelHandle;
 use crate::engine::{Sampler, Token};
-use crate::limits::Limits;
-use crate::tokenize::tokenize;
+use crate::limits::{CancelHandle, Limits};
+use crate::model::tokenizer::tokenize;
 use crate::{Error, GenerateOptions, MoeModel, MoeModelBuilder, Result, Sampling};
 
 /// Rounds that count, after one that does not.
@@ -89,7 +88,7 @@ fn figures(
     let mut model = builder.cancel(cancel).load()?;
     let prompt = prompt(&model, work.prompt_tokens)?;
     let options = GenerateOptions::default().cancel(cancel);
-    model.context.watch(&Limits::of(&options, Instant::now()));
+    model.context.watch(&options.limits(Instant::now()));
     let give_up_seconds = attempt.give_up_seconds;
     // The first also reads mapped pages and makes the engine's buffers, so it may take longer.
     let warm = 2.0 * give_up_seconds;

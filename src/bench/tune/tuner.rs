@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use super::cache;
 use super::candidate::{Candidate, Dimension, Space, micro_batches, thread_counts};
+use super::key::TuneKey;
 use super::search::{Attempt, Limits, Measured, Outcome, search};
 use super::shortage::{PassedOver, Shortage};
 use super::trial::{self, Work};
-use super::tuning::{TUNING_VERSION, TuneKey, Tuning};
+use super::tuning::{TUNING_VERSION, Tuning};
 use crate::bench::environment::Environment;
 use crate::bench::error::{BenchError, BenchResult};
 use crate::bench::protocol::{ModelChoice, Protocol};
-use crate::cancel::CancelHandle;
-use crate::memory::available_bytes;
-use crate::plan::{CPU, DeviceKind, DevicePlan, Plan, human_bytes};
+use crate::device::system_memory::available_bytes;
+use crate::device::{CPU, DeviceKind};
+use crate::limits::CancelHandle;
+use crate::plan::{DevicePlan, Plan};
+use crate::units::human_bytes;
 use crate::{
     ContextOptions, Error, ExpertMap, GgufFile, LoadMode, MoeModel, MoeModelBuilder, OffloadPolicy,
 };

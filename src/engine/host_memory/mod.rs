@@ -29,10 +29,10 @@ use self::reading::Part;
 use super::call::{copied, guarded};
 use super::load_mode::LoadMode;
 use super::{device, ffi};
+use crate::device::{CPU, DeviceMemory};
 use crate::error::{Error, HostMemoryFault, Result};
 use crate::gguf::GgufFile;
-use crate::memory::DeviceMemory;
-use crate::plan::{CPU, Plan};
+use crate::plan::Plan;
 
 /// Sees that the weights can be held so, before anything is loaded.
 ///

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 use crate::paging::PAGE_BYTES;
-use crate::plan::human_bytes;
+use crate::units::human_bytes;
 
 /// Reserved addresses: memory is only taken for pages that were written, and is given back page by page.
 #[derive(Debug)]

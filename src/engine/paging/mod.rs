@@ -6,15 +6,15 @@
 //! the engine multiplies with one of them, it waits for that one's slices, so that the last are read while
 //! the first are computed with. See docs/paging.md.
 
+mod address_map;
 mod checksums;
-mod choice;
+mod event_fd;
 mod files;
 mod memory;
+mod on_routing;
 mod pages;
-mod places;
 mod queue;
 mod reader;
-mod signal;
 mod stream;
 mod watch;
 
@@ -25,8 +25,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use self::address_map::AddressMap;
 use self::files::PagedFile;
-use self::places::Places;
 use self::queue::Queue;
 use self::reader::Readers;
 pub(super) use self::stream::ModelStream;
@@ -36,7 +36,7 @@ use super::ffi;
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
 use crate::paging::{
-    Cache, Guesses, Layout, PagedTensor, PagingOptions, PagingStats, Pressure, Rows,
+    Cache, ExpertPredictor, Layout, PagedTensor, PagingOptions, PagingStats, Pressure, Rows,
 };
 
 /// So much is read at the start before memory is looked at again; less than is kept free.
@@ -51,10 +51,10 @@ pub(crate) struct Pager {
     layout: Layout,
     tensors: HashMap<String, usize>,
     /// Shared with the engine's buffer, which asks for addresses while it loads.
-    places: Box<Mutex<Places>>,
+    address_map: Box<Mutex<AddressMap>>,
     state: Mutex<State>,
     /// Contexts take turns: what one is about to use must not be released for another.
-    turn: Mutex<()>,
+    compute_lock: Mutex<()>,
     io_uring: bool,
     read_ahead: bool,
     /// Whether each read is compared with the first.
@@ -69,10 +69,10 @@ struct State {
     stats: PagingStats,
     /// Whether everything is in memory, so that no router need be watched.
     is_whole: bool,
-    guesses: Guesses,
+    predictor: ExpertPredictor,
     rows: Rows,
     /// The groups that were read on a guess for the layer that chooses next.
-    ahead: Vec<usize>,
+    prefetched: Vec<usize>,
     /// Groups with memory, but without their bytes.
     spare: Vec<usize>,
 }
@@ -84,20 +84,20 @@ impl State {
             pressure,
             stats: PagingStats::default(),
             is_whole: false,
-            guesses: Guesses::default(),
+            predictor: ExpertPredictor::default(),
             rows: Rows::default(),
-            ahead: Vec::new(),
+            prefetched: Vec::new(),
             spare: Vec::new(),
         }
     }
 
-    /// Makes the budget what memory allows, if the last look at it was so long ago. Returns what is released.
+    /// Makes the budget what memory allows, if the last look at it was so long ago. Returns what is evicted.
     fn follow_memory(&mut self, every: Duration) -> Vec<usize> {
         let (now, resident) = (self.cache.budget_bytes(), self.cache.resident_bytes());
         let Some(budget) = self.pressure.look(every, now, resident) else { return Vec::new() };
-        let released = self.cache.set_budget(budget);
+        let evicted = self.cache.set_budget(budget);
         self.stats.shrunk += u64::from(self.cache.budget_bytes() < now);
-        released
+        evicted
     }
 }
 
@@ -134,8 +134,8 @@ impl Pager {
         let named = |(i, tensor): (usize, &PagedTensor)| (tensor.name.clone(), i);
         let tensors = layout.tensors.iter().enumerate().map(named).collect();
         let offset = |tensor: &PagedTensor| (tensor.name.clone(), tensor.file_offset);
-        let places = Box::new(Places::new(layout.on_disk().map(offset).collect()));
-        let memory = places::for_engine(&places);
+        let address_map = Box::new(AddressMap::new(layout.on_disk().map(offset).collect()));
+        let memory = address_map::for_engine(&address_map);
         let mut buffer_type = ptr::null_mut();
         // SAFETY: `memory` is copied; what it points to is boxed and kept until the type is freed.
         guarded(|message| unsafe {
@@ -153,9 +153,9 @@ impl Pager {
             files,
             layout,
             tensors,
-            places,
+            address_map,
             state: Mutex::new(state),
-            turn: Mutex::new(()),
+            compute_lock: Mutex::new(()),
             io_uring: options.io_uring,
             read_ahead: options.read_ahead,
             verify: options.verify,
@@ -227,10 +227,10 @@ impl Pager {
             return Ok(false);
         }
         let mut state = lock(&self.state);
-        let released = state.follow_memory(Duration::ZERO);
+        let evicted = state.follow_memory(Duration::ZERO);
         let filled = state.cache.fill(wanted, FILL_BYTES);
         drop(state);
-        self.replace(&released, &filled, |_| 0)?;
+        self.replace(&evicted, &filled, |_| 0)?;
         Ok(!filled.is_empty())
     }
 
@@ -260,13 +260,13 @@ impl Pager {
     }
 
     /// To be held while a context computes.
-    pub(super) fn turn(&self) -> MutexGuard<'_, ()> {
-        lock(&self.turn)
+    pub(super) fn compute_lock(&self) -> MutexGuard<'_, ()> {
+        lock(&self.compute_lock)
     }
 
     /// Why the load failed, if it was for want of addresses.
     pub(super) fn load_failure(&self) -> Option<Error> {
-        lock(&self.places).failure.take()
+        lock(&self.address_map).failure.take()
     }
 
     pub(super) fn failure(&self) -> Option<Error> {

@@ -93,17 +93,17 @@ impl Pager {
     }
 
     fn hand_over_pages(&self, old: &Range<usize>, new: Option<&Range<usize>>) -> Result<()> {
-        let mut places = lock(&self.places);
+        let mut address_map = lock(&self.address_map);
         let mut rest = old.clone();
         if let Some(new) = new.filter(|_| self.moves_pages.load(Ordering::Relaxed)) {
             let bytes = old.len().min(new.len());
-            let moved = places.move_pages(&(old.start..old.start + bytes), new.start)?;
+            let moved = address_map.move_pages(&(old.start..old.start + bytes), new.start)?;
             rest.start += moved;
             if moved < bytes {
                 self.moves_pages.store(false, Ordering::Relaxed);
             }
         }
-        places.release(&rest);
+        address_map.release(&rest);
         Ok(())
     }
 
@@ -112,7 +112,8 @@ impl Pager {
         let offset = table.file_offset;
         let (first, end) = (page_floor(offset), page_ceil(offset + table.bytes));
         let start = address(self.base(table)?, offset, first);
-        lock(&self.places).release(&(start..start + usize::try_from(end - first).unwrap_or(0)));
+        lock(&self.address_map)
+            .release(&(start..start + usize::try_from(end - first).unwrap_or(0)));
         Ok(())
     }
 
@@ -123,7 +124,7 @@ impl Pager {
     }
 
     fn base(&self, tensor: &PagedTensor) -> Result<usize> {
-        let base = lock(&self.places).addresses.get(&tensor.name).copied();
+        let base = lock(&self.address_map).addresses.get(&tensor.name).copied();
         let lost =
             || Error::Paging { reason: format!("the engine did not load `{}`", tensor.name) };
         base.ok_or_else(lost)

@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
+use super::event_fd::EventFd;
 use super::files::PagedFile;
-use super::signal::Signal;
 use crate::error::Error;
 
 /// Reads under way at once. More does not help a disk that was measured here; see docs/paging.md.
@@ -50,7 +50,7 @@ pub(super) struct Queue {
     work: Condvar,
     done: Condvar,
     /// As `work`, for a reader that waits for the disk at the same time.
-    signal: OnceLock<Arc<Signal>>,
+    event_fd: OnceLock<Arc<EventFd>>,
 }
 
 #[derive(Debug, Default)]
@@ -144,16 +144,16 @@ impl Queue {
     }
 
     /// What tells a reader that waits for the disk of more work. `None` where there can be none.
-    pub(super) fn make_signal(&self) -> Option<Arc<Signal>> {
-        let signal = Arc::new(Signal::new().ok()?);
-        self.signal.set(Arc::clone(&signal)).ok()?;
-        Some(signal)
+    pub(super) fn make_event_fd(&self) -> Option<Arc<EventFd>> {
+        let event_fd = Arc::new(EventFd::new().ok()?);
+        self.event_fd.set(Arc::clone(&event_fd)).ok()?;
+        Some(event_fd)
     }
 
     fn call_readers(&self) {
         self.work.notify_all();
-        if let Some(signal) = self.signal.get() {
-            signal.send();
+        if let Some(event_fd) = self.event_fd.get() {
+            event_fd.send();
         }
     }
 

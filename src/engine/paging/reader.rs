@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use io_uring::{IoUring, opcode, squeue, types};
 
+use super::event_fd::EventFd;
 use super::queue::{DEPTH, Piece, Queue};
-use super::signal::Signal;
 use crate::error::Error;
 
 /// The threads that read. Dropping it waits for what is under way.
@@ -24,7 +24,7 @@ impl Readers {
     /// in containers that forbid it.
     pub(super) fn start(queue: &Arc<Queue>, allow_ring: bool) -> io::Result<Self> {
         let ring = if allow_ring {
-            working_ring().and_then(|ring| Some((ring, queue.make_signal()?)))
+            working_ring().and_then(|ring| Some((ring, queue.make_event_fd()?)))
         } else {
             None
         };
@@ -32,8 +32,8 @@ impl Readers {
             std::thread::Builder::new().name("moe-offload-read".into()).spawn(work)
         };
         let mut readers = Self { queue: Arc::clone(queue), threads: Vec::new(), kind: "threads" };
-        if let Some((ring, signal)) = ring {
-            let reader = RingReader::new(Arc::clone(queue), signal, ring);
+        if let Some((ring, event_fd)) = ring {
+            let reader = RingReader::new(Arc::clone(queue), event_fd, ring);
             readers.threads.push(spawn(Box::new(move || reader.run()))?);
             readers.kind = "io_uring";
         } else {
@@ -86,7 +86,7 @@ fn read_by_thread(queue: &Queue) {
 /// disk although others are under way.
 struct RingReader {
     queue: Arc<Queue>,
-    signal: Arc<Signal>,
+    event_fd: Arc<EventFd>,
     ring: IoUring,
     /// What is under way; `None`: free.
     slots: Vec<Option<Piece>>,
@@ -97,12 +97,12 @@ struct RingReader {
 }
 
 /// The signal among the ring's entries, which else are numbers of slots.
-const SIGNAL: u64 = DEPTH as u64;
+const EVENT_FD: u64 = DEPTH as u64;
 
 impl RingReader {
-    fn new(queue: Arc<Queue>, signal: Arc<Signal>, ring: IoUring) -> Self {
+    fn new(queue: Arc<Queue>, event_fd: Arc<EventFd>, ring: IoUring) -> Self {
         let slots = vec![None; DEPTH];
-        Self { queue, signal, ring, slots, is_watching: false, is_broken: false }
+        Self { queue, event_fd, ring, slots, is_watching: false, is_broken: false }
     }
 
     /// Until the queue is stopped and the system has none of the reads.
@@ -135,9 +135,9 @@ impl RingReader {
 
     fn watch(&mut self) {
         if !self.is_watching {
-            let signal = types::Fd(self.signal.descriptor());
+            let event_fd = types::Fd(self.event_fd.descriptor());
             let events = libc::POLLIN.unsigned_abs().into();
-            self.push(&opcode::PollAdd::new(signal, events).build().user_data(SIGNAL));
+            self.push(&opcode::PollAdd::new(event_fd, events).build().user_data(EVENT_FD));
             self.is_watching = true;
         }
     }
@@ -170,8 +170,8 @@ impl RingReader {
         let finished: Vec<(u64, i32)> =
             self.ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
         for (i, result) in finished {
-            if i == SIGNAL {
-                self.signal.take();
+            if i == EVENT_FD {
+                self.event_fd.take();
                 self.is_watching = false;
                 if result < 0 {
                     self.failed(&io::Error::from_raw_os_error(-result));
@@ -194,7 +194,7 @@ impl RingReader {
         if !matches!(error.kind(), Interrupted | ResourceBusy | WouldBlock) {
             self.queue.fail(Error::Paging { reason: format!("io_uring: {error}") });
             self.is_broken = true;
-            self.signal.send(); // the ring ends its watch
+            self.event_fd.send(); // the ring ends its watch
         }
     }
 }

@@ -5,12 +5,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
-use super::super::call::{guarded, told};
+use super::super::call::{guarded, slice_from_raw};
 use super::super::ffi;
 use super::super::weights::Weights;
 use super::Pager;
 use crate::error::{Error, Result};
-use crate::paging::Look;
+use crate::paging::Stage;
 
 /// Owned by one context; the engine uses it only while that context computes, on the thread that has it.
 pub(in super::super) struct PagerWatch {
@@ -37,8 +37,8 @@ impl PagerWatch {
             rows: Some(rows),
             user,
             watch,
-            seen: ptr::null_mut(),
-            blind: false,
+            graph_state: ptr::null_mut(),
+            routing_missed: false,
             failed: false,
         });
         let this = Self { pager: NonNull::from(Box::leak(raw)), _weights: Arc::clone(weights) };
@@ -57,7 +57,7 @@ impl PagerWatch {
     /// Whether experts were used unseen, which is an error. `&mut`: the context is not computing.
     pub(in super::super) fn check(&mut self) -> Result<()> {
         // SAFETY: ours until drop, and the engine uses it only while it computes.
-        let is_blind = unsafe { (*self.pager.as_ptr()).blind };
+        let is_blind = unsafe { (*self.pager.as_ptr()).routing_missed };
         let reason = "this model uses experts before its router can be seen; keep them in memory";
         if is_blind { Err(Error::Paging { reason: reason.into() }) } else { Ok(()) }
     }
@@ -91,7 +91,8 @@ unsafe extern "C" fn chosen(
     user: *mut c_void,
 ) -> bool {
     // SAFETY: `user` is the pager of the weights that the watch keeps; there are as many experts as it says.
-    let (pager, experts) = unsafe { (&*user.cast::<Pager>(), told(experts, each * tokens)) };
+    let (pager, experts) =
+        unsafe { (&*user.cast::<Pager>(), slice_from_raw(experts, each * tokens)) };
     on(pager, || pager.chosen(u32::try_from(layer).unwrap_or(0), experts, each, used))
 }
 
@@ -103,9 +104,9 @@ unsafe extern "C" fn expected(
     user: *mut c_void,
 ) {
     // SAFETY: as in `chosen`.
-    let (pager, experts) = unsafe { (&*user.cast::<Pager>(), told(experts, count)) };
-    let look = if again { Look::Again } else { Look::First };
-    on(pager, || pager.expected(u32::try_from(layer).unwrap_or(0), experts, look));
+    let (pager, experts) = unsafe { (&*user.cast::<Pager>(), slice_from_raw(experts, count)) };
+    let stage = if again { Stage::Again } else { Stage::First };
+    on(pager, || pager.expected(u32::try_from(layer).unwrap_or(0), experts, stage));
 }
 
 unsafe extern "C" fn needed(
@@ -116,7 +117,7 @@ unsafe extern "C" fn needed(
 ) -> bool {
     // SAFETY: as in `chosen`; the name is the engine's NUL-terminated text.
     let (pager, experts, name) =
-        unsafe { (&*user.cast::<Pager>(), told(experts, count), CStr::from_ptr(tensor)) };
+        unsafe { (&*user.cast::<Pager>(), slice_from_raw(experts, count), CStr::from_ptr(tensor)) };
     on(pager, || pager.needed(&name.to_string_lossy(), experts))
 }
 
@@ -128,6 +129,6 @@ unsafe extern "C" fn rows(
 ) -> bool {
     // SAFETY: as in `chosen`; the name is the engine's NUL-terminated text.
     let (pager, rows, name) =
-        unsafe { (&*user.cast::<Pager>(), told(rows, count), CStr::from_ptr(tensor)) };
+        unsafe { (&*user.cast::<Pager>(), slice_from_raw(rows, count), CStr::from_ptr(tensor)) };
     on(pager, || pager.rows_needed(&name.to_string_lossy(), rows))
 }

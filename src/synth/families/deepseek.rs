@@ -3,7 +3,7 @@
 
 use super::PLAIN;
 use crate::synth::family::{Attention, Experts, Family};
-use crate::synth::quirk::{Quirk, Setting, Vocabulary};
+use crate::synth::variant::{Setting, Variant, Vocabulary};
 
 pub(super) const FAMILIES: &[Family] = &[
     Family {
@@ -19,7 +19,7 @@ pub(super) const FAMILIES: &[Family] = &[
         attention: Attention::grouped(16, 16, 128),
         experts: Experts::new(64, 6, 1408).shared(2, 2816).after(1),
         vocabulary: Vocabulary::Bpe("deepseek-llm"),
-        quirks: SHARED_KEYS,
+        variants: SHARED_KEYS,
         keys: &[("expert_weights_scale", Setting::F(1.0))],
         ..PLAIN
     },
@@ -70,7 +70,7 @@ pub(super) const FAMILIES: &[Family] = &[
         attention: Attention::latent(128, 1536),
         experts: Experts::new(256, 8, 2048).shared(1, 2048).after(3).groups(8, 4),
         vocabulary: Vocabulary::Bpe("deepseek-v3"),
-        quirks: SIGMOID,
+        variants: SIGMOID,
         keys: &[
             ("expert_weights_scale", Setting::F(2.5)),
             ("expert_weights_norm", Setting::B(true)),
@@ -95,7 +95,7 @@ pub(super) const FAMILIES: &[Family] = &[
         experts: Experts::new(384, 8, 2048).shared(1, 2048).after(1).groups(1, 1),
         vocabulary: Vocabulary::Bpe("kimi-k2"),
         rope_base: 50_000.0,
-        quirks: SIGMOID,
+        variants: SIGMOID,
         keys: &[
             ("expert_weights_scale", Setting::F(2.827)),
             ("expert_weights_norm", Setting::B(true)),
@@ -121,11 +121,11 @@ pub(super) const FAMILIES: &[Family] = &[
         experts: Experts::new(128, 6, 1408).shared(2, 2816).after(1),
         vocabulary: Vocabulary::Bpe("qwen2"),
         rope_base: 10_000_000.0,
-        quirks: &[
-            Quirk::ExpertLengthKey,
-            Quirk::SharedCountKey,
-            Quirk::ChoiceBias,
-            Quirk::HeadNorms,
+        variants: &[
+            Variant::ExpertLengthKey,
+            Variant::SharedCountKey,
+            Variant::ChoiceBias,
+            Variant::HeadNorms,
         ],
         keys: &[
             ("expert_weights_scale", Setting::F(2.5)),
@@ -136,15 +136,16 @@ pub(super) const FAMILIES: &[Family] = &[
     },
 ];
 
-const SHARED_KEYS: &[Quirk] = &[Quirk::ExpertLengthKey, Quirk::SharedCountKey];
+const SHARED_KEYS: &[Variant] = &[Variant::ExpertLengthKey, Variant::SharedCountKey];
 
-const SIGMOID: &[Quirk] = &[Quirk::ExpertLengthKey, Quirk::SharedCountKey, Quirk::ChoiceBias];
+const SIGMOID: &[Variant] =
+    &[Variant::ExpertLengthKey, Variant::SharedCountKey, Variant::ChoiceBias];
 
 const DEEPSEEK2: Family = Family {
     architecture: "deepseek2",
     context_tokens: 163_840,
     vocab: 102_400,
     vocabulary: Vocabulary::Bpe("deepseek-llm"),
-    quirks: SHARED_KEYS,
+    variants: SHARED_KEYS,
     ..PLAIN
 };

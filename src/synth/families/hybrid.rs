@@ -2,7 +2,7 @@
 
 use super::PLAIN;
 use crate::synth::family::{Attention, AttentionLayers, Experts, Family, Recurrent, RecurrentKind};
-use crate::synth::quirk::{Quirk, Setting, Vocabulary};
+use crate::synth::variant::{Setting, Variant, Vocabulary};
 
 pub(super) const FAMILIES: &[Family] = &[
     Family {
@@ -29,12 +29,12 @@ pub(super) const FAMILIES: &[Family] = &[
         vocabulary: Vocabulary::Bpe("qwen2"),
         rope_base: 10_000_000.0,
         layer_norms: &["attn_norm", "post_attention_norm"],
-        quirks: &[
-            Quirk::GatedQuery,
-            Quirk::HeadNorms,
-            Quirk::ExpertLengthKey,
-            Quirk::SharedLengthKey,
-            Quirk::SharedGate,
+        variants: &[
+            Variant::GatedQuery,
+            Variant::HeadNorms,
+            Variant::ExpertLengthKey,
+            Variant::SharedLengthKey,
+            Variant::SharedGate,
         ],
         keys: &[("full_attention_interval", Setting::U(4))],
         ..PLAIN
@@ -63,13 +63,13 @@ pub(super) const FAMILIES: &[Family] = &[
         vocabulary: Vocabulary::Bpe("qwen35"),
         rope_base: 10_000_000.0,
         layer_norms: &["attn_norm", "post_attention_norm"],
-        quirks: &[
-            Quirk::GatedQuery,
-            Quirk::HeadNorms,
-            Quirk::SplitGates,
-            Quirk::ExpertLengthKey,
-            Quirk::SharedLengthKey,
-            Quirk::SharedGate,
+        variants: &[
+            Variant::GatedQuery,
+            Variant::HeadNorms,
+            Variant::SplitGates,
+            Variant::ExpertLengthKey,
+            Variant::SharedLengthKey,
+            Variant::SharedGate,
         ],
         keys: &[
             ("full_attention_interval", Setting::U(4)),
@@ -115,11 +115,11 @@ pub(super) const FAMILIES: &[Family] = &[
         tied_output: true,
         vocabulary: Vocabulary::Bpe("lfm2"),
         rope_base: 1_000_000.0,
-        quirks: &[
-            Quirk::HeadNorms,
-            Quirk::EmbeddingNormName,
-            Quirk::ChoiceBias,
-            Quirk::ExpertLengthKey,
+        variants: &[
+            Variant::HeadNorms,
+            Variant::EmbeddingNormName,
+            Variant::ChoiceBias,
+            Variant::ExpertLengthKey,
         ],
         keys: &[("expert_gating_func", Setting::U(2))],
         ..PLAIN

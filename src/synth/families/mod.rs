@@ -2,7 +2,7 @@
 //!
 //! Each entry names its source. To add a model, add an entry; to add an architecture, also look at
 //! the engine's `src/models/` for the tensors and keys that it wants, and name what is unusual as a
-//! `Quirk`.
+//! `Variant`.
 
 mod deepseek;
 mod hybrid;
@@ -11,7 +11,7 @@ mod softmax;
 mod various;
 
 use super::family::{Attention, Experts, Family};
-use super::quirk::Vocabulary;
+use super::variant::Vocabulary;
 
 /// All families, the best known first.
 pub(super) const ALL: &[&[Family]] =
@@ -38,7 +38,7 @@ const PLAIN: Family = Family {
     vocabulary: Vocabulary::Bpe("gpt-2"),
     rope_base: 10_000.0,
     layer_norms: &["attn_norm", "ffn_norm"],
-    quirks: &[],
+    variants: &[],
     keys: &[],
 };
 

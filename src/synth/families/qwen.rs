@@ -2,7 +2,7 @@
 
 use super::PLAIN;
 use crate::synth::family::{Attention, Experts, Family};
-use crate::synth::quirk::{Quirk, Setting, Vocabulary};
+use crate::synth::variant::{Setting, Variant, Vocabulary};
 
 pub(super) const FAMILIES: &[Family] = &[
     Family {
@@ -84,13 +84,18 @@ const QWEN2: Family = Family {
     vocab: 151_936,
     vocabulary: Vocabulary::Bpe("qwen2"),
     rope_base: 1_000_000.0,
-    quirks: &[Quirk::QkvBias, Quirk::ExpertLengthKey, Quirk::SharedLengthKey, Quirk::SharedGate],
+    variants: &[
+        Variant::QkvBias,
+        Variant::ExpertLengthKey,
+        Variant::SharedLengthKey,
+        Variant::SharedGate,
+    ],
     ..PLAIN
 };
 
 const QWEN3: Family = Family {
     architecture: "qwen3moe",
     context_tokens: 40_960,
-    quirks: &[Quirk::HeadNorms, Quirk::ExpertLengthKey],
+    variants: &[Variant::HeadNorms, Variant::ExpertLengthKey],
     ..QWEN2
 };

@@ -2,7 +2,7 @@
 
 use super::PLAIN;
 use crate::synth::family::{Attention, Experts, Family, WindowKeys};
-use crate::synth::quirk::{Quirk, Setting, Vocabulary};
+use crate::synth::variant::{Setting, Variant, Vocabulary};
 
 pub(super) const FAMILIES: &[Family] = &[
     Family {
@@ -58,7 +58,7 @@ pub(super) const FAMILIES: &[Family] = &[
         attention: Attention::grouped(32, 8, 128),
         experts: Experts::new(16, 2, 6400),
         vocabulary: Vocabulary::Spm,
-        quirks: &[Quirk::QkvBias, Quirk::OutBias, Quirk::NormBias, Quirk::RopeFactors],
+        variants: &[Variant::QkvBias, Variant::OutBias, Variant::NormBias, Variant::RopeFactors],
         keys: &[
             ("rope.scaling.attn_factor", Setting::F(1.190_238)),
             ("rope.scaling.original_context_length", Setting::U(4096)),
@@ -80,7 +80,7 @@ pub(super) const FAMILIES: &[Family] = &[
         vocabulary: Vocabulary::Bpe("dbrx"),
         rope_base: 500_000.0,
         layer_norms: &["attn_norm", "attn_output_norm"],
-        quirks: &[Quirk::FusedQkv, Quirk::LayerNormKey],
+        variants: &[Variant::FusedQkv, Variant::LayerNormKey],
         keys: &[("attention.clamp_kqv", Setting::F(8.0))],
         ..PLAIN
     },
@@ -97,7 +97,7 @@ pub(super) const FAMILIES: &[Family] = &[
         attention: Attention::grouped(16, 16, 128),
         experts: Experts::new(64, 8, 1024),
         vocabulary: Vocabulary::Bpe("olmo"),
-        quirks: &[Quirk::WholeNorms],
+        variants: &[Variant::WholeNorms],
         ..PLAIN
     },
     Family {
@@ -154,7 +154,7 @@ pub(super) const FAMILIES: &[Family] = &[
         experts: Experts::new(128, 2, 4864),
         vocabulary: Vocabulary::Spm,
         layer_norms: &["attn_norm", "ffn_norm", "ffn_norm_exps"],
-        quirks: &[Quirk::SquareDense],
+        variants: &[Variant::SquareDense],
         ..PLAIN
     },
 ];
@@ -171,12 +171,12 @@ const GPT_OSS: Family = Family {
     vocabulary: Vocabulary::Bpe("gpt-4o"),
     rope_base: 150_000.0,
     layer_norms: &["attn_norm", "post_attention_norm"],
-    quirks: &[
-        Quirk::QkvBias,
-        Quirk::OutBias,
-        Quirk::Sinks,
-        Quirk::ExpertBias,
-        Quirk::ExpertLengthKey,
+    variants: &[
+        Variant::QkvBias,
+        Variant::OutBias,
+        Variant::Sinks,
+        Variant::ExpertBias,
+        Variant::ExpertLengthKey,
     ],
     keys: &[
         ("rope.scaling.type", Setting::S("yarn")),

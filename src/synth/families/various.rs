@@ -2,7 +2,7 @@
 
 use super::PLAIN;
 use crate::synth::family::{Attention, Experts, Family, Window, WindowKeys};
-use crate::synth::quirk::{Quirk, Setting, Vocabulary};
+use crate::synth::variant::{Setting, Variant, Vocabulary};
 
 pub(super) const FAMILIES: &[Family] = &[
     Family {
@@ -11,7 +11,7 @@ pub(super) const FAMILIES: &[Family] = &[
         source: "https://huggingface.co/meta-llama/Llama-4-Scout-17B-16E-Instruct config.json",
         context_tokens: 10_485_760,
         experts: Experts::new(16, 1, 8192).shared(1, 8192),
-        quirks: &[Quirk::ExpertLengthKey, Quirk::RopeFreqs],
+        variants: &[Variant::ExpertLengthKey, Variant::RopeFreqs],
         keys: &[("interleave_moe_layer_step", Setting::U(1))],
         ..LLAMA4
     },
@@ -32,7 +32,12 @@ pub(super) const FAMILIES: &[Family] = &[
         embedding: 4096,
         feed_forward: 10_944,
         experts: Experts::new(128, 8, 1408).shared(1, 1408).after(1).groups(1, 1),
-        quirks: &[Quirk::QkvBias, Quirk::ExpertLengthKey, Quirk::SharedCountKey, Quirk::ChoiceBias],
+        variants: &[
+            Variant::QkvBias,
+            Variant::ExpertLengthKey,
+            Variant::SharedCountKey,
+            Variant::ChoiceBias,
+        ],
         keys: &[
             ("expert_weights_scale", Setting::F(1.0)),
             ("expert_weights_norm", Setting::B(true)),
@@ -48,12 +53,12 @@ pub(super) const FAMILIES: &[Family] = &[
         embedding: 5120,
         feed_forward: 12_288,
         experts: Experts::new(160, 8, 1536).shared(1, 1536).after(3).groups(1, 1),
-        quirks: &[
-            Quirk::QkvBias,
-            Quirk::HeadNorms,
-            Quirk::ExpertLengthKey,
-            Quirk::SharedCountKey,
-            Quirk::ChoiceBias,
+        variants: &[
+            Variant::QkvBias,
+            Variant::HeadNorms,
+            Variant::ExpertLengthKey,
+            Variant::SharedCountKey,
+            Variant::ChoiceBias,
         ],
         keys: &[
             ("expert_weights_scale", Setting::F(2.5)),
@@ -94,14 +99,14 @@ pub(super) const FAMILIES: &[Family] = &[
             "post_ffw_norm_1",
             "post_ffw_norm_2",
         ],
-        quirks: &[
-            Quirk::HeadNorms,
-            Quirk::KeyIsValue,
-            Quirk::FusedGateUp,
-            Quirk::ParallelDense,
-            Quirk::Scales,
-            Quirk::RopeFreqs,
-            Quirk::ExpertLengthKey,
+        variants: &[
+            Variant::HeadNorms,
+            Variant::KeyIsValue,
+            Variant::FusedGateUp,
+            Variant::ParallelDense,
+            Variant::Scales,
+            Variant::RopeFreqs,
+            Variant::ExpertLengthKey,
         ],
         keys: &[
             ("embedding_length_per_layer_input", Setting::U(0)),
@@ -149,7 +154,7 @@ pub(super) const FAMILIES: &[Family] = &[
         tied_output: true,
         vocabulary: Vocabulary::Bpe("hunyuan"),
         rope_base: 11_158_840.0,
-        quirks: &[Quirk::HeadNorms, Quirk::ExpertLengthKey, Quirk::SharedLengthKey],
+        variants: &[Variant::HeadNorms, Variant::ExpertLengthKey, Variant::SharedLengthKey],
         ..PLAIN
     },
     Family {
@@ -166,7 +171,7 @@ pub(super) const FAMILIES: &[Family] = &[
         experts: Experts::new(256, 8, 1536),
         vocabulary: Vocabulary::Bpe("minimax-m2"),
         rope_base: 5_000_000.0,
-        quirks: &[Quirk::WholeNorms, Quirk::ChoiceBias, Quirk::ExpertLengthKey],
+        variants: &[Variant::WholeNorms, Variant::ChoiceBias, Variant::ExpertLengthKey],
         keys: &[("expert_gating_func", Setting::U(2))],
         ..PLAIN
     },
@@ -184,13 +189,13 @@ pub(super) const FAMILIES: &[Family] = &[
         experts: Experts::new(256, 8, 512).shared(1, 512).after(1).groups(8, 4),
         vocabulary: Vocabulary::Bpe("bailingmoe2"),
         rope_base: 600_000.0,
-        quirks: &[
-            Quirk::FusedQkv,
-            Quirk::HeadNorms,
-            Quirk::ChoiceBias,
-            Quirk::ExpertLengthKey,
-            Quirk::SharedCountKey,
-            Quirk::SharedLengthKey,
+        variants: &[
+            Variant::FusedQkv,
+            Variant::HeadNorms,
+            Variant::ChoiceBias,
+            Variant::ExpertLengthKey,
+            Variant::SharedCountKey,
+            Variant::SharedLengthKey,
         ],
         keys: &[
             ("expert_weights_scale", Setting::F(2.5)),
@@ -210,7 +215,7 @@ const LLAMA4: Family = Family {
     attention: Attention::grouped(40, 8, 128).window(8192, 4, WindowKeys::Implied),
     vocabulary: Vocabulary::Bpe("llama4"),
     rope_base: 500_000.0,
-    quirks: &[Quirk::ExpertLengthKey],
+    variants: &[Variant::ExpertLengthKey],
     ..PLAIN
 };
 
@@ -232,11 +237,11 @@ const ERNIE: Family = Family {
     vocab: 103_424,
     vocabulary: Vocabulary::Spm,
     rope_base: 500_000.0,
-    quirks: &[
-        Quirk::ChoiceBias,
-        Quirk::ExpertLengthKey,
-        Quirk::SharedCountKey,
-        Quirk::SharedLengthKey,
+    variants: &[
+        Variant::ChoiceBias,
+        Variant::ExpertLengthKey,
+        Variant::SharedCountKey,
+        Variant::SharedLengthKey,
     ],
     keys: &[("interleave_moe_layer_step", Setting::U(1))],
     ..PLAIN

@@ -122,10 +122,7 @@ fn mask(numbers: &[u32]) -> Vec<c_ulong> {
 
 /// `RLIMIT_MEMLOCK`; `None` without a limit.
 pub(super) fn lock_limit() -> Option<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: it fills the structure.
-    let failed = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) != 0 };
-    (!failed && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+    rustix::process::getrlimit(rustix::process::Resource::Memlock).current
 }
 
 #[cfg(test)]

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
+
+use rustix::event::{EventfdFlags, eventfd};
 
 /// Stays readable from when it is sent until it is taken, however often it is sent: an `eventfd`.
 #[derive(Debug)]
@@ -10,13 +12,8 @@ pub(super) struct EventFd(File);
 
 impl EventFd {
     pub(super) fn new() -> io::Result<Self> {
-        // SAFETY: it makes a descriptor, and touches no memory.
-        let descriptor = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if descriptor < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just made and is nobody else's; the file closes it.
-        Ok(Self(unsafe { File::from_raw_fd(descriptor) }))
+        let descriptor = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self(File::from(descriptor)))
     }
 
     pub(super) fn send(&self) {

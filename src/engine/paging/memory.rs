@@ -156,9 +156,8 @@ pub(super) fn may_move(slices: usize) -> bool {
 
 /// What is given back must be whole pages of the system.
 pub(super) fn check_page_size() -> Result<()> {
-    // SAFETY: a plain question.
-    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    if u64::try_from(bytes) == Ok(PAGE_BYTES) {
+    let bytes = rustix::param::page_size();
+    if bytes as u64 == PAGE_BYTES {
         return Ok(());
     }
     let reason =

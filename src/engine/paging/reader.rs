@@ -217,12 +217,12 @@ fn outcome(piece: &Piece, result: i32) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::CString;
     use std::fs;
-    use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
     use std::sync::mpsc;
     use std::thread;
+
+    use rustix::fs::{FileType, Mode};
 
     use super::*;
     use crate::engine::paging::files::PagedFile;
@@ -248,9 +248,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (pipe, file) = (folder.path().join("pipe"), folder.path().join("file"));
         fs::write(&file, [7; 4096]).unwrap();
-        let name = CString::new(pipe.as_os_str().as_bytes()).unwrap();
-        // SAFETY: a plain call with a path that lives.
-        assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .unwrap();
 
         let mut pages = vec![Page([0; 4096]); 2];
         let queue = Arc::new(Queue::new(2));

@@ -8,11 +8,11 @@
 use std::collections::HashSet;
 use std::ffi::{c_char, c_void};
 use std::fs::File;
-use std::io::ErrorKind;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::sync::Mutex;
+
+use rustix::io::Errno;
 
 use super::super::ffi;
 use super::lock;
@@ -115,23 +115,16 @@ impl<'a> ModelStream<'a> {
 
     fn read_shard(&self, shard: usize, offset: u64, into: &mut [MaybeUninit<u8>]) -> Result<usize> {
         let path = || self.shards[shard].path.clone();
-        // Lengths of files are such numbers.
-        let Ok(offset) = libc::off_t::try_from(offset) else {
-            return Err(Error::FileChanged { path: path() });
-        };
-        let (file, count) = (self.files[shard].as_raw_fd(), into.len());
         loop {
-            // SAFETY: the file is open as long as `self`; the system only writes, at most so many bytes.
-            let read = unsafe { libc::pread(file, into.as_mut_ptr().cast(), count, offset) };
-            match usize::try_from(read) {
+            match rustix::io::pread(&self.files[shard], &mut *into, offset) {
                 // Its header said that there is more.
-                Ok(0) => return Err(Error::FileChanged { path: path() }),
-                Ok(count) => return Ok(count),
-                Err(_) => {
-                    let source = std::io::Error::last_os_error();
-                    if source.kind() != ErrorKind::Interrupted {
-                        return Err(Error::Io { action: "read", path: path(), source });
-                    }
+                Ok((read, _)) if read.is_empty() => {
+                    return Err(Error::FileChanged { path: path() });
+                }
+                Ok((read, _)) => return Ok(read.len()),
+                Err(Errno::INTR) => {}
+                Err(error) => {
+                    return Err(Error::Io { action: "read", path: path(), source: error.into() });
                 }
             }
         }

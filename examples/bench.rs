@@ -10,7 +10,8 @@ mod common;
 #[path = "common/tune.rs"]
 mod tune;
 
-use std::io::{Read, Write};
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -23,6 +24,10 @@ use moe_offload::bench::{
 
 /// The small model that comes with the repository.
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
+
+/// What a report's folder has, beside pictures.
+const REPORT: &str = "report.md";
+const SAMPLES: &str = "samples.csv";
 
 /// Measures policies against each other: speed, memory, quality, energy.
 ///
@@ -97,19 +102,19 @@ struct ProtocolArguments {
     #[arg(long = "prompt", value_name = "NAME")]
     prompts: Vec<String>,
     /// Tokens of the context; may be repeated
-    #[arg(long = "context", value_name = "TOKENS")]
+    #[arg(long = "context", value_name = "TOKENS", allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     contexts: Vec<u32>,
     /// Threads that compute on the CPU; may be repeated
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     threads: Vec<u32>,
     /// Tokens computed at once while a prompt is read; may be repeated
-    #[arg(long = "micro-batch", value_name = "TOKENS")]
+    #[arg(long = "micro-batch", value_name = "TOKENS", allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     micro_batches: Vec<u32>,
     /// How often each is measured
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     repetitions: Option<u32>,
     /// Most tokens of an answer
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u64>)]
     answer_tokens: Option<u64>,
     /// Use the devices of this RPC server; may be repeated
     #[arg(long = "rpc", value_name = "HOST:PORT")]
@@ -123,7 +128,7 @@ struct ProtocolArguments {
 }
 
 fn main() {
-    let arguments: Arguments = common::arguments();
+    let arguments: Arguments = common::arguments_of_writer();
     let done = match arguments.what {
         What::Run(arguments) => run(&arguments),
         What::Report(output) => report(&output),
@@ -139,13 +144,13 @@ fn main() {
 
 fn run(arguments: &RunArguments) -> BenchResult<()> {
     let path = &arguments.output.journal;
-    let protocol = worth_measuring(protocol(&arguments.protocol)?, path)?;
-    let mut journal = if arguments.resume && path.exists() {
-        Journal::resume(path, protocol)?
-    } else {
-        Journal::create(path, protocol)?
-    };
+    let protocol = protocol(&arguments.protocol)?;
     let scratch = path.with_extension("scratch");
+    let resumes = arguments.resume && path.exists();
+    check_places(&arguments.output, (!resumes).then_some(&scratch))?;
+    let protocol = worth_measuring(protocol, path)?;
+    let mut journal =
+        if resumes { Journal::resume(path, protocol)? } else { Journal::create(path, protocol)? };
     std::fs::create_dir_all(&scratch).map_err(|source| io("create", &scratch, source))?;
     let protocol = journal.protocol().clone();
     let bar = ProgressBar::new(1);
@@ -165,6 +170,31 @@ fn run(arguments: &RunArguments) -> BenchResult<()> {
     // Baselines are large and belong to this run alone.
     std::fs::remove_dir_all(&scratch).map_err(|source| io("remove", &scratch, source))?;
     report(&arguments.output)
+}
+
+/// What would be refused in the end is refused before anything is measured. `scratch` is to be a new folder,
+/// as it is removed with all that is in it.
+fn check_places(output: &Output, scratch: Option<&PathBuf>) -> BenchResult<()> {
+    if let Some(scratch) = scratch {
+        if output.journal.exists() {
+            return Err(BenchError::Exists { path: output.journal.clone() });
+        }
+        if scratch.exists() {
+            return Err(io("create", scratch, common::exists()));
+        }
+    }
+    let Some(folder) = &output.out else { return Ok(()) };
+    std::fs::create_dir_all(folder).map_err(|source| io("create", folder, source))?;
+    for name in [REPORT, SAMPLES] {
+        let path = folder.join(name);
+        match OpenOptions::new().append(true).open(&path) {
+            Err(source) if source.kind() != ErrorKind::NotFound => {
+                return Err(io("write", &path, source));
+            }
+            _ => {}
+        }
+    }
+    tempfile::tempfile_in(folder).map(drop).map_err(|source| io("write to", folder, source))
 }
 
 /// Without a device policies place nothing differently, and what they would differ by is chance: then one
@@ -299,10 +329,10 @@ fn report(output: &Output) -> BenchResult<()> {
             let title = name.trim_end_matches(".svg");
             text.extend(["![", title, "](", name, ")\n"]);
         }
-        write("samples.csv", &report.csv())?;
-        write("report.md", &text)?;
+        write(SAMPLES, &report.csv())?;
+        write(REPORT, &text)?;
         let names = pictures.keys().map(String::as_str);
-        let names: Vec<&str> = ["report.md", "samples.csv"].into_iter().chain(names).collect();
+        let names: Vec<&str> = [REPORT, SAMPLES].into_iter().chain(names).collect();
         common::say(&format!("written to {}: {}", folder.display(), names.join(", ")));
     } else {
         print(&format!("{text}{}", report.markdown()))?;

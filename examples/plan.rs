@@ -1,4 +1,5 @@
-//! Shows what a policy would do to a model. Needs no GPU, no engine, and loads nothing.
+//! Shows what a policy would do to a model. Needs no GPU and loads no weights. With the engine it asks that
+//! whether it takes the file; without (`--no-default-features`) only this crate's own checks do.
 
 mod common;
 
@@ -7,17 +8,20 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Parser;
+use moe_offload::error::TemplateFault;
 use moe_offload::gguf::GgmlType;
 use moe_offload::memory::allocatable_bytes;
 use moe_offload::plan::{CPU, DiskPlan, Overhead};
 use moe_offload::{
-    ContextOptions, Device, Error, GgufFile, OffloadPolicy, Plan, Result, preflight,
+    ChatTemplate, ContextOptions, Device, Error, GgufFile, Message, OffloadPolicy, Plan, Result,
+    TemplateOptions, preflight,
 };
 
 /// Shows what an offload policy would do to a model, without loading it.
 ///
-/// Only the file's header is read, so this takes milliseconds for a model of any size. The status is 0
-/// if the plan fits the memory that is known, 3 if it does not, and 1 for any other error.
+/// Only the file's header is read, so this takes some tenths of a second for a model of any size. The status is 0
+/// if the plan fits the memory that is known, 3 if it does not, and 1 for any other error, also where the engine
+/// would refuse the file.
 #[derive(Parser)]
 struct Arguments {
     /// The model, a GGUF file; of a split model the first
@@ -42,10 +46,10 @@ struct Arguments {
     #[arg(long, allow_negative_numbers = true)]
     micro_batch: Option<Open<Whole>>,
     /// Tokens from which a device computes with experts in CPU memory; without it measured when the model is loaded
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     expert_offload_tokens: Option<u32>,
     /// Keep the KV cache in CPU memory
-    #[arg(long)]
+    #[arg(long, conflicts_with = "cpu_only")]
     cache_on_host: bool,
     /// A device with its free memory, such as CUDA0=24GiB, or a server's by its address, such as
     /// 10.0.0.2:50052=16GiB; may be repeated. `cpu=64GiB` is the CPU's memory. Default: under `fit`,
@@ -57,7 +61,7 @@ struct Arguments {
     cpu_only: bool,
     /// Memory of a device to hold back for what it takes beside the model, such as CUDA0=300MiB, in place of
     /// what is known of its backend; 0B for none. May be repeated
-    #[arg(long, value_name = "NAME=BYTES", value_parser = named_bytes)]
+    #[arg(long, value_name = "NAME=BYTES", value_parser = named_bytes, conflicts_with = "cpu_only")]
     overhead: Vec<(String, u64)>,
     /// CPU memory for experts that the policy leaves on disk, such as 8GiB; beside `ram:` the
     /// smaller one counts
@@ -65,6 +69,7 @@ struct Arguments {
     expert_cache: Option<u64>,
     /// Bytes per second of the disk, such as 2GB: says how fast a model with experts on disk can be
     #[arg(long, value_name = "BYTES", value_parser = some_bytes, allow_hyphen_values = true)]
+    #[arg(conflicts_with = "json")]
     disk_speed: Option<u64>,
     /// Print the plan as JSON, with every tensor
     #[arg(long)]
@@ -78,7 +83,7 @@ struct Arguments {
 const DOES_NOT_FIT: i32 = 3;
 
 fn main() {
-    match run(common::arguments()) {
+    match run(common::arguments_of_writer()) {
         Ok(true) => {}
         Ok(false) => std::process::exit(DOES_NOT_FIT),
         Err(error @ (Error::DoesNotFit { .. } | Error::PagingBudget { .. })) => {
@@ -123,14 +128,10 @@ fn run(arguments: Arguments) -> Result<bool> {
              give --cpu-only"
         );
     }
-    for (name, bytes) in arguments.overhead {
-        let Some(device) = devices.iter_mut().find(|device| device.name == name) else {
-            let known = devices.into_iter().map(|device| device.name).collect();
-            return Err(Error::UnknownDevice { name, known });
-        };
-        device.overhead = Overhead::Bytes(bytes);
-    }
+    hold_back(arguments.overhead, &mut devices)?;
     let mut plan = policy.plan(&gguf, &devices, &context)?;
+    #[cfg(feature = "llama")]
+    moe_offload::MoeModel::builder(&arguments.model).dry_load()?;
     if let [_, twice, ..] = &cpu[..] {
         return Err(Error::DuplicateDevice { name: twice.name.clone() });
     }
@@ -152,17 +153,61 @@ fn run(arguments: Arguments) -> Result<bool> {
     if arguments.disk_speed.is_some() && plan.disk().is_none() {
         eprintln!("--disk-speed changes nothing: no experts are on disk (see --policy)");
     }
-    common::warn_of_long_context(&gguf, plan.context_tokens());
+    common::warn(&preflight::warnings(&gguf, plan.context_tokens())?);
+    warn_of_template(&gguf);
     if let Some(path) = arguments.freeze {
         let json = serde_json::to_vec(&plan).expect("a plan is plain data");
-        common::new_file(&path)
-            .and_then(|mut file| file.write_all(&json))
-            .map_err(|source| Error::Io { action: "write", path, source })?;
+        common::write_new(&path, &json).map_err(|source| Error::Io {
+            action: "write",
+            path,
+            source,
+        })?;
     }
     let path = "standard output".into();
     common::unless_closed(print(&plan, arguments.json, arguments.disk_speed))
         .map_err(|source| Error::Io { action: "write", path, source })?;
     Ok(plan.fits())
+}
+
+/// Says so where the model's own template works for no conversation. It is no reason to refuse the file: texts that are
+/// no conversations need none, and the engine may know the format.
+fn warn_of_template(gguf: &GgufFile) {
+    let conversation = [Message::user("Hello")];
+    let rendered = ChatTemplate::from_gguf(gguf)
+        .and_then(|template| template.render(&conversation, &TemplateOptions::default()));
+    match rendered {
+        // It has words for this conversation, and may take others.
+        Err(Error::ChatTemplate { fault: TemplateFault::Raised { .. } }) => {}
+        Err(Error::ChatTemplate { fault }) => common::say(&format!(
+            "warning: the model's chat template cannot be used: {fault}; conversations need a format that \
+             llama.cpp knows by itself, or one of your own"
+        )),
+        _ => {}
+    }
+}
+
+/// Gives the devices the overheads that were set by hand, one each.
+fn hold_back(overheads: Vec<(String, u64)>, devices: &mut [Device]) -> Result<()> {
+    let refused = |value: String, expected: &'static str| {
+        Err(Error::InvalidOption { option: "device_overhead", value, expected })
+    };
+    let mut given = vec![None; devices.len()];
+    for (name, bytes) in overheads {
+        let shown = format!("{} of `{name}`", indicatif::HumanBytes(bytes));
+        if name.eq_ignore_ascii_case(CPU) {
+            return refused(shown, "of a device: of CPU memory nothing is held back");
+        }
+        let is_meant = |device: &Device| device.name.eq_ignore_ascii_case(&name);
+        let Some(i) = devices.iter().position(is_meant) else {
+            let known = devices.iter().map(|device| device.name.clone()).collect();
+            return Err(Error::UnknownDevice { name, known });
+        };
+        devices[i].overhead = Overhead::Bytes(bytes);
+        if let Some(first) = given[i].replace(shown.clone()) {
+            return refused(format!("{first} and {shown}"), "given once for each device");
+        }
+    }
+    Ok(())
 }
 
 fn print(plan: &Plan, json: bool, disk_speed: Option<u64>) -> std::io::Result<()> {

@@ -18,7 +18,7 @@ struct Arguments {
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50052")]
     listen: String,
     /// Threads that compute
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<usize>)]
     threads: Option<usize>,
     /// Keep weights in this folder, so that a client does not send them again; for this server alone
     #[arg(long, value_name = "FOLDER")]
@@ -51,6 +51,10 @@ fn check_address(arguments: &Arguments) -> Result<(), String> {
         .collect();
     addresses.retain(|address| !address.ip().is_loopback());
     match addresses.first() {
+        None if arguments.allow_remote => Err(format!(
+            "--allow-remote changes nothing: no other machine can reach {listen}; give an address of this machine \
+             that others reach, as in --listen 0.0.0.0:50052, or leave it out"
+        )),
         None => Ok(()),
         Some(address) if arguments.allow_remote => {
             eprintln!(

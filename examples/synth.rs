@@ -21,10 +21,10 @@ use moe_offload::{Error, Result};
 #[derive(Parser)]
 struct Arguments {
     /// Show the known models and stop
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = OF_A_FILE)]
     list: bool,
     /// Show them as the Markdown table of README.md instead
-    #[arg(long, requires = "list")]
+    #[arg(long, requires = "list", conflicts_with_all = OF_A_FILE)]
     markdown: bool,
     /// Which model, by a name that --list shows
     #[arg(long, required_unless_present = "list")]
@@ -33,27 +33,31 @@ struct Arguments {
     #[arg(long, value_enum, default_value_t = Size::Full)]
     scale: Size,
     /// This many layers instead
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     layers: Option<u32>,
     /// Experts of this type instead, such as `q4_K` or `f16`
     #[arg(long, value_name = "TYPE", value_parser = parse_type)]
     experts_type: Option<GgmlType>,
     /// A vocabulary of this many tokens instead
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     vocab: Option<u32>,
     /// Another seed gives other weights
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = common::whole::<u64>)]
     seed: u64,
     /// Split the model over this many files
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, allow_negative_numbers = true, value_parser = common::whole::<u16>)]
     shards: u16,
     /// Leave the weights out as a hole that takes no disk: enough to plan with
-    #[arg(long)]
+    #[arg(long, conflicts_with = "seed")]
     no_weights: bool,
     /// The file to write; none is replaced
     #[arg(long, required_unless_present = "list")]
     out: Option<PathBuf>,
 }
+
+/// What says how a file is written.
+const OF_A_FILE: [&str; 9] =
+    ["arch", "scale", "layers", "experts_type", "vocab", "seed", "shards", "no_weights", "out"];
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Size {
@@ -62,7 +66,7 @@ enum Size {
 }
 
 fn main() {
-    let arguments: Arguments = common::arguments();
+    let arguments: Arguments = common::arguments_of_writer();
     let result = match (arguments.list, arguments.markdown) {
         (true, true) => markdown(),
         (true, false) => list(),
@@ -94,9 +98,11 @@ fn write(arguments: &Arguments) -> Result<String> {
     options.vocab = arguments.vocab;
 
     let model = synth::family(arch)?.build(&options)?;
-    if let Some(path) = synth::paths(out, arguments.shards).into_iter().find(|path| path.is_file())
-    {
-        return Err(Error::Io { action: "write", path, source: common::exists() });
+    // Of all its files, before the first is written.
+    for path in synth::paths(out, arguments.shards) {
+        if path.is_file() || path.is_dir() {
+            return Err(Error::Io { action: "write", path, source: common::exists() });
+        }
     }
     let paths = if arguments.no_weights {
         model.save_without_weights(out, arguments.shards)?

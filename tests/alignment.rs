@@ -8,11 +8,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use moe_offload::error::HostMemoryFault;
+use moe_offload::gguf::GgmlType;
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, GenerateOptions, GgufFile, LoadMode, MoeModelBuilder};
 use support::load::on_cpu;
 
-/// A model of bytes that are 1, aligned to so many bytes; a note is as long as it takes to have data beside multiples of 32.
+/// A model of simple weights, aligned to so many bytes; a note is as long as it takes to have data beside multiples of 32.
 fn model(folder: &Path, alignment: u32) -> PathBuf {
     let path = folder.join(format!("aligned-to-{alignment}.gguf"));
     let family = synth::family("qwen3-30b-a3b").unwrap();
@@ -23,7 +24,12 @@ fn model(folder: &Path, alignment: u32) -> PathBuf {
         let file = File::create(&path).unwrap();
         writer
             .write(std::io::BufWriter::new(file), |tensor, out| {
-                out.write_all(&vec![1; usize::try_from(tensor.bytes).unwrap()])
+                let weight = |i: u64| match tensor.ggml_type {
+                    GgmlType::F32 => [0, 0, 128, 63][(i % 4) as usize], // 1.0
+                    _ => 1 + (i / 67 % 3) as u8,
+                };
+                let bytes: Vec<u8> = (0..tensor.bytes).map(weight).collect();
+                out.write_all(&bytes)
             })
             .unwrap();
         let gguf = GgufFile::open(&path).unwrap();

@@ -163,6 +163,10 @@ fn a_session_that_cannot_be_kept_is_told_before_anything_is_loaded() {
         (at("read-only.json"), "is read-only"),
         (folder.path().to_str().unwrap().to_owned(), "not a regular file"),
         ("/dev/null".to_owned(), "not a regular file"),
+        (at("new.json/"), "name a file"),
+        (at("new.json//"), "name a file"),
+        (at("text.json/"), "name a file"),
+        (at("new.json/.."), "cannot keep a session in"),
     ] {
         let output = chat(&["--session", &path, "--prompt", "Hello"], "");
         let said = said(&output);
@@ -506,4 +510,16 @@ fn a_line_without_an_end_is_not_read_for_ever() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(said(&output).contains("more than 64 MiB"), "{}", said(&output));
+}
+
+#[test]
+fn a_name_too_long_for_the_state_is_told_as_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("n".repeat(252));
+    for messages in [2, 4] {
+        let output = chat(&["--session", path.to_str().unwrap(), "--prompt", "Hello"], "");
+        assert!(output.status.success(), "{output:?}");
+        assert!(said(&output).contains(".state` cannot be kept: "), "{}", said(&output));
+        assert_eq!(self::messages(&path).len(), messages);
+    }
 }

@@ -155,7 +155,7 @@ fn write_large(path: &std::path::Path) {
 }
 
 /// A file that the engine refuses by itself.
-fn without_vocabulary() -> Vec<u8> {
+fn refused_by_the_engine() -> Vec<u8> {
     let mut writer = Shape::default().writer();
     writer.set("deepseek2.attention.head_count", 2_u32);
     support::model_files::bytes_of(&writer)
@@ -173,7 +173,7 @@ fn a_stored_plan_loads_again_and_a_foreign_one_is_refused() {
 
     let folder = tempfile::tempdir().unwrap();
     let other = folder.path().join("other.gguf");
-    std::fs::write(&other, without_vocabulary()).unwrap();
+    std::fs::write(&other, refused_by_the_engine()).unwrap();
     let error = on_cpu(&other).plan(plan.clone()).load().unwrap_err();
     assert!(matches!(error, Error::ForeignPlan { .. }), "{error}");
 
@@ -355,8 +355,8 @@ fn bad_input_is_a_typed_error() {
 #[test]
 fn a_failed_load_says_why() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("no-vocabulary.gguf");
-    std::fs::write(&path, without_vocabulary()).unwrap();
+    let path = folder.path().join("refused.gguf");
+    std::fs::write(&path, refused_by_the_engine()).unwrap();
     let error = on_cpu(&path).load().unwrap_err();
     assert!(matches!(&error, Error::LoadFailed { reason, .. } if !reason.is_empty()), "{error}");
 }

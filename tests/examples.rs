@@ -6,6 +6,7 @@ mod support;
 
 use std::process::Output;
 
+use moe_offload::synth::{self, SynthOptions};
 use serde_json::Value;
 use support::model_files::{Shape, bytes_of, demo};
 use support::process::{Server, run};
@@ -110,8 +111,9 @@ fn chat_uses_a_server() {
 fn plan_lists_every_tensor() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
-    let writer = Shape { dense: 1, biases: true, ..Shape::default() }.writer();
-    std::fs::write(&path, bytes_of(&writer)).unwrap();
+    let model = synth::family("deepseek-v2-lite").unwrap().build(&SynthOptions::tiny()).unwrap();
+    let writer = model.header();
+    std::fs::write(&path, bytes_of(writer)).unwrap();
     let path = path.to_str().unwrap();
     let output = run("plan", &["--model", path, "--policy", "first-layers:1", "--json"]);
     let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -303,6 +305,20 @@ fn plan_holds_back_what_a_card_takes_for_itself() {
     assert_eq!(overhead(&[&cuda[..], &by_hand].concat()), Some(300 << 20));
     let wrong = ["--model", &path, "--device", "gpu=12GiB", "--overhead", "CUDA0=300MiB"];
     assert!(refused(&run("plan", &wrong)).contains("there is no device `CUDA0`"));
+    // By any spelling, once for each device, and for devices alone.
+    assert_eq!(overhead(&[&cuda[..], &["--overhead", "cuda0=300MiB"]].concat()), Some(300 << 20));
+    let twice = ["--overhead", "CUDA0=1MiB", "--overhead", "cuda0=9MiB"];
+    let message = refused(&run("plan", &[&["--model", &path], &cuda[..], &twice].concat()));
+    for part in ["--overhead is", "`CUDA0` and", "`cuda0`", "once for each device"] {
+        assert!(message.contains(part), "{message}");
+    }
+    let cpu = ["--overhead", "cpu=1GiB"];
+    let planned = run("plan", &[&["--model", &path], &cuda[..], &cpu].concat());
+    let chatted = run("chat", &[&["--prompt", "x"], &cpu[..]].concat());
+    for output in [planned, chatted] {
+        let message = refused(&output);
+        assert!(message.contains("--overhead is") && message.contains("of a device"), "{message}");
+    }
 }
 
 #[test]
@@ -354,7 +370,8 @@ fn measure_counts_what_a_token_costs() {
         assert!(output.status.success(), "{output:?}");
         text(&output.stdout).to_owned()
     };
-    let listed = measure(&["--devices"]);
+    let listed = run("measure", &["--devices", "--rpc", &server.endpoint]);
+    let listed = text(&listed.stdout);
     assert!(listed.starts_with("RPC0") && listed.contains(&server.endpoint), "{listed}");
 
     let rows = measure(&["--json", "--words", "8", "--tokens", "8"]);
@@ -436,9 +453,7 @@ fn a_conversation_goes_on_after_an_error() {
 
 #[test]
 fn plan_fits_with_fallbacks_and_open_sizes() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.gguf");
-    std::fs::write(&path, bytes_of(&Shape::default().writer())).unwrap();
+    let path = demo();
     let plan = |arguments: &[&str]| {
         let mut all = vec!["--model", path.to_str().unwrap()];
         all.extend(arguments);
@@ -463,7 +478,7 @@ fn plan_fits_with_fallbacks_and_open_sizes() {
     }
     let output = plan(&[
         "--device",
-        "a=2400000B",
+        "a=12MB",
         "--policy",
         "fit:cache-to-host",
         "--context",

@@ -182,7 +182,8 @@ fn errors_name_cause_and_remedy() {
     assert!(matches!(twice, Error::DuplicateDevice { .. }));
     let reserved = plan(&deepseek(), "none", &["disk"]).unwrap_err().to_string();
     assert!(reserved.starts_with("no device can be called `disk`"), "{reserved}");
-    for (text, begins) in [("", "a device's name has"), ("a,b", "`a,b` is not a policy: a device")]
+    for (text, begins) in
+        [("", "a device's name has"), ("a,b", "`a,b` is no device's name: a device")]
     {
         let error = plan(&deepseek(), "none", &[text]).unwrap_err().to_string();
         assert!(error.starts_with(begins), "{error}");

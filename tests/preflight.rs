@@ -142,12 +142,44 @@ fn numbers_that_fail_an_assertion_on_another_thread() {
 }
 
 #[test]
-fn made_up_vocabularies_are_as_large_as_the_embedding() {
+fn scores_are_not_divided_by_zero() {
+    for (family, key) in [
+        ("granite-3.1-3b-a800m", "granitemoe.logit_scale"),
+        ("grok-1", "grok.logit_scale"),
+        ("grok-1", "grok.attn_logit_softcapping"),
+    ] {
+        let fault = with(family, key, 0.0_f32);
+        assert!(
+            matches!(&fault, ModelFault::BadNumber { key: found, .. } if found == key),
+            "{fault}"
+        );
+    }
+}
+
+/// It would compute with the logarithm of a number below 0.
+#[test]
+fn yarn_stretches_a_context_of_31_bits() {
+    let key = "rope.scaling.original_context_length";
+    for (family, architecture) in [("gpt-oss-20b", "gpt-oss"), ("deepseek-v3", "deepseek2")] {
+        let fault = with(family, &format!("{architecture}.{key}"), 1_u32 << 31);
+        assert!(
+            matches!(&fault, ModelFault::NoRoom { key: found, .. } if found.ends_with(key)),
+            "{fault}"
+        );
+    }
     let mut writer = tiny("dbrx");
-    writer.set("tokenizer.ggml.model", "none").set("dbrx.vocab_size", u32::MAX);
-    assert!(matches!(fault(&writer), ModelFault::TooLarge { key, .. } if key == "dbrx.vocab_size"));
-    writer.set("dbrx.vocab_size", 384_u32);
+    writer.set("dbrx.context_length", 1_u32 << 31);
     preflight::check(&header(&writer)).unwrap();
+    writer.set("dbrx.rope.scaling.type", "yarn");
+    assert!(matches!(fault(&writer), ModelFault::NoRoom { .. }));
+}
+
+#[test]
+fn without_a_vocabulary_there_is_no_text() {
+    for model in ["none", "no_vocab"] {
+        let fault = with("dbrx", "tokenizer.ggml.model", model);
+        assert!(matches!(fault, ModelFault::NoVocabulary { .. }), "{fault}");
+    }
 }
 
 #[test]

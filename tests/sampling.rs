@@ -4,10 +4,12 @@
 
 mod support;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use moe_offload::error::TemplateFault;
+use moe_offload::error::{ModelFault, TemplateFault};
 use moe_offload::gguf::GgufFile;
+use moe_offload::preflight::Warning;
 use moe_offload::{
     Dry, Error, GenerateOptions, Generation, Message, Mirostat, MoeModel, Sampling, StopReason,
     TemplateOptions,
@@ -268,20 +270,74 @@ fn a_chat_is_the_template_s_text() {
     assert_eq!(model.generate(&prompt, &greedy).unwrap().text().unwrap(), by_chat);
 }
 
-/// A model whose norm or router holds no numbers says so, whichever way tokens are chosen, and text is never made of it.
+/// The demo model with tensors of nothing but this number.
+fn demo_with(folder: &Path, names: &[&str], value: f32) -> PathBuf {
+    let path = folder.join("damaged.gguf");
+    let gguf = GgufFile::open(demo()).unwrap();
+    let mut bytes = std::fs::read(demo()).unwrap();
+    for name in names {
+        let tensor = gguf.tensors().iter().find(|tensor| tensor.name == *name).unwrap();
+        let at = usize::try_from(tensor.file_offset).unwrap();
+        let count = usize::try_from(tensor.bytes).unwrap();
+        bytes[at..at + count].copy_from_slice(&value.to_le_bytes().repeat(count / 4));
+    }
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// A norm that is infinite makes text without sense and no score that is infinite, so it is looked for.
+#[test]
+fn norms_that_are_no_numbers_are_found_before_anything_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    for value in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+        for name in ["output_norm.weight", "blk.1.ffn_norm.weight"] {
+            let path = demo_with(folder.path(), &[name], value);
+            match MoeModel::builder(&path).context_tokens(256).load() {
+                Err(Error::UnsafeModel { fault: ModelFault::BadWeight { tensor, .. }, .. }) => {
+                    assert_eq!(tensor, name);
+                }
+                other => panic!("{name} of {value}: {other:?}"),
+            }
+        }
+    }
+}
+
+/// Of zeros in place of a norm or of the output all tokens get the same score, and the first would be chosen.
+#[test]
+fn scores_that_are_all_the_same_are_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = demo_with(folder.path(), &["output_norm.weight"], 0.0);
+    let mut model = MoeModel::builder(&path).threads(1).context_tokens(256).load().unwrap();
+    for sampling in [Sampling::greedy(), Sampling::default(), varied()] {
+        let options = GenerateOptions::default().max_tokens(4).sampling(sampling);
+        for _ in 0..2 {
+            let text = model.generate("The model keeps", &options).and_then(Generation::text);
+            assert!(matches!(text, Err(Error::EqualScores)), "{text:?}");
+        }
+    }
+}
+
+/// A matrix without weights may be meant, so it is told and loaded.
+#[test]
+fn matrices_of_zeros_are_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["blk.1.attn_q.weight", "blk.2.ffn_up_exps.weight"];
+    let path = demo_with(folder.path(), &names, 0.0);
+    let model = MoeModel::builder(&path).context_tokens(256).load().unwrap();
+    match model.warnings() {
+        [Warning::ZeroMatrices { tensor, count: 2 }] => assert!(names.contains(&&**tensor)),
+        other => panic!("{other:?}"),
+    }
+    let whole = MoeModel::builder(demo()).context_tokens(256).load().unwrap();
+    assert!(whole.warnings().is_empty());
+}
+
+/// A model whose router holds no numbers says so, whichever way tokens are chosen, and text is never made of it.
 #[test]
 fn scores_that_are_no_numbers_are_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["output_norm.weight", "blk.1.ffn_gate_inp.weight", "blk.0.attn_norm.weight"] {
-        let path = folder.path().join("damaged.gguf");
-        std::fs::copy(demo(), &path).unwrap();
-        let gguf = GgufFile::open(&path).unwrap();
-        let tensor = gguf.tensors().iter().find(|tensor| tensor.name == name).unwrap();
-        let mut bytes = std::fs::read(&path).unwrap();
-        let at = usize::try_from(tensor.file_offset).unwrap();
-        let nan = f32::NAN.to_le_bytes().repeat(usize::try_from(tensor.bytes / 4).unwrap());
-        bytes[at..at + nan.len()].copy_from_slice(&nan);
-        std::fs::write(&path, bytes).unwrap();
+    for name in ["blk.0.ffn_gate_inp.weight", "blk.1.ffn_gate_inp.weight"] {
+        let path = demo_with(folder.path(), &[name], f32::NAN);
         let mut model = MoeModel::builder(&path).threads(1).context_tokens(256).load().unwrap();
         let version = |version| {
             let mut sampling = varied();

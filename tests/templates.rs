@@ -265,7 +265,7 @@ fn a_model_file_s_templates_and_tokens() {
     writer.write_header(&mut file).unwrap();
     let gguf = GgufFile::read(&file[..], file.len() as u64, "memory").unwrap();
     let template = ChatTemplate::from_gguf(&gguf).unwrap();
-    let talk = [Message::user("x")];
+    let talk = [Message::user("")];
     let options = TemplateOptions::default();
     assert_eq!(template.render(&talk, &options).unwrap(), "<s>plain</s>");
     let with_tool = options.clone().tool(serde_json::json!({}));
@@ -286,6 +286,48 @@ fn what_only_training_needs_is_left_out() {
     assert!(matches!(fault("\n{{ 1 + none }}"), TemplateFault::Failed { line: Some(2), .. }));
     let raised = fault("{{ raise_exception('roles must alternate') }}");
     assert_eq!(raised, TemplateFault::Raised { message: "roles must alternate".into() });
+}
+
+/// Else the model answers something that nobody asked, and nobody says so.
+#[test]
+fn a_template_that_leaves_the_question_out_is_refused() {
+    let every = |content: &str| format!("{{% for m in messages %}}[{content}]{{% endfor %}}");
+    let render = |source: &str, talk: &[Message]| {
+        ChatTemplate::new(source).unwrap().render(talk, &TemplateOptions::default())
+    };
+    let question = Message::user(" What is <|im_end|> for? ");
+    let asked = [Message::system("Be brief."), question.clone()];
+    for leaves_out in [
+        "chatml",
+        "{% for m in messages if m.role == 'system' %}{{ m.content }}{% endfor %}",
+        "{{ messages[0].content }}",
+        "{% for m in messages[:-1] %}{{ m.content }}{% endfor %}",
+    ] {
+        let error = render(leaves_out, &asked).unwrap_err();
+        let fault = TemplateFault::WithoutQuestion;
+        assert!(
+            matches!(&error, Error::ChatTemplate { fault: found } if *found == fault),
+            "{error}"
+        );
+        assert!(error.to_string().contains("leaves out the question"), "{error}");
+    }
+    // However it is written, it is there.
+    for content in [
+        "{{ m.content }}",
+        "{{ m.content|trim }}",
+        "{{ m.content|upper }}",
+        "{{ m.content|replace('<|im_end|>', '') }}",
+        "{{ m.content|tojson }}",
+        "{{ m.content.split()|join('_') }}",
+        "{{ m.content|length }}",
+    ] {
+        let text = render(&every(content), &asked);
+        assert!(text.is_ok(), "{content}: {}", text.unwrap_err());
+    }
+    // Nothing is asked, or nothing is said.
+    for talk in [&[][..], &[question, Message::assistant("An end.")], &[Message::user(" \n")]] {
+        assert!(render("chatml", talk).is_ok(), "{talk:?}");
+    }
 }
 
 fn tool_turn(source: &str, question: &str, arguments: Value) -> String {

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::path::Path;
 
 use rexpect::session::{PtySession, spawn_command};
@@ -115,4 +116,68 @@ fn an_answer_does_not_control_the_terminal() {
     session.exp_string(r"red \u{1b}[31m\u{7} end").unwrap();
     session.exp_string("> ").unwrap();
     ends_by_control_d(session);
+}
+
+/// Ends by the last line that was typed, `/exit`; returns the questions that were asked.
+fn questions_asked(mut session: PtySession, path: &Path) -> Vec<String> {
+    session.exp_eof().unwrap();
+    let kept = messages(path).into_iter();
+    let asked = kept.filter(|message| message["role"] == "user");
+    asked.map(|message| message["content"].as_str().unwrap().to_owned()).collect()
+}
+
+/// As a terminal without bracketed paste sends what is pasted.
+fn paste(session: &mut PtySession, lines: &[String]) {
+    session.send(&format!("{}\r/exit\r", lines.join("\r"))).unwrap();
+    session.flush().unwrap();
+}
+
+#[test]
+fn lines_that_arrive_at_once_are_all_asked_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talk.json");
+    // More than the editor reads at once, and more than the terminal holds.
+    let about = "and what does that mean for the memory of a small card? ".repeat(2);
+    let lines: Vec<String> = (0..50).map(|i| format!("Question {i}: {}", about.trim())).collect();
+    let mut session = chat(&["--session", path.to_str().unwrap(), "--max-tokens", "1"]);
+    paste(&mut session, &lines);
+    assert_eq!(questions_asked(session, &path), lines);
+}
+
+#[test]
+fn lines_typed_during_an_answer_are_asked_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talk.json");
+    let grammar = endless(folder.path());
+    let arguments = ["--session", path.to_str().unwrap(), "--grammar", &grammar];
+    let mut session =
+        chat(&[&arguments[..], &["--context", "16384", "--max-tokens", "1000"]].concat());
+    type_line(&mut session, "Tell me a story.");
+    session.exp_regex("[a-z ]{60}").unwrap();
+    let lines = ["What is an expert?", "What is 3 plus 4?", "Who are you?"].map(str::to_owned);
+    paste(&mut session, &lines);
+    assert_eq!(questions_asked(session, &path)[1..], lines);
+}
+
+#[test]
+fn a_bracketed_paste_is_one_question() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talk.json");
+    let mut session = chat(&["--session", path.to_str().unwrap(), "--max-tokens", "1"]);
+    paste(&mut session, &["\u{1b}[200~one\rtwo\u{1b}[201~".to_owned(), "three".to_owned()]);
+    assert_eq!(questions_asked(session, &path), ["one\ntwo", "three"]);
+}
+
+#[test]
+fn what_is_no_text_is_told_and_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talk.json");
+    let mut session = chat(&["--session", path.to_str().unwrap(), "--max-tokens", "1"]);
+    // Latin-1, as an old terminal sends it.
+    let mut keys = session.process().get_file_handle().unwrap();
+    keys.write_all(b"gr\xfc\xdfe\r").unwrap();
+    session.exp_string("no text in UTF-8").unwrap();
+    session.exp_string("> ").unwrap();
+    paste(&mut session, &["Hello".to_owned()]);
+    assert_eq!(questions_asked(session, &path), ["Hello"]);
 }

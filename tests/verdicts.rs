@@ -2,11 +2,15 @@
 #![cfg(feature = "llama")]
 #![allow(missing_docs)]
 
+#[allow(dead_code, unreachable_pub)] // no file is made wrong on purpose
+#[path = "support/mutation/raw.rs"]
+mod raw;
 mod support;
 
 use moe_offload::gguf::{GgmlType, GgufWriter, WriteValue};
 use moe_offload::synth::{self, SynthOptions};
-use support::model_files::bytes_of;
+use raw::{RawFile, RawValue};
+use support::model_files::{bytes_of, demo};
 use support::process::run;
 
 /// The one line that the program ends with.
@@ -23,16 +27,45 @@ fn verdict(program: &str, path: &str) -> String {
 
 /// A small model that the engine runs, but for one key.
 fn with(key: &str, value: impl Into<WriteValue>) -> Vec<u8> {
-    let family = synth::family("dbrx").unwrap();
+    of_family("dbrx", key, value)
+}
+
+/// The same of another family.
+fn of_family(family: &str, key: &str, value: impl Into<WriteValue>) -> Vec<u8> {
+    let family = synth::family(family).unwrap();
     let mut writer = family.build(&SynthOptions::tiny()).unwrap().header().clone();
     bytes_of(writer.set(key, value))
 }
 
 /// The demo model, of which a download has got so much.
 fn unfinished(bytes: usize) -> Vec<u8> {
-    let mut file = std::fs::read(support::model_files::demo()).unwrap();
+    let mut file = std::fs::read(demo()).unwrap();
     file[bytes..].fill(0);
     file
+}
+
+/// The demo model with another value of a key.
+fn demo_with(key: &str, value: RawValue) -> Vec<u8> {
+    let mut file = RawFile::parse(&std::fs::read(demo()).unwrap());
+    let key = key.as_bytes();
+    match file.pairs.iter_mut().find(|(name, _)| name == key) {
+        Some((_, old)) => *old = value,
+        None => file.pairs.push((key.to_vec(), value)),
+    }
+    file.bytes().0
+}
+
+fn number(value: u32) -> RawValue {
+    RawValue::One(4, value.to_le_bytes().to_vec())
+}
+
+fn text(value: &str) -> RawValue {
+    RawValue::One(raw::TEXT, value.as_bytes().to_vec())
+}
+
+/// So much for each of the demo model's tokens.
+fn token_types(of_each: i32) -> RawValue {
+    RawValue::Many(5, vec![of_each.to_le_bytes().to_vec(); 1280])
 }
 
 fn of_architecture(architecture: &str) -> Vec<u8> {
@@ -93,4 +126,99 @@ fn a_file_to_plan_with_is_planned_with_and_not_loaded() {
     let path = path.to_str().unwrap();
     assert!(run("plan", &["--model", path, "--policy", "none"]).status.success());
     assert!(verdict("chat", path).contains("has no weights"));
+}
+
+/// What only the engine knows of a file, it is asked also where nothing is loaded.
+#[test]
+fn plan_and_chat_say_the_same_of_keys_that_do_not_match_the_tensors() {
+    let folder = tempfile::tempdir().unwrap();
+    let (deepseek, qwen, lfm, glm) =
+        ("deepseek-v3", "qwen3-next-80b-a3b", "lfm2-8b-a1b", "glm-4.5-air");
+    let list = |values: [u32; 4]| {
+        RawValue::Many(4, values.map(|value| value.to_le_bytes().to_vec()).to_vec())
+    };
+    for (what, file) in [
+        ("kv_lora_rank", of_family(deepseek, "deepseek2.attention.kv_lora_rank", 3_u32)),
+        ("q_lora_rank", of_family(deepseek, "deepseek2.attention.q_lora_rank", 3_u32)),
+        ("key_length_mla", of_family(deepseek, "deepseek2.attention.key_length_mla", 3_u32)),
+        ("value_length_mla", of_family(deepseek, "deepseek2.attention.value_length_mla", 3_u32)),
+        ("shared_count", of_family(deepseek, "deepseek2.expert_shared_count", 3_u32)),
+        ("gating_func", of_family(deepseek, "deepseek2.expert_gating_func", 99_u32)),
+        ("leading_dense", of_family(deepseek, "deepseek2.leading_dense_block_count", 0_u32)),
+        ("conv_kernel", of_family(qwen, "qwen3next.ssm.conv_kernel", 3_u32)),
+        ("state_size", of_family(qwen, "qwen3next.ssm.state_size", 3_u32)),
+        ("inner_size", of_family(qwen, "qwen3next.ssm.inner_size", 3_u32)),
+        ("time_step_rank", of_family(qwen, "qwen3next.ssm.time_step_rank", 3_u32)),
+        ("group_count", of_family(qwen, "qwen3next.ssm.group_count", 3_u32)),
+        ("l_cache", of_family(lfm, "lfm2moe.shortconv.l_cache", 2_u32)),
+        ("expert_groups", of_family(glm, "glm4moe.expert_group_count", 3_u32)),
+        ("expert_ff", of_family(glm, "glm4moe.expert_feed_forward_length", 3_u32)),
+        ("value_length", of_family("gpt-oss-20b", "gpt-oss.attention.value_length", 3_u32)),
+        ("expert_groups of the demo", demo_with("llama.expert_group_count", number(3))),
+        ("feed_forward", demo_with("llama.feed_forward_length", number(0))),
+        ("feed_forward list", demo_with("llama.feed_forward_length", list([1, 2, 3, 4]))),
+        ("bytes", demo_with("tokenizer.ggml.token_type", token_types(6))),
+        ("tokenizer llama", demo_with("tokenizer.ggml.model", text("llama"))),
+        ("tokenizer rwkv", demo_with("tokenizer.ggml.model", text("rwkv"))),
+        ("tokenizer none", demo_with("tokenizer.ggml.model", text("none"))),
+    ] {
+        let path = folder.path().join("model.gguf");
+        std::fs::write(&path, file).unwrap();
+        let path = path.to_str().unwrap();
+        assert_eq!(verdict("plan", path), verdict("chat", path), "{what}");
+    }
+}
+
+/// It is no reason to refuse a file: texts that are no conversations need no template.
+#[test]
+fn plan_warns_of_a_template_that_cannot_be_used() {
+    let folder = tempfile::tempdir().unwrap();
+    for (template, part) in [
+        ("{% if %}", "does not parse in line 1"),
+        ("{{ messages|nosuch }}", "filter nosuch is unknown"),
+        ("{{ 1 }}", "leaves out the question"),
+        ("{{ raise_exception('not so') }}", ""),
+        ("{{ messages[0].content }}", ""),
+    ] {
+        let path = folder.path().join("model.gguf");
+        std::fs::write(&path, demo_with("tokenizer.chat_template", text(template))).unwrap();
+        let plan = run("plan", &["--model", path.to_str().unwrap(), "--cpu-only"]);
+        assert!(plan.status.success(), "{plan:?}");
+        let said = String::from_utf8(plan.stderr).unwrap();
+        assert_eq!(said.contains("warning: the model's chat template"), !part.is_empty(), "{said}");
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+/// The name of a format in place of a template, as llama.cpp knows it.
+#[test]
+fn chat_knows_a_format_by_its_name_and_refuses_one_without_the_question() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let chat = |template: &str| {
+        std::fs::write(&path, demo_with("tokenizer.chat_template", text(template))).unwrap();
+        let path = path.to_str().unwrap();
+        let output = run("chat", &["--model", path, "--prompt", "Hello", "--temperature", "0"]);
+        (output.status.code(), String::from_utf8(output.stderr).unwrap(), output.stdout)
+    };
+    let (status, said, by_name) = chat("chatml");
+    assert_eq!(status, Some(0), "{said}");
+    let written = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+                   <|im_start|>assistant{{ '\n' }}";
+    assert_eq!(by_name, chat(written).2);
+    let system = "{% for m in messages if m.role == 'system' %}{{ m.content }}{% endfor %}x";
+    let (status, said, _) = chat(system);
+    assert!(status == Some(1) && said.contains("leaves out the question"), "{said}");
+}
+
+#[test]
+fn chat_says_so_where_no_token_has_a_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    // Control tokens.
+    std::fs::write(&path, demo_with("tokenizer.ggml.token_type", token_types(3))).unwrap();
+    let path = path.to_str().unwrap();
+    let output = run("chat", &["--model", path, "--prompt", "Hello", "--max-tokens", "5"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("(5 tokens without text"), "{said}");
 }

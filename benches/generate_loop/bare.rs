@@ -13,6 +13,17 @@ pub struct Bare {
     sampler: *mut llama::llama_sampler,
 }
 
+impl Drop for Bare {
+    fn drop(&mut self) {
+        // SAFETY: made by `load`, and used by nobody else.
+        unsafe {
+            llama::llama_sampler_free(self.sampler);
+            llama::llama_free(self.context);
+            llama::llama_model_free(self.model);
+        }
+    }
+}
+
 /// What one run made, and how long it took.
 pub struct Run {
     pub text: String,
@@ -23,21 +34,58 @@ pub struct Run {
     pub decode: Duration,
 }
 
+/// What a person can set by hand.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub context_tokens: u32,
+    /// Tokens computed at once.
+    pub micro_batch: u32,
+    pub threads: i32,
+    /// Mapped, or read into memory, which the engine then pins where a device can.
+    pub is_mapped: bool,
+    /// Experts in CPU memory, by the override that llama.cpp's `--cpu-moe` makes.
+    pub experts_on_cpu: bool,
+}
+
+impl Settings {
+    /// The engine's own, with one thread.
+    pub fn plain(context_tokens: u32) -> Self {
+        let (micro_batch, threads) = (512, 1);
+        Self { context_tokens, micro_batch, threads, is_mapped: true, experts_on_cpu: false }
+    }
+}
+
 impl Bare {
-    /// With one thread.
-    pub fn load(path: &str, context_tokens: u32) -> Self {
+    pub fn load(path: &str, settings: Settings) -> Self {
         let path = CString::new(path).expect("no NUL");
-        // SAFETY: plain calls in the order that llama.h asks for; everything lives until exit.
+        // SAFETY: plain calls in the order that llama.h asks for; the array of overrides ends with an empty one and
+        // lives as long as the call, which copies nothing but is done with it when it returns.
         unsafe {
-            let model = llama::llama_model_load_from_file(
-                path.as_ptr(),
-                llama::llama_model_default_params(),
-            );
+            let overrides = [
+                llama::llama_model_tensor_buft_override {
+                    pattern: c"\\.ffn_(up|down|gate|gate_up)_(ch|)exps".as_ptr(),
+                    buft: llama::ggml_backend_cpu_buffer_type(),
+                },
+                llama::llama_model_tensor_buft_override {
+                    pattern: std::ptr::null(),
+                    buft: std::ptr::null_mut(),
+                },
+            ];
+            let mut params = llama::llama_model_default_params();
+            if settings.experts_on_cpu {
+                params.tensor_buft_overrides = overrides.as_ptr();
+            }
+            if !settings.is_mapped {
+                params.load_mode = llama::LLAMA_LOAD_MODE_NONE;
+            }
+            let model = llama::llama_model_load_from_file(path.as_ptr(), params);
             assert!(!model.is_null());
             let mut params = llama::llama_context_default_params();
-            params.n_ctx = context_tokens;
-            params.n_threads = 1;
-            params.n_threads_batch = 1;
+            params.n_ctx = settings.context_tokens;
+            params.n_batch = settings.micro_batch.max(params.n_batch);
+            params.n_ubatch = settings.micro_batch;
+            params.n_threads = settings.threads;
+            params.n_threads_batch = settings.threads;
             params.swa_full = false;
             let context = llama::llama_init_from_model(model, params);
             assert!(!context.is_null());

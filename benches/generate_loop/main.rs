@@ -9,9 +9,11 @@
 //! with each score shows; greedy, and with the usual samplers against the engine's own chain.
 //!
 //! `cargo run --release -p moe-offload-benches --bin generate-loop [-- --pairs N] [--model FILE]`;
-//! a model takes the place of the one with the large vocabulary.
+//! a model takes the place of the one with the large vocabulary. With `--experts-on-cpu` the model's experts are in
+//! CPU memory, and the crate's defaults are compared with the best of what a person can set by hand.
 
 mod bare;
+mod by_hand;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -26,7 +28,7 @@ use llama_cpp_2::sampling::LlamaSampler;
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{GenerateOptions, MoeModel, Sampling};
 
-use bare::{Bare, Run};
+use bare::{Bare, Run, Settings};
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/demo-model/demo-moe.gguf");
 const PROMPT: &str =
@@ -137,7 +139,8 @@ fn demo_model(pairs: usize) {
     let load = || MoeModel::builder(DEMO).context_tokens(CONTEXT);
     let mut model = load().threads(1).load().expect("loads");
     let mut at_defaults = load().load().expect("loads");
-    let (mut bare, mut other) = (Bare::load(DEMO, CONTEXT), Bare::load(DEMO, CONTEXT));
+    let plain = Settings::plain(CONTEXT);
+    let (mut bare, mut other) = (Bare::load(DEMO, plain), Bare::load(DEMO, plain));
     let backend = LlamaBackend::init().expect("starts");
     let wrapped = LlamaModel::load_from_file(&backend, DEMO, &LlamaModelParams::default());
     let wrapped = wrapped.expect("loads");
@@ -185,7 +188,8 @@ fn large_vocabulary(path: &Path, pairs: usize) {
     let load = || MoeModel::builder(path).context_tokens(CONTEXT).threads(1);
     let mut model = load().load().expect("loads");
     let path = path.to_str().expect("plain text");
-    let (mut bare, mut other) = (Bare::load(path, CONTEXT), Bare::load(path, CONTEXT));
+    let plain = Settings::plain(CONTEXT);
+    let (mut bare, mut other) = (Bare::load(path, plain), Bare::load(path, plain));
     for (name, sampling) in [("greedy", Sampling::greedy()), ("sampled", Sampling::default())] {
         bare.sample_by(&sampling);
         other.sample_by(&sampling);
@@ -217,6 +221,9 @@ fn main() {
     };
     let pairs: Option<usize> = value("--pairs").map(|n| n.parse().expect("a number of pairs"));
     if let Some(path) = value("--model") {
+        if arguments.iter().any(|argument| argument == "--experts-on-cpu") {
+            return by_hand::compare_with_best(path, pairs.unwrap_or(4));
+        }
         return large_vocabulary(Path::new(path), pairs.unwrap_or(8));
     }
     demo_model(pairs.unwrap_or(60));

@@ -14,12 +14,14 @@ use crate::terminal::{print, to_get_back};
 const LONG_PROMPT_TOKENS: u64 = 256;
 
 /// Answers the last question and adds what was said to the conversation, also if it was cut off. Where
-/// time ran out before the answer began, the question goes too. Returns why the answer ended.
+/// time ran out before the answer began, the question goes too. `by_plan`: the context is a stored plan's.
+/// Returns why the answer ended.
 pub(crate) fn answer(
     model: &mut MoeModel,
     conversation: &mut Conversation,
     options: &GenerateOptions,
     stats: StatsFormat,
+    by_plan: bool,
 ) -> Result<Option<StopReason>> {
     let mut text = String::new();
     let ended = write_answer(model, conversation, options, &mut text);
@@ -31,8 +33,13 @@ pub(crate) fn answer(
         print("\n")?;
     }
     let reason = ended?;
-    if let Some(note) = reason.and_then(|reason| note(reason, options, is_late)) {
+    if let Some(note) = reason.and_then(|reason| note(reason, options, is_late, by_plan)) {
         say(&note);
+    }
+    let tokens = model.stats().generated_tokens;
+    if text.is_empty() && tokens > 0 && reason != Some(StopReason::StopString) {
+        let tokens = count(tokens, "token");
+        say(&format!("({tokens} without text: only control tokens, or others that write none)"));
     }
     match stats {
         StatsFormat::Line => say(&line(&model.stats())),
@@ -47,7 +54,12 @@ pub(crate) fn answer(
 }
 
 /// What there is to say of an answer that the model did not end itself.
-fn note(reason: StopReason, options: &GenerateOptions, is_late: bool) -> Option<String> {
+fn note(
+    reason: StopReason,
+    options: &GenerateOptions,
+    is_late: bool,
+    by_plan: bool,
+) -> Option<String> {
     let (option, value) = match reason {
         StopReason::EndOfText => return None,
         StopReason::StopString => ("--stop", None),
@@ -70,6 +82,9 @@ fn note(reason: StopReason, options: &GenerateOptions, is_late: bool) -> Option<
     match value {
         Some(value) => Some(format!("(stopped at {option} {value})")),
         None if reason == StopReason::StopString => None,
+        None if by_plan => Some(
+            "(the context is full; a plan with a larger --context leaves more room)".to_owned(),
+        ),
         None => Some("(the context is full; --context N leaves more room)".to_owned()),
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     pub(crate) policy: OffloadPolicy,
     /// Load by a plan that `plan --freeze` stored, instead of a policy; its context is the plan's
     #[arg(long, value_name = "FILE")]
-    #[arg(conflicts_with_all = ["policy", "context", "micro_batch", "no_operation_offload", "expert_offload_tokens"])]
+    #[arg(conflicts_with_all = ["policy", "context", "micro_batch", "no_operation_offload", "expert_offload_tokens", "overhead"])]
     pub(crate) plan: Option<PathBuf>,
     /// Answer this and end
     #[arg(long)]
@@ -48,9 +48,9 @@ pub(crate) struct Arguments {
     /// 0 for always the likeliest token, higher for more variety
     #[arg(long, default_value_t = 0.7, allow_negative_numbers = true)]
     temperature: f32,
-    /// The same seed gives the same answer
-    #[arg(long, default_value_t = 0, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
-    seed: u32,
+    /// The same seed gives the same answer; without it 0
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
+    seed: Option<u32>,
     #[command(flatten)]
     sampling: SamplingArguments,
     /// Answer with JSON that this schema allows
@@ -95,12 +95,19 @@ impl Arguments {
     pub(crate) fn options(&self) -> Result<GenerateOptions> {
         let sampling = self.sampling.sampling();
         let mut options = GenerateOptions::default()
-            .sampling(sampling.temperature(self.temperature).seed(self.seed));
+            .sampling(sampling.temperature(self.temperature).seed(self.seed.unwrap_or(0)));
         options.max_tokens = self.max_tokens;
         options.max_time = self.max_seconds.map(Duration::from_secs);
         options.stop.clone_from(&self.stop);
         options.overflow = Overflow::DropOldestTurns;
-        options.template.variables.extend(self.template.iter().cloned());
+        for (name, value) in &self.template {
+            let before = options.template.variables.insert(name.clone(), value.clone());
+            if let Some(before) = before {
+                common::fail(&format!(
+                    "--template sets `{name}` twice, to {before} and to {value}; give it once"
+                ));
+            }
+        }
         if let Some(path) = &self.json_schema {
             options.structure = Some(Structure::JsonSchema(files::read_schema(path)?));
         }
@@ -109,6 +116,30 @@ impl Arguments {
         }
         options.validate()?;
         Ok(options)
+    }
+
+    /// What was given and changes nothing, as there is no choice.
+    pub(crate) fn note(&self) -> Option<String> {
+        let SamplingArguments { top_k, top_p, min_p, typical_p, xtc, mirostat, .. } =
+            &self.sampling;
+        let given = [
+            ("--seed", self.seed.is_some()),
+            ("--top-k", top_k.is_some()),
+            ("--top-p", top_p.is_some()),
+            ("--min-p", min_p.is_some()),
+            ("--typical-p", typical_p.is_some()),
+            ("--xtc", xtc.is_some()),
+            ("--mirostat", mirostat.is_some()),
+        ];
+        let given = given.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name);
+        let given: Vec<&str> = given.collect();
+        let is_idle = self.temperature == 0.0 && !given.is_empty();
+        is_idle.then(|| {
+            format!(
+                "what {} would do is not done: at --temperature 0 always the likeliest token is taken",
+                given.join(", ")
+            )
+        })
     }
 }
 
@@ -167,6 +198,7 @@ pub(crate) struct SamplingArguments {
     )]
     dry: Option<f32>,
     #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u8>, help = "Mirostat 1 or 2 instead of cutting off unlikely tokens")]
+    #[arg(conflicts_with_all = ["top_k", "top_p", "min_p", "typical_p", "xtc"])]
     mirostat: Option<u8>,
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use moe_offload::{Error, Result};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_json::error::Category;
 
 /// No plan or conversation is larger; a device may never end.
 const MAX_BYTES: u64 = 64 << 20;
@@ -68,15 +69,24 @@ fn plain<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
     Ok(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))
 }
 
-/// What a JSON file holds.
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    json(path, &read(path)?)
-}
-
-/// The same of bytes that were read from there.
-pub(crate) fn json<T: DeserializeOwned>(path: &Path, bytes: &[u8]) -> Result<T> {
+/// What a file holds, as JSON; `what` is that in words, `remedy` what to do if it does not.
+pub(crate) fn json<T: DeserializeOwned>(
+    path: &Path,
+    bytes: &[u8],
+    what: &str,
+    remedy: &str,
+) -> Result<T> {
     let bytes = plain(path, bytes)?;
-    serde_json::from_slice(bytes).map_err(|error| failed(path, error.into()))
+    serde_json::from_slice(bytes).map_err(|error| {
+        let reason = match error.classify() {
+            _ if bytes.starts_with(b"GGUF") => format!("it is a model, not {what}"),
+            _ if bytes.trim_ascii().is_empty() => format!("it is empty, not {what}"),
+            Category::Eof => format!("it is cut off ({error})"),
+            Category::Data => format!("it is JSON, but not {what} ({error})"),
+            Category::Syntax | Category::Io => format!("it is not JSON, so not {what} ({error})"),
+        };
+        failed(path, io::Error::new(ErrorKind::InvalidData, format!("{reason}; {remedy}")))
+    })
 }
 
 fn failed(path: &Path, source: io::Error) -> Error {

@@ -17,25 +17,34 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use moe_offload::{
-    CancelHandle, Error, GenerateOptions, GgufFile, Message, MoeModel, Plan, Result, Role,
-    StopReason,
+    CancelHandle, Error, GenerateOptions, Message, MoeModel, Plan, Result, Role, StopReason,
 };
 
 use self::arguments::{Arguments, StatsFormat};
 use self::commands::{HELP, Input};
-use self::common::{say, warn_of_long_context};
+use self::common::{say, warn};
 use self::conversation::Conversation;
 use self::session::Session;
 use self::terminal::Terminal;
 
 fn main() {
-    if let Err(error) = run(&common::arguments()) {
-        common::fail(&error);
+    let arguments = common::arguments_of_writer();
+    if let Err(error) = run(&arguments) {
+        common::fail(&told(&error, arguments.plan.is_some()));
     }
+}
+
+/// An error with the options that set what it names. A stored plan has its own context.
+fn told(error: &Error, by_plan: bool) -> String {
+    let text = common::in_options(&error.to_string());
+    if by_plan { text.replace("`--context`", "`--context` of `plan --freeze`") } else { text }
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
     let options = arguments.options()?;
+    if let Some(note) = arguments.note() {
+        say(&note);
+    }
     let (session, messages) = match &arguments.session {
         Some(path) => {
             let (session, messages) = Session::open(path)?;
@@ -50,6 +59,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         conversation: Conversation::new(messages),
         options,
         stats: arguments.stats,
+        by_plan: arguments.plan.is_some(),
+        told: String::new(),
     };
     // Before anything is said of keys that it takes.
     let mut terminal = arguments.prompt.is_none().then(Terminal::new);
@@ -78,7 +89,9 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
         say(&warning);
     }
     if let Some(path) = &arguments.plan {
-        builder = builder.plan(files::read_json::<Plan>(path)?);
+        let remedy = "store one by `plan --freeze`";
+        let plan: Plan = files::json(path, &files::read(path)?, "a stored plan", remedy)?;
+        builder = builder.plan(plan);
     }
     for endpoint in &arguments.rpc {
         say(&format!("connecting to {endpoint} (waits while it serves another process)"));
@@ -91,7 +104,7 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
     bar.finish_and_clear();
     let model = model?;
     say(model.plan());
-    warn_of_long_context(&GgufFile::open(&arguments.model)?, model.plan().context_tokens());
+    warn(model.warnings());
     if let Some(note) = arguments.speed.note(&model) {
         say(&note);
     }
@@ -108,6 +121,10 @@ struct Talk {
     conversation: Conversation,
     options: GenerateOptions,
     stats: StatsFormat,
+    /// Whether its context is a stored plan's.
+    by_plan: bool,
+    /// Why the session could not be kept, as it was told last.
+    told: String,
 }
 
 impl Talk {
@@ -132,6 +149,13 @@ impl Talk {
             self.conversation.instruct(system);
         }
         if !answer::can_converse(&self.model, &self.options) {
+            let has_variables = !self.options.template.variables.is_empty();
+            let idle = [("--system", system.is_some()), ("--template", has_variables)];
+            if let Some((option, _)) = idle.iter().find(|(_, is_given)| *is_given) {
+                common::fail(&format!(
+                    "the model has no chat template, so {option} would change nothing; leave it out"
+                ));
+            }
             say(&"(the model has no chat template: each question is continued as plain text)");
         }
         Ok(unanswered)
@@ -160,7 +184,7 @@ impl Talk {
                     Err(error) if is_final(&error) => return Err(error),
                     Err(Error::Cancelled { .. }) | Ok(()) => {}
                     Err(error) => {
-                        say(&format!("error: {}", common::in_options(&error.to_string())));
+                        say(&format!("error: {}", told(&error, self.by_plan)));
                     }
                 },
             }
@@ -173,8 +197,13 @@ impl Talk {
         self.conversation.ask(question);
         self.keep();
         let options = self.options.clone().cancel(cancel);
-        let answered =
-            answer::answer(&mut self.model, &mut self.conversation, &options, self.stats);
+        let answered = answer::answer(
+            &mut self.model,
+            &mut self.conversation,
+            &options,
+            self.stats,
+            self.by_plan,
+        );
         match &answered {
             // Then the question stays in the file, for the next time.
             Err(error) if is_final(error) => {
@@ -197,9 +226,9 @@ impl Talk {
         // What was silent during the answer would be waited for again.
         if matches!(&answered, Ok(reason) if *reason != Some(StopReason::TimeLimit))
             && let Some(session) = &self.session
-            && let Err(error) = session.save_small_state(&mut self.model)
         {
-            say(&format!("error: {error}"));
+            let saved = session.save_small_state(&mut self.model);
+            self.tell(saved);
         }
         answered.map(|_| ())
     }
@@ -208,9 +237,18 @@ impl Talk {
     /// can go on.
     fn keep(&mut self) {
         let Some(session) = &mut self.session else { return };
-        if let Err(error) = session.save(self.conversation.messages()) {
+        let saved = session.save(self.conversation.messages());
+        self.tell(saved);
+    }
+
+    /// Tells why the session was not kept, once as long as it is the same.
+    fn tell(&mut self, saved: Result<()>) {
+        let Err(error) = saved else { return };
+        let error = error.to_string();
+        if error != self.told {
             say(&format!("error: {error}"));
         }
+        self.told = error;
     }
 
     /// The old conversation stays on disk, beside the new one's file.

@@ -22,8 +22,8 @@ pub(crate) struct Session {
     /// What this process last read or wrote there; `None` if there was no file. Anything else there
     /// is another program's, and not replaced.
     known: Option<Vec<u8>>,
-    /// Whether something else has the name that the state would have.
-    is_state_foreign: bool,
+    /// Why the state is not kept: something else has its name, or nothing can have it.
+    stateless: Option<String>,
 }
 
 impl Session {
@@ -31,6 +31,11 @@ impl Session {
     /// before there is an answer to lose.
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Message>)> {
         let failed = |source| Error::Io { action: "keep a session in", path: path.into(), source };
+        if path.as_os_str().to_string_lossy().ends_with(std::path::is_separator) {
+            return Err(failed(io::Error::other(
+                "only a folder's name ends like that; name a file",
+            )));
+        }
         let absolute = std::path::absolute(path).map_err(failed)?;
         // A link stays one: what it leads to is replaced.
         let messages = match fs::canonicalize(&absolute) {
@@ -45,16 +50,17 @@ impl Session {
             None
         };
         let conversation = match &known {
-            Some(bytes) if !bytes.trim_ascii().is_empty() => files::json(path, bytes)?,
+            Some(bytes) if !bytes.trim_ascii().is_empty() => {
+                files::json(path, bytes, "a conversation", "correct it, or name another file")?
+            }
             _ => Vec::new(),
         };
         temporary(&messages).map_err(|source| {
             let path = messages.parent().unwrap_or(&messages).to_owned();
             Error::Io { action: "keep a session in", path, source }
         })?;
-        let mut session = Self { messages, known, is_state_foreign: false };
-        let state = session.state();
-        session.is_state_foreign = state_permissions(&state).is_err();
+        let mut session = Self { messages, known, stateless: None };
+        session.look_at_state();
         Ok((session, conversation))
     }
 
@@ -69,9 +75,9 @@ impl Session {
         }
         let state = self.state();
         let shown = state.display();
-        if self.is_state_foreign {
+        if let Some(reason) = &self.stateless {
             say(&format!(
-                "(`{shown}` is not a saved state, so the whole conversation is processed again; it is left as it is)"
+                "(`{shown}` {reason}, so the whole conversation is processed again each time)"
             ));
         } else if state.exists()
             && let Err(error) = model.restore_session(&state)
@@ -96,7 +102,7 @@ impl Session {
                 break;
             }
         }
-        self.is_state_foreign = state_permissions(&self.state()).is_err();
+        self.look_at_state();
         say(&format!(
             "(another program has changed {}; this conversation goes on in {})",
             changed.display(),
@@ -119,7 +125,7 @@ impl Session {
             }
         }
         let mut file = temporary(&self.messages)?;
-        file.write_all(text)?;
+        file.as_file_mut().write_all(text)?;
         file.as_file().sync_all()?;
         let persisted = match there {
             Some(permissions) => {
@@ -142,7 +148,7 @@ impl Session {
         let write = || -> io::Result<PathBuf> {
             let copy = reserve(&with_ending(&self.messages, ".unanswered"))?;
             let mut file = temporary(&self.messages)?;
-            file.write_all(&serde_json::to_vec_pretty(messages)?)?;
+            file.as_file_mut().write_all(&serde_json::to_vec_pretty(messages)?)?;
             file.persist(&copy)?;
             Ok(copy)
         };
@@ -175,7 +181,7 @@ impl Session {
 
     /// Writes the model's state too, unless something else has its name.
     pub(crate) fn save_state(&self, model: &mut MoeModel) -> Result<()> {
-        if self.is_state_foreign {
+        if self.stateless.is_some() {
             return Ok(());
         }
         let state = self.state();
@@ -183,8 +189,10 @@ impl Session {
         let kept = state_permissions(&state).map_err(failed)?;
         // In a folder that only this user may enter, until the permissions are what they should be.
         let folder = state.parent().unwrap_or(&state);
-        let folder =
-            tempfile::Builder::new().prefix(".chat-").tempdir_in(folder).map_err(failed)?;
+        let folder = tempfile::Builder::new()
+            .prefix(".chat-")
+            .tempdir_in(folder)
+            .map_err(|error| failed(without_its_name(error)))?;
         let new = folder.path().join("state");
         model.save_session(&new).map_err(|error| match error {
             Error::Io { source, .. } => failed(source),
@@ -204,6 +212,17 @@ impl Session {
     /// The same between two questions, unless it would take long.
     pub(crate) fn save_small_state(&self, model: &mut MoeModel) -> Result<()> {
         if state_bytes(model) > STATE_EACH_TURN_BYTES { Ok(()) } else { self.save_state(model) }
+    }
+
+    /// Whether the state can be kept under its name.
+    fn look_at_state(&mut self) {
+        self.stateless = match state_permissions(&self.state()) {
+            Ok(_) => None,
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                Some("is not a saved state, and left as it is".to_owned())
+            }
+            Err(error) => Some(format!("cannot be kept: {error}")),
+        };
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -233,7 +252,15 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
 /// A file beside `path` that nobody else knows or may read; it is gone when dropped.
 fn temporary(path: &Path) -> io::Result<NamedTempFile> {
     let folder = path.parent().unwrap_or(path);
-    tempfile::Builder::new().prefix(".chat-").tempfile_in(folder)
+    tempfile::Builder::new().prefix(".chat-").tempfile_in(folder).map_err(without_its_name)
+}
+
+/// What the system said of a temporary file, whose name tells nobody anything.
+fn without_its_name(error: io::Error) -> io::Error {
+    let source = error.get_ref().and_then(|error| error.source());
+    let of_system = source.and_then(|error| error.downcast_ref::<io::Error>());
+    let code = of_system.and_then(io::Error::raw_os_error);
+    code.map_or(error, io::Error::from_raw_os_error)
 }
 
 /// Makes an empty file with this name, or with the first number behind it that is free.
@@ -273,5 +300,6 @@ fn state_permissions(path: &Path) -> io::Result<Option<Permissions>> {
     let Some(permissions) = permissions(path)? else { return Ok(None) };
     let mut start = [0; STATE_MAGIC.len()];
     let is_state = File::open(path)?.read_exact(&mut start).is_ok() && start == STATE_MAGIC;
-    if is_state { Ok(Some(permissions)) } else { Err(io::Error::other("it is not a saved state")) }
+    let foreign = || io::Error::new(ErrorKind::InvalidData, "it is not a saved state");
+    is_state.then_some(Some(permissions)).ok_or_else(foreign)
 }

@@ -92,6 +92,12 @@ impl Terminal {
                 say(&"(Ctrl-D ends)");
                 Some((String::new(), cancel))
             }
+            Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+                say(
+                    &"(what was typed is no text in UTF-8, so it was dropped; set the terminal to UTF-8)",
+                );
+                Some((String::new(), cancel))
+            }
             Err(_) => None,
         }
     }

@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::fmt::Display;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
+#[cfg(unix)]
+use std::sync::Arc;
 
 use clap::Parser;
-use moe_offload::GgufFile;
-use moe_offload::gguf::Value;
+use moe_offload::preflight::Warning;
 
 /// The command line, or one line on standard error and status 1.
 pub(crate) fn arguments<A: Parser>() -> A {
@@ -24,6 +25,15 @@ pub(crate) fn arguments<A: Parser>() -> A {
         }
         error.exit()
     })
+}
+
+/// The same of a program that writes files: one that grows beyond `ulimit -f` is an error of writing it then.
+/// Not taken, the signal ends the program without a word.
+#[allow(dead_code)] // not every example writes one
+pub(crate) fn arguments_of_writer<A: Parser>() -> A {
+    #[cfg(unix)]
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
+    arguments()
 }
 
 /// Ends the program with one line on standard error and status 1.
@@ -42,30 +52,31 @@ pub(crate) fn say(text: &dyn Display) {
     let _ = writeln!(std::io::stderr(), "{}", visible(&text.to_string()));
 }
 
-/// Says so where a context goes beyond what the model was trained for.
-#[allow(dead_code)] // not every example has a context
-pub(crate) fn warn_of_long_context(gguf: &GgufFile, context_tokens: u32) {
-    let trained = gguf.hyper_parameter("context_length").and_then(Value::as_u64);
-    if let Some(trained) = trained.filter(|&trained| u64::from(context_tokens) > trained) {
-        say(&format!(
-            "warning: the model was trained for {trained} tokens; in a context of {context_tokens} what comes after them \
-             may make no sense"
-        ));
+/// Says what runs and is probably a mistake.
+#[allow(dead_code)] // not every example has a model
+pub(crate) fn warn(warnings: &[Warning]) {
+    for warning in warnings {
+        say(&format!("warning: {warning}"));
     }
 }
 
-/// A file to write a result to. Nothing is replaced: a name that is mistyped may be a model's. A pipe or a
-/// device is written to.
+/// Writes a result to a file, all of it or nothing. Nothing is replaced: a name that is mistyped may be a
+/// model's. A pipe or a device is written to.
 #[allow(dead_code)] // not every example writes one
-pub(crate) fn new_file(path: &Path) -> io::Result<File> {
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
-    match std::fs::metadata(path) {
-        Ok(found) if !found.is_file() => options.write(true).open(path),
-        _ => options.write(true).create_new(true).open(path).map_err(|error| match error.kind() {
-            ErrorKind::AlreadyExists => exists(),
-            _ => error,
-        }),
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return options.write(true).open(path)?.write_all(bytes);
     }
+    let new = options.write(true).create_new(true).open(path);
+    let mut file = new.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => exists(),
+        _ => error,
+    })?;
+    file.write_all(bytes).inspect_err(|_| {
+        // Best effort: the error says what matters.
+        let _ = std::fs::remove_file(path);
+    })
 }
 
 /// Why a result is not written over a file.
@@ -116,9 +127,11 @@ pub(crate) fn count(number: impl Display, one: &str) -> String {
 }
 
 /// The library's names of settings, and the options of the examples that set them.
-const OPTIONS: [(&str, &str); 17] = [
+const OPTIONS: [(&str, &str); 20] = [
+    ("answer_tokens", "--answer-tokens"),
     ("cache_bytes", "--expert-cache"),
     ("context_tokens", "--context"),
+    ("device_overhead", "--overhead"),
     ("dry.multiplier", "--dry"),
     ("expert_offload_tokens", "--expert-offload-tokens"),
     ("frequency_penalty", "--frequency-penalty"),
@@ -127,6 +140,7 @@ const OPTIONS: [(&str, &str); 17] = [
     ("micro_batch_tokens", "--micro-batch"),
     ("min_p", "--min-p"),
     ("mirostat.version", "--mirostat"),
+    ("prompt_tokens", "--prompt-tokens"),
     ("presence_penalty", "--presence-penalty"),
     ("repeat_penalty", "--repeat-penalty"),
     ("temperature", "--temperature"),

@@ -30,6 +30,9 @@ pub(crate) struct SpeedArguments {
     #[arg(
         long,
         value_name = "TOKENS",
+        allow_negative_numbers = true,
+        value_parser = crate::common::whole::<u32>,
+        conflicts_with = "no_operation_offload",
         help = "Tokens from which a device computes with experts in CPU memory: 1 for every token, 32 only for \
                 prompts; without it measured while loading"
     )]

@@ -8,6 +8,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use moe_offload::bench::{BenchResult, Outcome, Purpose, TuneProgress};
 use moe_offload::{CancelHandle, MoeModel, OffloadPolicy};
 
+use crate::common::say;
+
 /// Each trial loads the model and answers a few times. What is fastest is then measured against the
 /// defaults in turn, and recommended only if it wins every time. Leave the machine alone meanwhile.
 #[derive(Args)]
@@ -16,16 +18,16 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = super::DEMO, hide_default_value = true)]
     model: PathBuf,
     /// Tokens of the prompt to be fast with
-    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    #[arg(long, default_value_t = 512, value_name = "TOKENS", allow_negative_numbers = true, value_parser = crate::common::whole::<u32>)]
     prompt_tokens: u32,
     /// Tokens of the answer to be fast with
-    #[arg(long, default_value_t = 64, value_name = "TOKENS")]
+    #[arg(long, default_value_t = 64, value_name = "TOKENS", allow_negative_numbers = true, value_parser = crate::common::whole::<u32>)]
     answer_tokens: u32,
     /// Tokens of the context
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true, value_parser = crate::common::whole::<u32>)]
     context: Option<u32>,
     /// Memory that may be used of each device, such as 10GiB. Default: all that is free
-    #[arg(long, value_parser = moe_offload::plan::parse_bytes)]
+    #[arg(long, value_parser = moe_offload::plan::parse_bytes, allow_hyphen_values = true)]
     budget: Option<u64>,
     /// A policy to try; may be repeated. Default: fit, none, all-experts, and half of the layers
     #[arg(long = "policy")]
@@ -34,13 +36,13 @@ pub(crate) struct Arguments {
     #[arg(long = "rpc", value_name = "HOST:PORT")]
     rpc_servers: Vec<String>,
     /// Longest time of it all
-    #[arg(long, default_value_t = 10.0, value_parser = minutes)]
+    #[arg(long, default_value_t = 10.0, value_parser = minutes, allow_negative_numbers = true)]
     minutes: f64,
     /// Keep the answer in this file, and take it from there the next time
     #[arg(long, value_name = "FILE")]
     cache: Option<PathBuf>,
     /// Measure even if the file holds the answer
-    #[arg(long)]
+    #[arg(long, requires = "cache")]
     again: bool,
     /// Print all that was found as JSON
     #[arg(long)]
@@ -59,6 +61,10 @@ pub(crate) fn run(arguments: &Arguments) -> BenchResult<String> {
     let by_hand = cancel.clone();
     // Without a handler Ctrl-C just ends the program.
     let _ = ctrlc::set_handler(move || by_hand.cancel());
+    let knows_devices = arguments.rpc_servers.is_empty();
+    if arguments.budget.is_some() && knows_devices && moe_offload::devices()?.is_empty() {
+        say(&"--budget changes nothing: there is no device but the CPU (--rpc HOST:PORT adds one)");
+    }
     let minutes = arguments.minutes.min(1e6);
     let mut tuner = MoeModel::tune(&arguments.model)
         .answers(arguments.prompt_tokens, arguments.answer_tokens)

@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{ArgGroup, Parser};
 use moe_offload::gguf::GgmlType;
 use moe_offload::plan::parse_bytes;
 use moe_offload::{
@@ -35,6 +35,7 @@ const DOES_NOT_FIT: i32 = 3;
 /// Without --policy these are none, all-experts, the first half of the layers, and fit at a quarter,
 /// a half and three quarters of the way between the last two's needs: from all-experts to none.
 #[derive(Parser)]
+#[command(group = ArgGroup::new("what_it_leaves").args(["leave_free", "contract"]))]
 struct Arguments {
     /// The model, a GGUF file. Default: the demo model
     #[arg(long, default_value = DEMO, hide_default_value = true)]
@@ -46,25 +47,25 @@ struct Arguments {
     #[arg(long, value_name = "HOST:PORT")]
     rpc: Vec<String>,
     /// Tokens that prompt and answer can have together
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 512, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     context: u32,
     /// Words of the prompt, about as many tokens
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, allow_negative_numbers = true, value_parser = common::whole::<usize>)]
     words: usize,
     /// Tokens of the prompt, about, instead of words
-    #[arg(long)]
+    #[arg(long, value_parser = at_least_one, allow_negative_numbers = true, conflicts_with = "words")]
     prompt_tokens: Option<usize>,
     /// Tokens to generate
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = 32, allow_negative_numbers = true, value_parser = common::whole::<u64>)]
     tokens: u64,
     /// Generate until the model ends the text or the context is full
-    #[arg(long)]
+    #[arg(long, conflicts_with = "tokens")]
     to_the_end: bool,
     /// Threads that compute on the CPU
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     threads: Option<u32>,
     /// Tokens computed at once while a prompt is read
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", allow_negative_numbers = true, value_parser = common::whole::<u32>)]
     micro_batch: Option<u32>,
     /// How weights in CPU memory come from the file, as `chat --help` has it
     #[arg(long, value_name = "MODE")]
@@ -73,25 +74,39 @@ struct Arguments {
     #[arg(long, value_parser = kv_type)]
     kv_type: Option<GgmlType>,
     /// What the devices may take, and how fast it is then: the table of docs/gpu.md, as Markdown
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = SETTINGS)]
+    #[arg(conflicts_with_all = ["contract", "holder", "leave_free", "json"])]
     quick: bool,
     /// `fit` while another process holds all of the GPU's memory but 1, 2, 4 and 8 GiB: what it takes
     /// with prompts to the context's end, as Markdown. Without --holder it has that much as its budget
-    #[arg(long, conflicts_with = "quick")]
+    #[arg(long, conflicts_with_all = SETTINGS, conflicts_with_all = ["tokens", "json"])]
     contract: bool,
     /// The program that takes a GPU's memory but for the bytes that it is told (scripts/cuda/hold-memory.c)
-    #[arg(long, value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM", requires = "what_it_leaves")]
     holder: Option<PathBuf>,
     /// Bytes that it leaves free, such as 2GiB, when CUDA has started in this process
-    #[arg(long, value_name = "BYTES", value_parser = bytes, requires = "holder")]
+    #[arg(long, value_name = "BYTES", value_parser = bytes, allow_hyphen_values = true, requires = "holder")]
     leave_free: Option<u64>,
     /// Print one line of JSON per policy instead
     #[arg(long)]
     json: bool,
     /// Only list the devices
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = SETTINGS)]
+    #[arg(conflicts_with_all = ["model", "tokens", "threads", "quick", "contract", "holder", "leave_free"])]
     devices: bool,
 }
+
+/// What is set by a table that is always the same, or by nothing where nothing is loaded.
+const SETTINGS: [&str; 8] = [
+    "policy",
+    "context",
+    "words",
+    "prompt_tokens",
+    "to_the_end",
+    "micro_batch",
+    "load_mode",
+    "kv_type",
+];
 
 fn main() {
     let arguments: Arguments = common::arguments();
@@ -171,6 +186,12 @@ fn builder(arguments: &Arguments, policy: &OffloadPolicy) -> MoeModelBuilder {
         builder = builder.kv_type(kv_type);
     }
     arguments.rpc.iter().fold(builder, MoeModelBuilder::rpc_server)
+}
+
+fn at_least_one(text: &str) -> std::result::Result<usize, String> {
+    let number = common::whole::<u64>(text)?;
+    let number = usize::try_from(number).ok().filter(|&number| number > 0);
+    number.ok_or_else(|| "it must be at least 1".to_owned())
 }
 
 fn kv_type(name: &str) -> std::result::Result<GgmlType, String> {

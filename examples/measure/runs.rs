@@ -50,7 +50,7 @@ pub(super) fn measure(arguments: &Arguments, setting: &Setting) -> Result<Value,
     option("policy", Some(setting.policy.to_string()));
     option("context", Some(setting.context.to_string()));
     option("prompt-tokens", Some(setting.prompt_tokens.to_string()));
-    option("tokens", Some(arguments.tokens.to_string()));
+    option("tokens", (!setting.to_the_end).then(|| arguments.tokens.to_string()));
     option("threads", arguments.threads.map(|threads| threads.to_string()));
     option("load-mode", setting.load_mode.map(str::to_owned));
     option("micro-batch", setting.micro_batch.map(|tokens| tokens.to_string()));

@@ -34,7 +34,10 @@ impl Journal {
         })?;
         let first = Record::Run { record_version: RECORD_VERSION, protocol: protocol.clone() };
         let mut journal = Self { path, file, protocol, records: Vec::new() };
-        journal.write(&first)?;
+        journal.write(&first).inspect_err(|_| {
+            // Without its first line it is none. Best effort: the error says what matters.
+            let _ = std::fs::remove_file(&journal.path);
+        })?;
         Ok(journal)
     }
 

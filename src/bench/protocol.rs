@@ -119,8 +119,8 @@ impl Protocol {
     /// Whether it can be run.
     ///
     /// # Errors
-    /// [`BenchError::Protocol`] for another version, an empty list, a name that is there twice, or a
-    /// baseline that is none of the policies.
+    /// [`BenchError::Protocol`] for another version, an empty list, a size of 0, a size or name that is there
+    /// twice, or a baseline that is none of the policies.
     pub fn check(&self) -> BenchResult<()> {
         let bad = |what: String| Err(BenchError::Protocol { what });
         if self.version != PROTOCOL_VERSION {
@@ -138,6 +138,22 @@ impl Protocol {
             if count == 0 {
                 return bad(format!("it has no {what}"));
             }
+        }
+        for (what, values) in [
+            ("context_tokens", &self.context_tokens),
+            ("threads", &self.threads),
+            ("micro_batch_tokens", &self.micro_batch_tokens),
+        ] {
+            if values.contains(&0) {
+                return bad(format!("{what} is 0 in it; the smallest is 1"));
+            }
+            let mut seen = BTreeSet::new();
+            if let Some(value) = values.iter().find(|value| !seen.insert(**value)) {
+                return bad(format!("{what} is {value} in it twice"));
+            }
+        }
+        if self.answer_tokens == 0 {
+            return bad("answer_tokens is 0; the smallest is 1".to_owned());
         }
         let names = |names: Vec<&str>| {
             let mut seen = BTreeSet::new();

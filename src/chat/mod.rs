@@ -4,7 +4,7 @@ mod clock;
 mod forms;
 mod jinja;
 mod python;
-
+mod question;
 mod template;
 
 use std::fmt;

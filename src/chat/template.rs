@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::forms::{self, Form};
 use super::jinja::{self, Raised};
-use super::{Message, clock};
+use super::{Message, clock, question};
 use crate::error::{Error, Result, TemplateFault};
 use crate::gguf::{self, GgufFile};
 
@@ -189,10 +189,19 @@ impl ChatTemplate {
     /// never written out as `None` or `null` where the template has a form without.
     ///
     /// # Errors
-    /// [`Error::ChatTemplate`] with what the template itself raised, where it failed, or that it
-    /// takes too long; as [`TemplateOptions::validate`].
+    /// [`Error::ChatTemplate`] with what the template itself raised, where it failed, that it
+    /// takes too long, or that it leaves out the question with which the conversation ends; as
+    /// [`TemplateOptions::validate`].
     pub fn render(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
         options.validate()?;
+        let text = self.text_of(messages, options)?;
+        if question::is_left_out(messages, &text, |other| self.text_of(other, options)) {
+            return Err(Error::ChatTemplate { fault: TemplateFault::WithoutQuestion });
+        }
+        Ok(text)
+    }
+
+    fn text_of(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
         let calls = messages.iter().any(|message| !message.tool_calls.is_empty());
         let messages = serde_json::to_value(messages).unwrap_or_default();
         if !calls {

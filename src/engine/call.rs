@@ -49,6 +49,9 @@ impl Failure {
         if self.is_no_number() {
             return Error::NotANumber;
         }
+        if self.status == ffi::MOE_EQUAL_SCORES {
+            return Error::EqualScores;
+        }
         Error::Engine { operation, reason: self.reason }
     }
 }

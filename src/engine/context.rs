@@ -43,15 +43,6 @@ impl ContextSettings {
     }
 }
 
-/// How a decode ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Decoded {
-    Done,
-    /// The context is full.
-    NoRoom,
-    Cancelled,
-}
-
 /// A token and its log-probability.
 pub(crate) type Likelihood = (Token, f32);
 
@@ -242,8 +233,18 @@ impl Context {
         if now < wanted { now as usize } else { most }
     }
 
+    /// Whether something may end what is computed.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limits.is_some()
+    }
+
+    fn check_limits(&self) -> Result<()> {
+        self.limits.as_deref().map_or(Ok(()), Limits::check)
+    }
+
     /// Computes these tokens after those that are there.
-    pub(crate) fn decode(&mut self, tokens: &[Token]) -> Result<Decoded> {
+    pub(crate) fn decode(&mut self, tokens: &[Token]) -> Result<()> {
+        self.check_limits()?;
         let failed = |reason: String| Error::Engine { operation: "compute", reason };
         let count = i32::try_from(tokens.len()).map_err(|_| failed("too many tokens".into()))?;
         let mut result = 0;
@@ -269,7 +270,8 @@ impl Context {
     }
 
     /// Computes one token of each of several sequences, each at its position.
-    pub(crate) fn decode_together(&mut self, steps: &[BatchToken]) -> Result<Decoded> {
+    pub(crate) fn decode_together(&mut self, steps: &[BatchToken]) -> Result<()> {
+        self.check_limits()?;
         let tokens: Vec<Token> = steps.iter().map(|step| step.token).collect();
         let positions: Vec<i32> = steps.iter().map(|step| step.position).collect();
         let sequences: Vec<i32> = steps.iter().map(|step| step.sequence).collect();
@@ -295,18 +297,18 @@ impl Context {
     }
 
     /// What the result of `llama_decode` means.
-    pub(super) fn decoded(&mut self, result: i32) -> Result<Decoded> {
+    pub(super) fn decoded(&mut self, result: i32) -> Result<()> {
+        let failed = |reason| Err(Error::Engine { operation: "compute", reason });
         match result {
-            0 => Ok(Decoded::Done),
-            1 => Ok(Decoded::NoRoom),
-            2 => Ok(Decoded::Cancelled),
+            0 => Ok(()),
+            1 => failed("the KV cache has no room".to_owned()),
+            2 => Err(self.limits.as_deref().cloned().unwrap_or_default().stopped()),
             code => {
                 if code < -1 {
                     self.state = State::Lost;
                 }
                 self.out_of_memory = code == -2; // GGML_STATUS_ALLOC_FAILED
-                let reason = format!("llama_decode returned {code}");
-                Err(Error::Engine { operation: "compute", reason })
+                failed(format!("llama_decode returned {code}"))
             }
         }
     }

@@ -5,14 +5,15 @@ use std::ffi::c_char;
 use super::ffi;
 use crate::gguf::GgufFile;
 
-/// Replaces the file's vocabulary by as many nameless tokens, which reading takes no time: sizes
-/// depend on their number alone. Reading the real one is nearly all of a dry run.
+/// What is read in place of the file's metadata. For sizes that is a vocabulary of as many nameless tokens, which
+/// takes no time: sizes depend on their number alone, and reading the real one is nearly all of a dry run.
 pub(crate) struct DryRun {
     /// What the engine reads instead of the file's metadata, ended by an entry without a key.
     overrides: Vec<ffi::llama_model_kv_override>,
 }
 
 impl DryRun {
+    /// For sizes.
     pub(crate) fn of(gguf: &GgufFile) -> Self {
         let tokens =
             gguf.metadata().get("tokenizer.ggml.tokens").and_then(|value| value.as_array());
@@ -26,17 +27,27 @@ impl DryRun {
             entry("tokenizer.ggml.model", ffi::LLAMA_KV_OVERRIDE_TYPE_STR, value)
         });
         let mut overrides: Vec<_> = size.zip(model).map_or_else(Vec::new, |(a, b)| vec![a, b]);
-        overrides.push(ffi::llama_model_kv_override {
-            tag: ffi::LLAMA_KV_OVERRIDE_TYPE_INT,
-            key: [0; 128],
-            __bindgen_anon_1: ffi::llama_model_kv_override__bindgen_ty_1 { val_i64: 0 },
-        });
+        overrides.push(end());
         Self { overrides }
+    }
+
+    /// For what the engine says of the file: its own vocabulary is read.
+    pub(crate) fn with_vocabulary() -> Self {
+        Self { overrides: vec![end()] }
     }
 
     /// The array; valid as long as `self`.
     pub(super) fn as_ptr(&self) -> *const ffi::llama_model_kv_override {
         self.overrides.as_ptr()
+    }
+}
+
+/// The entry without a key.
+fn end() -> ffi::llama_model_kv_override {
+    ffi::llama_model_kv_override {
+        tag: ffi::LLAMA_KV_OVERRIDE_TYPE_INT,
+        key: [0; 128],
+        __bindgen_anon_1: ffi::llama_model_kv_override__bindgen_ty_1 { val_i64: 0 },
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a context tells those who measure.
 
-use super::context::{Context, Decoded};
+use super::context::Context;
 use super::{Token, ffi};
 use crate::error::{Error, Result};
 
@@ -22,11 +22,7 @@ impl Context {
             let (from, to) = (tokens.as_ptr(), logits.as_mut_ptr());
             ffi::moe_decode_logits(context, from, count, to, &raw mut result, message)
         })?;
-        match self.decoded(result)? {
-            Decoded::Done => Ok(logits),
-            Decoded::NoRoom => Err(failed("the KV cache has no room")),
-            Decoded::Cancelled => Err(Error::Cancelled { operation: "computing" }),
-        }
+        self.decoded(result).map(|()| logits)
     }
 
     /// Counts in [`expert_use`](Self::expert_use) from here on.

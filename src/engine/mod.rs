@@ -46,7 +46,7 @@ mod threads;
 mod variants;
 mod weights;
 
-pub(crate) use self::context::{BatchToken, Context, ContextSettings, Decoded};
+pub(crate) use self::context::{BatchToken, Context, ContextSettings};
 pub(crate) use self::device::{check_threads, devices_named, devices_with};
 pub use self::device::{connect_rpc, devices, serve_rpc};
 pub(crate) use self::dry_run::DryRun;
@@ -77,7 +77,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::call::guarded;
-    use super::{Decoded, backend, ffi};
+    use super::{backend, ffi};
     use crate::gguf::GgmlType;
     use crate::{Error, MoeModel};
 
@@ -131,7 +131,7 @@ mod tests {
                 drop(model);
                 // Slow where the threads that never end take all cores.
                 for other in &mut others {
-                    assert_eq!(other.context.decode(&[1, 2]).unwrap(), Decoded::Done);
+                    other.context.decode(&[1, 2]).unwrap();
                 }
             }
             println!("went on");

@@ -24,10 +24,6 @@ use crate::paging::{Layout, PagingOptions};
 use crate::plan::{MAX_DEVICES, Plan};
 use crate::sampling::structure::Vocabulary;
 
-/// Why no text becomes tokens where the engine has nothing to split it with.
-const NO_VOCABULARY: &str = "the file has no vocabulary (its `tokenizer.ggml.model` is `none`), so no text can be read; \
-                             give tokens, or use a file that has one";
-
 /// How to load weights.
 #[derive(Default)]
 pub(crate) struct LoadSettings {
@@ -347,12 +343,7 @@ impl Weights {
                     message,
                 )
             })
-            .map_err(|failure| {
-                if failure.reason.contains("Tokenizer not initialized") {
-                    return failed(NO_VOCABULARY);
-                }
-                failure.into_error("tokenize")
-            })?;
+            .map_err(|failure| failure.into_error("tokenize"))?;
             if let Ok(count) = usize::try_from(result) {
                 tokens.truncate(count);
                 return Ok(tokens);

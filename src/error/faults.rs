@@ -78,6 +78,10 @@ pub enum ModelFault {
         "`{key}` is {value}, but must be {expected}; with it the engine would compute nonsense"
     )]
     BadNumber { key: String, value: String, expected: &'static str },
+    #[error(
+        "tensor `{tensor}` holds a weight that is {value}; with it the engine would compute nonsense"
+    )]
+    BadWeight { tensor: String, value: String },
     #[error("`{key}` is {value}, no multiple of `{divisor_key}`, which is {divisor}")]
     NotDivisible { key: String, value: u64, divisor_key: String, divisor: u64 },
     #[error("`{key}` is {value} of {layers} layers, which leaves none to write text with")]
@@ -118,6 +122,14 @@ pub enum ModelFault {
     DuplicateToken { text: String, id: u64, other: u64 },
     #[error("all {tokens} tokens of the vocabulary are empty")]
     NoTexts { tokens: u64 },
+    #[error(
+        "its `tokenizer.ggml.model` is `{model}`, so it has no vocabulary, and neither prompt nor answer can be a text"
+    )]
+    NoVocabulary { model: String },
+    #[error(
+        "its `tokenizer.ggml.model` makes no tokens of the text `{text}` ({reason}), as where the vocabulary is another tokenizer's"
+    )]
+    UnfitTokenizer { text: &'static str, reason: String },
 }
 
 /// What is wrong with a policy's text.
@@ -142,7 +154,9 @@ pub enum PolicyFault {
     #[error("it needs a pattern and a device, as in `regex:ffn_up_exps=cpu`")]
     BadRegexRule,
     /// A device name is empty, has white space around it, or holds `;`, `=` or a comma.
-    #[error("a device's name has 1 to 255 bytes and holds no `;`, `=` or `,`")]
+    #[error(
+        "a device's name has 1 to 255 bytes, no white space around it, and no `;`, `=` or `,` in it; `cpu`, `gpu` and `disk` mean something else"
+    )]
     BadDevice,
     /// The limit of `fit` does not parse.
     #[error(
@@ -244,6 +258,9 @@ pub enum TemplateFault {
         /// What went wrong there.
         reason: String,
     },
+    /// Its text is the same whatever the last question is, so that the model would answer something else.
+    #[error("it leaves out the question with which the conversation ends")]
+    WithoutQuestion,
     /// It does more work than any conversation of this size should need.
     #[error("it does not end in reasonable time")]
     TooMuchWork,

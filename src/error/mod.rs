@@ -17,10 +17,11 @@ pub use self::faults::{
 pub use self::foreign::ForeignFile;
 pub use self::host_memory::HostMemoryFault;
 pub use self::purpose::FilePurpose;
+pub(crate) use self::words::escaped;
 use self::words::{
-    at_least, because, broken, did_you_mean, escaped, hold_back, in_one_line, list_devices,
-    list_folders, make_room, near_misses, none_computes, not_a_policy, not_enough, of_server,
-    same_name,
+    at_least, because, broken, did_you_mean, hold_back, in_one_line, list_devices, list_folders,
+    make_room, near_misses, none_computes, not_a_policy, not_enough, of_server, same_name,
+    smaller_micro_batch,
 };
 use crate::units::human_bytes;
 
@@ -272,7 +273,7 @@ pub enum Error {
         tensor: String,
     },
     /// A policy's text does not parse.
-    #[error("{}{fault}", not_a_policy(.text))]
+    #[error("{}{fault}", not_a_policy(.text, .fault))]
     InvalidPolicy {
         /// The text, or the part of it that is wrong.
         text: String,
@@ -509,8 +510,9 @@ pub enum Error {
     /// A device has not enough free memory for the plan. For the CPU: the system, or the process's
     /// control group, has not, a budget is smaller, or `fit:ram:` allows less.
     #[error(
-        "{}: the plan needs {}, but only {} is available; {}",
+        "{}: the plan needs {}, but only {} is available; {}{}",
         not_enough(.device), human_bytes(*.needed_bytes), human_bytes(*.free_bytes),
+        smaller_micro_batch(*.needed_bytes, *.free_bytes, *.compute_bytes),
         make_room(.device, *.needed_bytes, .policy)
     )]
     DoesNotFit {
@@ -520,6 +522,9 @@ pub enum Error {
         needed_bytes: u64,
         /// Bytes that are free for a new model.
         free_bytes: u64,
+        /// Bytes of those needed that are buffers for intermediate results, by a dry run or a cautious formula: about
+        /// in proportion to the micro-batch. 0 where they are not known.
+        compute_bytes: u64,
         /// The policy as text, whose own remedies are not recommended again; empty if not known.
         policy: String,
     },
@@ -583,6 +588,11 @@ pub enum Error {
         "the model's scores for the next token are not numbers: a weight in the file is damaged, or what is computed in 16 bits grows too large; compare the file with its source, and if it is whole use the KV cache type f16 or f32, or another quantisation of the model"
     )]
     NotANumber,
+    /// What was computed tells nothing about the next token.
+    #[error(
+        "the model gives every token the same score, so none can be chosen: weights in the file are missing or damaged; compare the file with its source"
+    )]
+    EqualScores,
     /// An earlier failure left the context in an unknown state.
     #[error("an earlier failure left this model's context unusable; load the model again")]
     ContextLost,
@@ -725,8 +735,9 @@ impl Error {
     /// The same, where it says what does not fit, of a plan by this policy.
     pub(crate) fn under(self, policy: &impl fmt::Display) -> Self {
         match self {
-            Self::DoesNotFit { device, needed_bytes, free_bytes, .. } => {
-                Self::DoesNotFit { device, needed_bytes, free_bytes, policy: policy.to_string() }
+            Self::DoesNotFit { device, needed_bytes, free_bytes, compute_bytes, .. } => {
+                let policy = policy.to_string();
+                Self::DoesNotFit { device, needed_bytes, free_bytes, compute_bytes, policy }
             }
             other => other,
         }

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::PolicyFault;
+use crate::units::human_bytes;
+
 pub(super) fn did_you_mean(near: &[&str]) -> String {
     if near.is_empty() {
         return String::new();
@@ -49,7 +52,7 @@ pub(super) fn none_computes(devices: &[String]) -> String {
 }
 
 /// Text that comes from a file: control characters, which could steer a terminal, as `\u{1b}`.
-pub(super) fn escaped(text: &impl fmt::Display) -> String {
+pub(crate) fn escaped(text: &impl fmt::Display) -> String {
     let text = text.to_string();
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -77,8 +80,12 @@ fn differs_in_case(rule: &str, near: &[String]) -> bool {
     })
 }
 
-pub(super) fn not_a_policy(text: &str) -> String {
-    if text.is_empty() { String::new() } else { format!("`{text}` is not a policy: ") }
+pub(super) fn not_a_policy(text: &str, fault: &PolicyFault) -> String {
+    match fault {
+        _ if text.is_empty() => String::new(),
+        PolicyFault::BadDevice => format!("`{}` is no device's name: ", escaped(&text)),
+        _ => format!("`{text}` is not a policy: "),
+    }
 }
 
 pub(super) fn same_name(name: &str) -> String {
@@ -97,6 +104,18 @@ pub(super) fn not_enough(device: &str) -> String {
     } else {
         format!("`{device}` has not enough memory")
     }
+}
+
+/// What is the cause where buffers are most of what does not fit, and the rest does.
+pub(super) fn smaller_micro_batch(needed: u64, free: u64, compute: u64) -> String {
+    let rest = needed.saturating_sub(compute);
+    if compute <= rest || rest > free {
+        return String::new();
+    }
+    format!(
+        "{} of it are buffers for the tokens computed at once: use a smaller micro-batch (`micro_batch_tokens`); or ",
+        human_bytes(compute)
+    )
 }
 
 /// What to do where a device has too little memory, of which the policy has not done some already.

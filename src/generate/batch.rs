@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::detokenizer::{Output, TextBuffer};
+use super::answer::Answer;
 use super::log_probabilities::TokenLogProbabilities;
 use super::options::{GenerateOptions, StopReason};
 use super::overflow::Prompts;
-use crate::engine::{BatchToken, Decoded, Sampler, Token};
+use crate::engine::{BatchToken, Token};
 use crate::error::{Error, Result};
-use crate::limits::{Interruption, Limits};
+use crate::limits::Limits;
 use crate::model::prefix_cache::batch_tokens;
 use crate::model::progress::Reading;
 use crate::model::timing::Timing;
@@ -24,9 +24,6 @@ use crate::model::{MoeModel, Stats};
 pub struct Together<'m> {
     model: &'m mut MoeModel,
     sequences: Vec<Sequence>,
-    max_tokens: u64,
-    /// How many of the likeliest tokens are reported with each.
-    likeliest: Option<usize>,
     limits: Limits,
     started: Instant,
     /// When all prompts were read.
@@ -49,33 +46,9 @@ impl std::fmt::Debug for Together<'_> {
 
 /// One of the texts.
 struct Sequence {
-    /// `None` until its prompt is read.
-    sampler: Option<Sampler>,
-    text: TextBuffer,
+    answer: Answer,
     /// Tokens of it that the context holds.
     length: usize,
-    generated: u64,
-    /// The token that was chosen last and is not computed yet.
-    pending: Option<Token>,
-    log_probabilities: Vec<TokenLogProbabilities>,
-    /// `None` also where an error ended it.
-    stop_reason: Option<StopReason>,
-    is_over: bool,
-}
-
-impl Sequence {
-    fn new(stops: &[String]) -> Self {
-        Self {
-            sampler: None,
-            text: TextBuffer::new(stops),
-            length: 0,
-            generated: 0,
-            pending: None,
-            log_probabilities: Vec::new(),
-            stop_reason: None,
-            is_over: false,
-        }
-    }
 }
 
 impl<'m> Together<'m> {
@@ -99,9 +72,9 @@ impl<'m> Together<'m> {
         model.timing = Timing::default();
         let mut together = Self {
             model,
-            sequences: (0..count).map(|_| Sequence::new(&options.stop)).collect(),
-            max_tokens: options.max_tokens.unwrap_or(u64::MAX),
-            likeliest: options.log_probabilities.map(|likeliest| likeliest as usize),
+            sequences: (0..count)
+                .map(|_| Sequence { answer: Answer::new(options), length: 0 })
+                .collect(),
             limits: options.limits(started),
             started,
             decoding_since: None,
@@ -159,13 +132,8 @@ impl<'m> Together<'m> {
         options: &GenerateOptions,
         reading: &mut Reading,
     ) -> Result<()> {
-        let context = &self.model.context;
-        let sampler = Sampler::new(
-            &options.sampling,
-            options.structure.as_ref(),
-            context.weights(),
-            &self.limits,
-        )?;
+        let answer = &mut self.sequences[number].answer;
+        answer.begin(options, &self.model.context, &self.limits)?;
         let id = i32::try_from(number).unwrap_or(i32::MAX);
         let mut steps: Vec<BatchToken> = (0..)
             .zip(prompt)
@@ -175,110 +143,64 @@ impl<'m> Together<'m> {
             last.is_last = true;
         }
         let batch = self.model.plan().context().batch_tokens.max(1) as usize;
-        let is_looked_at = !self.limits.are_none() || reading.is_watched();
+        let is_looked_at = self.model.context.is_limited() || reading.is_watched();
         let batch = batch_tokens(batch, &self.model.context, is_looked_at);
         let mut rest = &steps[..];
         while !rest.is_empty() {
             let at_once = self.model.context.tokens_at_once(batch.min(rest.len()));
             let (steps, later) = rest.split_at(at_once);
-            self.compute(steps)?;
+            self.model.context.decode_together(steps)?;
             reading.advance(steps.len())?;
             rest = later;
         }
         self.held += prompt.len();
         let sequence = &mut self.sequences[number];
         sequence.length = prompt.len();
-        if self.max_tokens == 0 {
+        if sequence.answer.is_empty() {
             return self.end(number, StopReason::MaxTokens);
         }
-        let sampled = sequence.sampler.insert(sampler).sample(&mut self.model.context);
-        self.note_sampled(number, sampled, -1)
+        self.choose(number, -1)
     }
 
-    /// Takes what a sampler chose; what only this text cannot go on with ends it alone.
-    fn note_sampled(&mut self, number: usize, sampled: Result<Token>, index: i32) -> Result<()> {
-        let error = match sampled {
-            Ok(token) => return self.note(number, token, index),
-            Err(error @ (Error::DeadEnd { .. } | Error::AmbiguousStructure { .. })) => error,
+    /// Chooses a text's next token by the result at this index of the last batch; what only this text cannot go on
+    /// with ends it alone.
+    fn choose(&mut self, number: usize, index: i32) -> Result<()> {
+        let answer = &mut self.sequences[number].answer;
+        let before = answer.generated_tokens();
+        let chosen = answer.choose(&mut self.model.context, index);
+        if answer.generated_tokens() > before {
+            self.model.timing.note_token(self.started, self.decoding_since);
+        }
+        match chosen {
+            Ok(text) => self.ready.push_back(Ok((number, text))),
+            Err(error @ (Error::DeadEnd { .. } | Error::AmbiguousStructure { .. })) => {
+                // The text so far was given out, but for what might have begun a stop string.
+                self.ready.push_back(Ok((number, answer.break_off())));
+                self.ready
+                    .push_back(Err(Error::OfPrompt { prompt: number, error: Box::new(error) }));
+            }
             Err(error) => return Err(error),
-        };
-        // The text so far was given out, but for what might have begun a stop string.
-        let rest = self.sequences[number].text.finish();
-        self.ready.push_back(Ok((number, rest)));
-        self.ready.push_back(Err(Error::OfPrompt { prompt: number, error: Box::new(error) }));
-        self.leave(number)
-    }
-
-    fn compute(&mut self, steps: &[BatchToken]) -> Result<()> {
-        let decoded = match self.limits.interruption() {
-            Some(_) => Decoded::Cancelled,
-            None => self.model.context.decode_together(steps)?,
-        };
-        match decoded {
-            Decoded::Done => Ok(()),
-            Decoded::Cancelled => {
-                Err(self.limits.interruption().unwrap_or(Interruption::Cancelled).into_error())
-            }
-            Decoded::NoRoom => {
-                let reason = "the KV cache has no room".to_owned();
-                Err(Error::Engine { operation: "compute", reason })
-            }
         }
-    }
-
-    /// Takes a token into a sequence's text, chosen by the result at this index of the last batch.
-    fn note(&mut self, number: usize, token: Token, index: i32) -> Result<()> {
-        let context = &mut self.model.context;
-        if context.weights().is_end(token) {
-            return self.end(number, StopReason::EndOfText);
-        }
-        let sequence = &mut self.sequences[number];
-        if let Some(likeliest) = self.likeliest {
-            let noted = TokenLogProbabilities::of(context, index, token, likeliest)?;
-            sequence.log_probabilities.push(noted);
-        }
-        self.model.timing.note_token(self.started, self.decoding_since);
-        sequence.generated += 1;
-        sequence.pending = Some(token);
-        context.weights().token_bytes(token, false, sequence.text.bytes())?;
-        let is_enough = sequence.generated >= self.max_tokens;
-        match sequence.text.take() {
-            Output::Stopped(text) => {
-                self.ready.push_back(Ok((number, text)));
-                self.finish(number, StopReason::StopString)
-            }
-            Output::Text(text) => {
-                self.ready.push_back(Ok((number, text)));
-                if is_enough { self.end(number, StopReason::MaxTokens) } else { Ok(()) }
-            }
-        }
+        if self.sequences[number].answer.is_over() { self.leave(number) } else { Ok(()) }
     }
 
     /// Ends a sequence with what is left of its text.
     fn end(&mut self, number: usize, reason: StopReason) -> Result<()> {
-        let rest = self.sequences[number].text.finish();
+        let rest = self.sequences[number].answer.end(reason);
         self.ready.push_back(Ok((number, rest)));
-        self.finish(number, reason)
+        self.leave(number)
     }
 
     /// Ends all that go on.
     fn end_all(&mut self, reason: StopReason) -> Result<()> {
-        let going_on = |&number: &usize| !self.sequences[number].is_over;
+        let going_on = |&number: &usize| !self.sequences[number].answer.is_over();
         let numbers: Vec<usize> = (0..self.sequences.len()).filter(going_on).collect();
         numbers.into_iter().try_for_each(|number| self.end(number, reason))
     }
 
-    fn finish(&mut self, number: usize, reason: StopReason) -> Result<()> {
-        self.sequences[number].stop_reason = Some(reason);
-        self.leave(number)
-    }
-
     /// Makes room for the others.
     fn leave(&mut self, number: usize) -> Result<()> {
-        let sequence = &mut self.sequences[number];
-        sequence.is_over = true;
-        sequence.pending = None;
-        let length = std::mem::take(&mut sequence.length);
+        let length = std::mem::take(&mut self.sequences[number].length);
         self.held -= length;
         if length == 0 {
             return Ok(());
@@ -286,55 +208,48 @@ impl<'m> Together<'m> {
         self.model.context.forget(i32::try_from(number).unwrap_or(i32::MAX))
     }
 
+    /// The last token of every text that goes on, with the text's number.
+    fn pending(&self) -> Vec<(usize, BatchToken)> {
+        let step = |(number, sequence): (usize, &Sequence)| {
+            let token = sequence.answer.pending()?;
+            let position = i32::try_from(sequence.length).ok()?;
+            let id = i32::try_from(number).ok()?;
+            Some((number, BatchToken { token, position, sequence: id, is_last: true }))
+        };
+        self.sequences.iter().enumerate().filter_map(step).collect()
+    }
+
     /// Computes one token of every text that goes on; `false` when none does.
     fn step(&mut self) -> Result<bool> {
-        let going_on: Vec<usize> =
-            (0..self.sequences.len()).filter(|&i| self.sequences[i].pending.is_some()).collect();
-        if going_on.is_empty() {
+        let (numbers, steps): (Vec<usize>, Vec<BatchToken>) = self.pending().into_iter().unzip();
+        if numbers.is_empty() {
             return Ok(false);
         }
-        let is_late = self.limits.interruption() == Some(Interruption::TimeUp);
-        if is_late || self.held + going_on.len() > self.model.prefix_cache.capacity {
-            let reason = if is_late { StopReason::TimeLimit } else { StopReason::ContextFull };
-            going_on.into_iter().try_for_each(|number| self.end(number, reason))?;
-            return Ok(true);
+        self.limits.check()?;
+        if self.held + numbers.len() > self.model.prefix_cache.capacity {
+            return self.end_all(StopReason::ContextFull).map(|()| true);
         }
-        let steps: Vec<BatchToken> = going_on
-            .iter()
-            .filter_map(|&number| {
-                let sequence = &self.sequences[number];
-                let position = i32::try_from(sequence.length).ok()?;
-                let id = i32::try_from(number).ok()?;
-                Some(BatchToken { token: sequence.pending?, position, sequence: id, is_last: true })
-            })
-            .collect();
-        self.compute(&steps)?;
-        self.held += going_on.len();
-        let mut chosen = Vec::with_capacity(going_on.len());
-        for (index, &number) in (0..).zip(&going_on) {
-            let sequence = &mut self.sequences[number];
-            sequence.length += 1;
-            if let Some(sampler) = &mut sequence.sampler {
-                let sampled = sampler.sample_at(&mut self.model.context, index);
-                chosen.push((number, sampled, index));
-            }
+        self.model.context.decode_together(&steps)?;
+        self.held += numbers.len();
+        for &number in &numbers {
+            self.sequences[number].length += 1;
         }
-        for (number, sampled, index) in chosen {
-            self.note_sampled(number, sampled, index)?;
+        for (index, number) in (0..).zip(numbers) {
+            self.choose(number, index)?;
         }
         Ok(true)
     }
 
     /// Why the text of this prompt ended; `None` while it goes on, and after an error.
     pub fn stop_reason(&self, prompt: usize) -> Option<StopReason> {
-        self.sequences.get(prompt).and_then(|sequence| sequence.stop_reason)
+        self.sequences.get(prompt).and_then(|sequence| sequence.answer.stop_reason())
     }
 
     /// The log-probabilities of the tokens that were generated for this prompt since the last call;
     /// see [`Generation::take_log_probabilities`](crate::Generation::take_log_probabilities).
     pub fn take_log_probabilities(&mut self, prompt: usize) -> Vec<TokenLogProbabilities> {
         let sequence = self.sequences.get_mut(prompt);
-        sequence.map(|sequence| std::mem::take(&mut sequence.log_probabilities)).unwrap_or_default()
+        sequence.map(|sequence| sequence.answer.take_log_probabilities()).unwrap_or_default()
     }
 
     /// What was measured so far, of all texts together.

@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
-use super::detokenizer::{Output, TextBuffer};
+use super::answer::Answer;
 use super::log_probabilities::TokenLogProbabilities;
 use super::options::{GenerateOptions, StopReason};
 use super::overflow::Prompts;
-use crate::engine::{Sampler, Token};
 use crate::error::{Error, Result};
 use crate::limits::Limits;
 use crate::model::progress::Reading;
@@ -38,25 +37,17 @@ use crate::model::{MoeModel, Stats};
 #[must_use = "a generation does nothing until it is iterated"]
 pub struct Generation<'m> {
     model: &'m mut MoeModel,
-    /// `None` only where time was over before there was one.
-    sampler: Option<Sampler>,
-    text: TextBuffer,
-    max_tokens: u64,
-    /// How many of the likeliest tokens are reported with each.
-    likeliest: Option<usize>,
-    log_probabilities: Vec<TokenLogProbabilities>,
+    answer: Answer,
     limits: Limits,
     started: Instant,
     first_token: Option<Instant>,
-    /// The token that was chosen last and is not computed yet.
-    pending: Option<Token>,
-    stop_reason: Option<StopReason>,
-    over: bool,
 }
 
 impl std::fmt::Debug for Generation<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Generation").field("stop_reason", &self.stop_reason).finish_non_exhaustive()
+        f.debug_struct("Generation")
+            .field("stop_reason", &self.stop_reason())
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,26 +69,19 @@ impl<'m> Generation<'m> {
         model.timing = Timing::default();
         let mut generation = Self {
             model,
-            sampler: None,
-            text: TextBuffer::new(&options.stop),
-            max_tokens: options.max_tokens.unwrap_or(u64::MAX),
-            likeliest: options.log_probabilities.map(|likeliest| likeliest as usize),
-            log_probabilities: Vec::new(),
+            answer: Answer::new(options),
             limits: options.limits(started),
             started,
             first_token: None,
-            pending: None,
-            stop_reason: None,
-            over: false,
         };
         match generation.prepare(options, prompt) {
             Err(Error::TimedOut { .. }) => {
-                generation.end(StopReason::TimeLimit);
+                generation.answer.end(StopReason::TimeLimit);
             }
             prepared => prepared?,
         }
-        if generation.max_tokens == 0 && !generation.over {
-            generation.end(StopReason::MaxTokens);
+        if generation.answer.is_empty() && !generation.answer.is_over() {
+            generation.answer.end(StopReason::MaxTokens);
         }
         Ok(generation)
     }
@@ -121,12 +105,7 @@ impl<'m> Generation<'m> {
         model.timing.prompt_tokens = tokens.len() as u64;
         model.timing.dropped_messages = dropped_messages as u64;
         self.limits.check()?;
-        self.sampler = Some(Sampler::new(
-            &options.sampling,
-            options.structure.as_ref(),
-            model.context.weights(),
-            &self.limits,
-        )?);
+        self.answer.begin(options, &model.context, &self.limits)?;
         model.context.watch(&self.limits);
         let prefill_started = Instant::now();
         let reused = model.prefix_cache.rewind(&mut model.context, &tokens)?;
@@ -134,14 +113,14 @@ impl<'m> Generation<'m> {
         let mut reading = Reading::of(options.on_prompt_progress.as_ref(), tokens.len());
         reading.advance(reused)?;
         let context = &mut model.context;
-        let read = model.prefix_cache.read(context, &tokens[reused..], &self.limits, &mut reading);
+        let read = model.prefix_cache.read(context, &tokens[reused..], &mut reading);
         model.timing.prefill = prefill_started.elapsed();
         read
     }
 
     /// Why it ended; `None` while it goes on, and after an error.
     pub fn stop_reason(&self) -> Option<StopReason> {
-        self.stop_reason
+        self.answer.stop_reason()
     }
 
     /// The log-probabilities of the tokens that were generated since the last call, if
@@ -166,7 +145,7 @@ impl<'m> Generation<'m> {
     /// # }
     /// ```
     pub fn take_log_probabilities(&mut self) -> Vec<TokenLogProbabilities> {
-        std::mem::take(&mut self.log_probabilities)
+        self.answer.take_log_probabilities()
     }
 
     /// All that is left as one text.
@@ -177,64 +156,27 @@ impl<'m> Generation<'m> {
         self.collect()
     }
 
-    /// Computes the pending token and chooses the next; `None` when the context is full.
-    fn next_token(&mut self) -> Result<Option<Token>> {
-        let model = &mut *self.model;
-        if let Some(token) = self.pending.take() {
-            if model.prefix_cache.is_full() {
-                return Ok(None);
-            }
-            model.prefix_cache.append(&mut model.context, &[token], &self.limits)?;
-        }
-        let Some(sampler) = &mut self.sampler else { return Ok(None) };
-        sampler.sample(&mut model.context).map(Some)
-    }
-
-    /// Before the token is computed: its probabilities are still there.
-    fn note(&mut self, token: Token) -> Result<()> {
-        let model = &mut *self.model;
-        if let Some(likeliest) = self.likeliest {
-            let noted = TokenLogProbabilities::of(&mut model.context, -1, token, likeliest)?;
-            self.log_probabilities.push(noted);
-        }
-        model.timing.note_token(self.started, self.first_token);
-        if self.first_token.is_none() {
-            self.first_token = Some(Instant::now());
-            // A device may compute on after the call; the first token is when it was done.
-            model.timing.prefill = self.started.elapsed().max(model.timing.prefill);
-        }
-        self.pending = Some(token);
-        model.context.weights().token_bytes(token, false, self.text.bytes())
-    }
-
-    /// The next piece of text, perhaps empty; `None` for the end.
-    fn step(&mut self) -> Result<Option<String>> {
+    /// Computes the last token and chooses the next; returns a piece of text, perhaps empty.
+    fn step(&mut self) -> Result<String> {
         self.limits.check()?;
-        let Some(token) = self.next_token()? else {
-            return Ok(self.end(StopReason::ContextFull));
-        };
-        if self.model.context.weights().is_end(token) {
-            return Ok(self.end(StopReason::EndOfText));
-        }
-        self.note(token)?;
-        match self.text.take() {
-            Output::Stopped(text) => {
-                self.over = true;
-                self.stop_reason = Some(StopReason::StopString);
-                Ok(Some(text))
+        let model = &mut *self.model;
+        if let Some(token) = self.answer.pending() {
+            if model.prefix_cache.is_full() {
+                return Ok(self.answer.end(StopReason::ContextFull));
             }
-            Output::Text(text) if self.model.timing.generated_tokens >= self.max_tokens => {
-                let rest = self.end(StopReason::MaxTokens).unwrap_or_default();
-                Ok(Some(text + &rest))
-            }
-            Output::Text(text) => Ok(Some(text)),
+            model.prefix_cache.append(&mut model.context, &[token])?;
         }
-    }
-
-    fn end(&mut self, reason: StopReason) -> Option<String> {
-        self.over = true;
-        self.stop_reason = Some(reason);
-        Some(self.text.finish()).filter(|rest| !rest.is_empty())
+        let before = self.answer.generated_tokens();
+        let text = self.answer.choose(&mut model.context, -1)?;
+        if self.answer.generated_tokens() > before {
+            model.timing.note_token(self.started, self.first_token);
+            if self.first_token.is_none() {
+                self.first_token = Some(Instant::now());
+                // A device may compute on after the call; the first token is when it was done.
+                model.timing.prefill = self.started.elapsed().max(model.timing.prefill);
+            }
+        }
+        Ok(text)
     }
 }
 
@@ -242,19 +184,18 @@ impl Iterator for Generation<'_> {
     type Item = Result<String>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while !self.over {
-            let step = match self.step() {
-                Err(Error::TimedOut { .. }) => Ok(self.end(StopReason::TimeLimit)),
-                step => step,
-            };
-            match step {
-                Ok(Some(piece)) if piece.is_empty() => {}
-                Ok(Some(piece)) => return Some(Ok(piece)),
-                Ok(None) => {}
+        while !self.answer.is_over() {
+            match self.step() {
+                Err(Error::TimedOut { .. }) => {
+                    let rest = self.answer.end(StopReason::TimeLimit);
+                    return Some(rest).filter(|rest| !rest.is_empty()).map(Ok);
+                }
                 Err(error) => {
-                    self.over = true;
+                    self.answer.fail();
                     return Some(Err(error));
                 }
+                Ok(piece) if piece.is_empty() => {}
+                Ok(piece) => return Some(Ok(piece)),
             }
         }
         None

@@ -1,5 +1,6 @@
 //! The generation loop: of one text, of several at once, and on a thread of its own.
 
+mod answer;
 #[cfg(feature = "async")]
 mod async_model;
 mod batch;

@@ -1,14 +1,19 @@
 //! Files in which weights are missing though they are as long as they should be: room was made for a
 //! download that did not end.
 //!
-//! Only whole tensors are looked at, and of each three pages: what is missing inside the last tensor alone is not seen,
-//! nor a gap before weights that are there.
+//! Of a tensor three pages are looked at. What is missing at the end of a file is an error. A matrix of zeros before
+//! others is a matter of doubt, and so is a gap that was never written, which the file system knows.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 
-use super::{GgufFile, TensorInfo};
+#[cfg(feature = "llama")]
+use super::GgmlType;
+use super::{GgufFile, Shard, TensorInfo};
+#[cfg(feature = "llama")]
+use crate::error::ModelFault;
 use crate::error::{Error, Result};
 
 /// Bytes that are looked at together.
@@ -16,6 +21,10 @@ const LOOK: usize = 4096;
 /// Tensors looked at in one file, so that no more than some MB are read. One that has weights is read until
 /// the last tensor alone.
 const MOST_TENSORS: usize = 1024;
+
+/// Published norms have some 30 KB.
+#[cfg(feature = "llama")]
+const MOST_NORM_BYTES: u64 = 4 << 20;
 
 /// What the data of one file ends with.
 #[derive(Debug, PartialEq)]
@@ -26,6 +35,16 @@ enum End<'a> {
     Zeros(&'a TensorInfo),
     /// There is nothing else in the file.
     OnlyZeros,
+}
+
+/// Bytes of a file that nobody wrote.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Gap<'a> {
+    pub(crate) path: &'a Path,
+    /// From the file's beginning.
+    pub(crate) bytes: Range<u64>,
+    /// The first tensor that it takes something from.
+    pub(crate) tensor: &'a str,
 }
 
 impl GgufFile {
@@ -41,9 +60,14 @@ impl GgufFile {
         })
     }
 
-    /// Refuses a file that has no weights at all.
+    /// Refuses a file that has no weights at all, or a norm with a weight that is no number.
     #[cfg(feature = "llama")]
     pub(crate) fn check_weights(&self) -> Result<()> {
+        if let Some((tensor, value)) = self.damaged_norm()? {
+            let fault =
+                ModelFault::BadWeight { tensor: tensor.name.clone(), value: value.to_string() };
+            return Err(Error::UnsafeModel { path: self.path().to_owned(), fault });
+        }
         let ends = self.ends()?;
         if ends.is_empty() || ends.iter().any(|(_, end)| *end != End::OnlyZeros) {
             return Ok(());
@@ -51,11 +75,72 @@ impl GgufFile {
         Err(Error::EmptyWeights { path: self.path().to_owned() })
     }
 
+    /// The first norm that holds what is no finite number, and what that is. No other tensors are read for it.
+    #[cfg(feature = "llama")]
+    fn damaged_norm(&self) -> Result<Option<(&TensorInfo, f32)>> {
+        for (index, shard) in self.opened() {
+            let failed = |source| Error::Io { action: "read", path: shard.path.clone(), source };
+            let mut file = File::open(&shard.path).map_err(failed)?;
+            for tensor in
+                self.tensors.iter().filter(|tensor| tensor.shard == index && is_norm(tensor))
+            {
+                if let Some(value) = first_not_finite(&mut file, tensor).map_err(failed)? {
+                    return Ok(Some((tensor, value)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The matrices that look as if they held only zeros, in the order of the table.
+    #[cfg(feature = "llama")]
+    pub(crate) fn zero_matrices(&self) -> Result<Vec<&TensorInfo>> {
+        let mut empty = Vec::new();
+        for (index, shard) in self.opened() {
+            let failed = |source| Error::Io { action: "read", path: shard.path.clone(), source };
+            let mut file = File::open(&shard.path).map_err(failed)?;
+            let here = |tensor: &&TensorInfo| tensor.shard == index && is_matrix(tensor);
+            for tensor in self.tensors.iter().filter(here) {
+                if looks_empty(&mut file, tensor).map_err(failed)? {
+                    empty.push(tensor);
+                }
+            }
+        }
+        Ok(empty)
+    }
+
+    /// The first gap of each file in which nothing was written, and the tensor it begins in. Where the file system
+    /// does not tell, and in a file without weights, there are none.
+    pub(crate) fn gaps(&self) -> Result<Vec<Gap<'_>>> {
+        let mut gaps = Vec::new();
+        for (index, shard) in self.opened() {
+            let failed = |source| Error::Io { action: "read", path: shard.path.clone(), source };
+            let file = File::open(&shard.path).map_err(failed)?;
+            for hole in holes(&file, shard.file_bytes).map_err(failed)? {
+                let inside = |tensor: &&TensorInfo| {
+                    let end = tensor.file_offset + tensor.bytes;
+                    tensor.shard == index && hole.start < end && tensor.file_offset < hole.end
+                };
+                if let Some(tensor) =
+                    self.tensors.iter().filter(inside).min_by_key(|t| t.file_offset)
+                {
+                    gaps.push(Gap { path: &shard.path, bytes: hole, tensor: &tensor.name });
+                    break;
+                }
+            }
+        }
+        Ok(gaps)
+    }
+
+    /// The files that were opened as such, with their index.
+    fn opened(&self) -> impl Iterator<Item = (usize, &Shard)> {
+        self.shards.iter().enumerate().filter(|(_, shard)| shard.modified.is_some())
+    }
+
     /// For each file that was opened as one and has tensors.
     fn ends(&self) -> Result<Vec<(&Path, End<'_>)>> {
-        let files = self.shards.iter().enumerate().filter(|(_, shard)| shard.modified.is_some());
         let mut ends = Vec::new();
-        for (index, shard) in files {
+        for (index, shard) in self.opened() {
             let here =
                 self.tensors.iter().filter(|tensor| tensor.shard == index && tensor.bytes > 0);
             let mut tensors: Vec<&TensorInfo> = here.collect();
@@ -114,6 +199,23 @@ fn is_matrix(tensor: &TensorInfo) -> bool {
     tensor.shape.iter().filter(|&&side| side > 1).count() > 1
 }
 
+#[cfg(feature = "llama")]
+fn is_norm(tensor: &TensorInfo) -> bool {
+    tensor.name.ends_with("norm.weight")
+        && tensor.ggml_type == GgmlType::F32
+        && tensor.bytes <= MOST_NORM_BYTES
+}
+
+#[cfg(feature = "llama")]
+fn first_not_finite(file: &mut File, tensor: &TensorInfo) -> io::Result<Option<f32>> {
+    file.seek(SeekFrom::Start(tensor.file_offset))?;
+    let mut bytes = Vec::new();
+    file.take(tensor.bytes).read_to_end(&mut bytes)?;
+    let mut weights =
+        bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]));
+    Ok(weights.find(|weight| !weight.is_finite()))
+}
+
 /// Whether its beginning, its middle and its end are zeros.
 fn looks_empty(file: &mut File, tensor: &TensorInfo) -> io::Result<bool> {
     let length = usize::try_from(tensor.bytes).map_or(LOOK, |bytes| bytes.min(LOOK));
@@ -129,6 +231,46 @@ fn looks_empty(file: &mut File, tensor: &TensorInfo) -> io::Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// What is shorter may be zeros that were left out when the file was copied.
+const LEAST_HOLE_BYTES: u64 = 256 << 10;
+/// Looked at in one file.
+const MOST_HOLES: usize = 1024;
+
+/// Where nothing was written, if something was after its beginning.
+#[cfg(target_os = "linux")]
+fn holes(file: &File, file_bytes: u64) -> io::Result<Vec<Range<u64>>> {
+    use rustix::fs::{SeekFrom, seek};
+    use rustix::io::Errno;
+
+    let mut holes = Vec::new();
+    let mut at = 0;
+    for _ in 0..MOST_HOLES {
+        let start = match seek(file, SeekFrom::Hole(at)) {
+            Ok(start) if start < file_bytes => start,
+            // The end counts as a hole, and some file systems know of none.
+            Ok(_) | Err(Errno::NXIO | Errno::INVAL | Errno::OPNOTSUPP) => break,
+            Err(error) => return Err(error.into()),
+        };
+        at = match seek(file, SeekFrom::Data(start)) {
+            Ok(next) => next,
+            Err(Errno::NXIO) => file_bytes,
+            Err(error) => return Err(error.into()),
+        };
+        if at - start >= LEAST_HOLE_BYTES {
+            holes.push(start..at);
+        }
+        if at >= file_bytes {
+            break;
+        }
+    }
+    Ok(holes)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn holes(_file: &File, _file_bytes: u64) -> io::Result<Vec<Range<u64>>> {
+    Ok(Vec::new())
 }
 
 #[cfg(test)]
@@ -225,5 +367,44 @@ mod tests {
             #[cfg(feature = "llama")]
             assert!(matches!(gguf.check_weights(), Err(Error::EmptyWeights { .. })));
         }
+    }
+
+    /// As several connections write a file, of which one did not end.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_was_never_written_is_found() {
+        use std::os::unix::fs::FileExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        let mut writer = crate::gguf::GgufWriter::new();
+        writer.set("general.architecture", "dbrx");
+        for name in ["a.weight", "b.weight", "c.weight"] {
+            writer.tensor(name, &[512, 512], crate::gguf::GgmlType::F32);
+        }
+        let mut bytes = Vec::new();
+        let ones = |_: &crate::gguf::WriteTensor, out: &mut dyn io::Write| {
+            out.write_all(&vec![1; 1 << 20])
+        };
+        writer.write(&mut bytes, |tensor, out| ones(tensor, out)).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(GgufFile::open(&path).unwrap().gaps().unwrap(), []);
+
+        let file = File::create(&path).unwrap();
+        file.set_len(bytes.len() as u64).unwrap();
+        let hole = (1 << 20) + 65536..(2 << 20) - 65536;
+        file.write_all_at(&bytes[..hole.start], 0).unwrap();
+        file.write_all_at(&bytes[hole.end..], hole.end as u64).unwrap();
+        file.sync_all().unwrap();
+        let gguf = GgufFile::open(&path).unwrap();
+        match &gguf.gaps().unwrap()[..] {
+            [gap] => {
+                assert_eq!((gap.path, gap.tensor), (&*path, "b.weight"));
+                assert_eq!(gap.bytes, hole.start as u64..hole.end as u64);
+            }
+            other => panic!("{other:?}"),
+        }
+        // The end and most of the middle are there.
+        gguf.check_end().unwrap();
     }
 }

@@ -91,6 +91,11 @@ impl Limits {
         self.interruption().map_or(Ok(()), |why| Err(why.error_of(self.0.operation)))
     }
 
+    /// The error of what was stopped by these limits.
+    pub(crate) fn stopped(&self) -> Error {
+        self.interruption().unwrap_or(Interruption::Cancelled).error_of(self.0.operation)
+    }
+
     /// Runs `work`, which cannot be interrupted, on a thread of its own, and waits no longer than
     /// the limits allow. A thread that is left behind ends when its work does; what it found is
     /// dropped.

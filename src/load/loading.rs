@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::defaults::{cache_budget, threads_for};
 use super::devices::named;
+use super::dry_load::check_tokenizer;
 use super::host_weights::{self, Facts};
 use super::warm_up::WarmUp;
 use super::{MoeModelBuilder, expert_offload, verify};
@@ -76,11 +77,13 @@ impl MoeModelBuilder {
         let cpu = self.cpu(mode.reads() || plan.disk().is_some());
         let mut reservation = Reservation::new(&plan, &devices, &cpu)?;
         gguf.check_weights()?;
+        let warnings = preflight::warnings_of_weights(&gguf, plan.context_tokens())?;
         let settings = LoadSettings { mode, ..std::mem::take(&mut self.load) };
         let cancel = settings.cancel.clone();
         let warm_up = WarmUp::before(&self.rpc_servers, cancel.as_ref())?;
         let (weights, mut context) = self.open(&gguf, &plan, settings)?;
         gguf.check_unchanged()?;
+        check_tokenizer(&weights, gguf.path())?;
         verify::check(&weights, &plan)?;
         reservation.loaded();
         let mut memory = context.memory()?;
@@ -91,14 +94,14 @@ impl MoeModelBuilder {
             warm_up.run(&gguf, &mut context, &plan, &mut memory)?;
         }
         let offload = self.expert_offload(&plan, &devices, &mut context, cancel.as_ref())?;
-        let loaded = Loaded { memory, context, mode, offload };
+        let loaded = Loaded { memory, context, mode, offload, warnings };
         let limits: Vec<Device> = devices.into_iter().chain([cpu]).collect();
         let checkpoint_bytes = self.checkpoint_bytes;
         Ok(MoeModel::assemble(&gguf, plan, &limits, loaded, checkpoint_bytes, reservation, started))
     }
 
     /// The header, if the engine would survive the file.
-    fn open_file(&self) -> Result<GgufFile> {
+    pub(super) fn open_file(&self) -> Result<GgufFile> {
         let gguf = GgufFile::open(&self.path)?;
         preflight::check(&gguf).map(|()| gguf)
     }
@@ -247,7 +250,7 @@ impl MoeModelBuilder {
         context.memory()
     }
 
-    fn open(
+    pub(super) fn open(
         &self,
         gguf: &GgufFile,
         plan: &Plan,

@@ -2,6 +2,7 @@
 
 pub(crate) mod defaults;
 mod devices;
+mod dry_load;
 mod expert_offload;
 mod host_weights;
 mod loading;
@@ -308,7 +309,8 @@ impl MoeModelBuilder {
     /// So many bytes of a device's memory are left to what the engine does not count, such as kernels,
     /// workspaces and pools, in place of the estimate ([`Overhead`]); 0 for none. What a load really took is
     /// [`DeviceMemory::overhead_bytes`](crate::DeviceMemory::overhead_bytes). A server's address stands
-    /// for its first device. A plan that was made before has its own.
+    /// for its first device. A plan that was made before has its own. `load` refuses two for one device
+    /// ([`Error::InvalidOption`]).
     pub fn device_overhead(mut self, device: impl Into<String>, bytes: u64) -> Self {
         self.overheads.push((device.into(), bytes));
         self

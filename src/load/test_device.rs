@@ -260,3 +260,27 @@ fn the_micro_batch_grows_as_far_as_the_device_has_room() {
         assert!(model.verify().holds(), "{}", model.verify());
     });
 }
+
+#[test]
+fn a_micro_batch_too_large_for_the_device_is_named_as_the_cause() {
+    with_device("a_micro_batch_too_large_for_the_device_is_named_as_the_cause", || {
+        let load = |policy: &str, context_tokens, micro_batch_tokens, budget| {
+            let builder = builder().policy(policy.parse().unwrap()).context_tokens(context_tokens);
+            builder.micro_batch_tokens(micro_batch_tokens).device_budget(DEVICE, budget).load()
+        };
+        let advice = "use a smaller micro-batch (`micro_batch_tokens`)";
+        for policy in ["none", "fit", "all-experts"] {
+            let error = load(policy, 8192, 8192, 48 << 20).unwrap_err();
+            assert!(
+                matches!(&error, Error::DoesNotFit { device, .. } if device == DEVICE),
+                "{error}"
+            );
+            assert!(error.to_string().contains(advice), "{policy}: {error}");
+            load(policy, 8192, 64, 48 << 20).unwrap();
+            // The cache alone is too large.
+            let error = load(policy, 100_000, 64, 48 << 20).unwrap_err();
+            assert!(matches!(error, Error::DoesNotFit { .. }), "{error}");
+            assert!(!error.to_string().contains("micro_batch_tokens"), "{policy}: {error}");
+        }
+    });
+}

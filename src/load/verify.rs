@@ -18,7 +18,14 @@ pub(crate) fn check_limits(plan: &Plan, memory: &[DeviceMemory]) -> Result<()> {
         let limit = plan.policy().fit().map_or(FitLimit::Free, |fit| fit.limit);
         if let Some(free_bytes) = limit.bytes(planned.free_bytes).filter(|&n| needed_bytes > n) {
             let (device, policy) = (planned.name.clone(), plan.policy().to_string());
-            return Err(Error::DoesNotFit { device, needed_bytes, free_bytes, policy });
+            let compute_bytes = measured.map_or(0, |memory| memory.compute_bytes);
+            return Err(Error::DoesNotFit {
+                device,
+                needed_bytes,
+                free_bytes,
+                compute_bytes,
+                policy,
+            });
         }
     }
     Ok(())

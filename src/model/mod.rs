@@ -34,6 +34,7 @@ use crate::load::MoeModelBuilder;
 use crate::paging::PagingStats;
 use crate::plan::Plan;
 use crate::plan::verify::Verification;
+use crate::preflight::Warning;
 
 /// What a load made.
 pub(crate) struct Loaded {
@@ -43,6 +44,8 @@ pub(crate) struct Loaded {
     pub(crate) mode: LoadMode,
     /// Where experts in CPU memory are computed, if there is a choice.
     pub(crate) offload: Option<ExpertOffload>,
+    /// What is probably a mistake.
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// A model with its weights where a [`Plan`] put them, its context and the generation loop.
@@ -61,6 +64,7 @@ pub struct MoeModel {
     memory: Vec<DeviceMemory>,
     mode: LoadMode,
     offload: Option<ExpertOffload>,
+    warnings: Vec<Warning>,
     load_seconds: f64,
     /// Given back after the context is freed: fields are dropped in order.
     _reservation: Reservation,
@@ -87,7 +91,7 @@ impl MoeModel {
         started: Instant,
     ) -> Self {
         let limit = |device: &Device| Some((device.name.clone(), device.total_bytes?));
-        let Loaded { memory, context, mode, offload } = loaded;
+        let Loaded { memory, context, mode, offload, warnings } = loaded;
         Self {
             memory,
             mode,
@@ -102,6 +106,7 @@ impl MoeModel {
             template: Arc::new(ChatTemplate::from_gguf(gguf)),
             plan,
             limits: devices.iter().filter_map(limit).collect(),
+            warnings,
             load_seconds: started.elapsed().as_secs_f64(),
             _reservation: reservation,
         }
@@ -165,6 +170,7 @@ impl MoeModel {
             template: Arc::clone(&self.template),
             plan: self.plan.clone(),
             limits: self.limits.clone(),
+            warnings: self.warnings.clone(),
             load_seconds: started.elapsed().as_secs_f64(),
             _reservation: reservation,
         })
@@ -172,7 +178,8 @@ impl MoeModel {
 
     /// Saves what the model holds of the conversation, so that it need not be read again: the KV
     /// cache and its tokens. The file is about as large as the used part of the cache, and is
-    /// written whole or not at all.
+    /// written whole or not at all. Where the process may write no file so large (`ulimit -f`), that is an error
+    /// if the program takes or ignores `SIGXFSZ`, which else ends it.
     ///
     /// ```no_run
     /// # use moe_offload::{GenerateOptions, MoeModel};
@@ -213,6 +220,12 @@ impl MoeModel {
     /// The plan that the model was loaded by.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// What runs, but is probably a mistake: a context beyond the model's training, weights that look as if they
+    /// were missing. Print them.
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
     }
 
     /// How the weights in CPU memory were loaded: as asked for, or what [`LoadMode::Auto`] chose, whose reason is in

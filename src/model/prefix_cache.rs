@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::checkpoints::{self, Checkpoints};
 use super::progress::Reading;
 use super::tokenizer::tokenize;
-use crate::engine::{Context, Decoded, Rewind, Token, Weights};
-use crate::error::{Error, Result};
-use crate::limits::{Interruption, Limits};
+use crate::engine::{Context, Rewind, Token, Weights};
+use crate::error::Result;
+use crate::limits::Limits;
 
 /// The tokens whose KV state a context holds, kept true through every error.
 pub(crate) struct PrefixCache {
@@ -99,13 +99,12 @@ impl PrefixCache {
         &mut self,
         context: &mut Context,
         prompt: &[Token],
-        limits: &Limits,
         reading: &mut Reading,
     ) -> Result<()> {
         // Without a budget there is nothing to stop for.
         let has_budget = self.checkpoints.budget_bytes() > 0;
         let rewind = if has_budget { context.rewind() } else { Rewind::Free };
-        let is_looked_at = rewind != Rewind::Free || !limits.are_none() || reading.is_watched();
+        let is_looked_at = rewind != Rewind::Free || context.is_limited() || reading.is_watched();
         let batch = batch_tokens(self.batch, context, is_looked_at);
         let (from, to) = (self.tokens.len(), self.tokens.len() + prompt.len());
         let stops = checkpoints::stops(from, to, self.edited.take(), rewind);
@@ -118,7 +117,7 @@ impl PrefixCache {
             let stop = stops.iter().find(|&&stop| stop > here).unwrap_or(&to) - here;
             let part;
             (part, rest) = rest.split_at(context.tokens_at_once(batch.min(stop)));
-            self.append(context, part, limits)?;
+            self.append(context, part)?;
             reading.advance(part.len())?;
             let here = self.tokens.len();
             let is_stop = stops.contains(&here) || (here == to && rewind == Rewind::Window);
@@ -148,31 +147,14 @@ impl PrefixCache {
     }
 
     /// Computes these tokens, at most a batch, after those that are held.
-    pub(crate) fn append(
-        &mut self,
-        context: &mut Context,
-        tokens: &[Token],
-        limits: &Limits,
-    ) -> Result<()> {
-        let decoded = match limits.interruption() {
-            Some(_) => Ok(Decoded::Cancelled),
-            None => context.decode(tokens),
-        };
-        match decoded {
-            Ok(Decoded::Done) => {
+    pub(crate) fn append(&mut self, context: &mut Context, tokens: &[Token]) -> Result<()> {
+        match context.decode(tokens) {
+            Ok(()) => {
                 self.tokens.extend_from_slice(tokens);
                 Ok(())
             }
-            Ok(Decoded::Cancelled) => {
-                self.restore(context)?;
-                Err(limits.interruption().unwrap_or(Interruption::Cancelled).into_error())
-            }
-            Ok(Decoded::NoRoom) => {
-                self.restore(context)?;
-                let reason = "the KV cache has no room".to_owned();
-                Err(Error::Engine { operation: "compute", reason })
-            }
             Err(error) => {
+                // What failed is told; what cannot be restored is computed again, or says so then.
                 self.restore(context).ok();
                 Err(error)
             }

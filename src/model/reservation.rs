@@ -74,6 +74,7 @@ impl Reservation {
                     device,
                     needed_bytes,
                     free_bytes: available,
+                    compute_bytes: plan.device(name).map_or(0, DevicePlan::buffer_bytes),
                     policy: plan.policy().to_string(),
                 });
             }
@@ -117,7 +118,7 @@ pub(crate) fn check_cache(plan: &Plan, cpu: &Device, notes_bytes: u64) -> Result
     match available(&lock(), cpu).filter(|&free| needed_bytes > free) {
         Some(free_bytes) => {
             let (device, policy) = (CPU.to_owned(), plan.policy().to_string());
-            Err(Error::DoesNotFit { device, needed_bytes, free_bytes, policy })
+            Err(Error::DoesNotFit { device, needed_bytes, free_bytes, compute_bytes: 0, policy })
         }
         None => Ok(()),
     }

@@ -83,6 +83,7 @@ impl Assignment<'_> {
                 device: device.name.clone(),
                 needed_bytes: fixed,
                 free_bytes: limit,
+                compute_bytes: full[i].buffer_bytes(),
                 policy: String::new(),
             })?;
             let taken: BTreeSet<usize> = fit::choose(&candidates, room).into_iter().collect();

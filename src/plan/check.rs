@@ -17,13 +17,21 @@ impl Plan {
     ///
     /// # Errors
     /// [`Error::ForeignPlan`] for another file's, [`Error::InvalidPlan`] for one that was changed,
-    /// [`Error::TooManyDevices`], [`Error::InvalidOption`] for an impossible context.
+    /// also to an impossible context, [`Error::TooManyDevices`].
     pub fn check(&self, gguf: &GgufFile) -> Result<()> {
         if !self.is_for(gguf) {
             return Err(Error::ForeignPlan { path: gguf.path().to_owned() });
         }
-        if self.context.resolve(trained_tokens(gguf))? != self.context {
-            return Err(invalid("its context leaves a choice open"));
+        match self.context.resolve(trained_tokens(gguf)) {
+            Ok(context) if context == self.context => {}
+            Ok(_) => return Err(invalid("its context leaves a choice open")),
+            // It is nobody's option here.
+            Err(Error::InvalidOption { option, value, expected }) => {
+                return Err(invalid(&format!(
+                    "its `context.{option}` is {value}, but must be {expected}"
+                )));
+            }
+            Err(error) => return Err(error),
         }
         self.check_devices()?;
         let experts = ExpertMap::new(gguf)?;

@@ -111,6 +111,11 @@ impl DevicePlan {
         self.host.map_or(self.total_bytes, |host| allocated(host).saturating_add(cache))
     }
 
+    /// Bytes of its buffers for intermediate results: those measured, or what is held back for them.
+    pub(crate) fn buffer_bytes(&self) -> u64 {
+        self.compute_bytes.unwrap_or(self.reserved_bytes)
+    }
+
     /// Bytes that a load takes of its memory, but for experts on disk, which take what there is.
     #[cfg(feature = "llama")]
     pub(crate) fn load_bytes(&self) -> u64 {

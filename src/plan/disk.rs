@@ -225,7 +225,7 @@ impl Plan {
 
 fn too_little(needed_bytes: u64, free_bytes: u64) -> Error {
     let (device, policy) = (CPU.to_owned(), String::new());
-    Error::DoesNotFit { device, needed_bytes, free_bytes, policy }
+    Error::DoesNotFit { device, needed_bytes, free_bytes, compute_bytes: 0, policy }
 }
 
 impl DevicePlan {

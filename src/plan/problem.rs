@@ -265,8 +265,14 @@ impl Attempt<'_> {
             let free_bytes = device.limit_bytes(self.limit)?;
             if planned.total_bytes > free_bytes {
                 let (device, needed_bytes) = (device.name.clone(), planned.total_bytes);
-                let policy = String::new();
-                return Err(Error::DoesNotFit { device, needed_bytes, free_bytes, policy });
+                let (compute_bytes, policy) = (planned.buffer_bytes(), String::new());
+                return Err(Error::DoesNotFit {
+                    device,
+                    needed_bytes,
+                    free_bytes,
+                    compute_bytes,
+                    policy,
+                });
             }
         }
         Ok(plan)

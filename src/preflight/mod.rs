@@ -6,7 +6,8 @@
 //! it has no code, memory out of proportion to the file, tensors that it uses but does not ask for;
 //! what it would compute nonsense with: numbers that are none, weights that are not there; and what it
 //! asks every file for, so that a plan says it too: keys, the vocabulary, where tensors lie, experts that are
-//! whole. Everything else is left to the engine, so that no file is refused that it would run.
+//! whole. Everything else is left to the engine, so that no file is refused that it would run;
+//! `MoeModelBuilder::dry_load` asks it.
 
 mod architectures;
 mod attention;
@@ -23,11 +24,15 @@ mod room;
 pub mod tokenizers;
 mod types;
 mod vocabulary;
+mod warnings;
 mod whole;
 
 pub use self::architectures::ARCHITECTURES;
 use self::keys::Keys;
 pub use self::purpose::purpose;
+#[cfg(feature = "llama")]
+pub(crate) use self::warnings::warnings_of_weights;
+pub use self::warnings::{Warning, warnings};
 use crate::error::{Error, ModelFault, Result};
 use crate::gguf::GgufFile;
 

@@ -5,6 +5,7 @@ use super::Checked;
 use super::attention::UNROTATED;
 use super::keys::Keys;
 use crate::error::ModelFault;
+use crate::gguf::Value;
 
 /// What numbers may be whose names end so.
 struct Range {
@@ -33,7 +34,28 @@ const fn not_negative(end: &'static str) -> Range {
     Range { end, expected: "a number from 0 up", holds: |x| x.is_finite() && x >= 0.0 }
 }
 
+/// By which the engine divides, or multiplies all scores, without a look at it, by architecture.
+const NOT_ZERO: [(&str, &[&str]); 9] = [
+    ("gemma2", &["attn_logit_softcapping", "final_logit_softcapping"]),
+    ("granite", &["logit_scale"]),
+    ("granite_swa", &["logit_scale"]),
+    ("granitemoe", &["logit_scale"]),
+    ("graniteswitch", &["logit_scale"]),
+    ("grok", &["attn_logit_softcapping", "logit_scale"]),
+    ("minicpm", &["logit_scale"]),
+    ("muse-glimmer", &["logit_scale"]),
+    ("talkie", &["logit_scale"]),
+];
+
 pub(super) fn check(keys: &Keys<'_>) -> Checked {
+    let not_zero = NOT_ZERO.iter().find(|(architecture, _)| *architecture == keys.architecture);
+    for key in not_zero.map_or(&[][..], |(_, keys)| keys) {
+        let value = keys.gguf.hyper_parameter(key).and_then(Value::as_f64);
+        if value == Some(0.0) {
+            let (key, value) = (keys.name(key), "0".to_owned());
+            return Err(ModelFault::BadNumber { key, value, expected: "a number other than 0" });
+        }
+    }
     let prefix = format!("{}.", keys.architecture);
     let rotates = !UNROTATED.contains(&keys.architecture);
     for (key, value) in keys.gguf.metadata() {

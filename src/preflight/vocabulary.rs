@@ -33,8 +33,7 @@ pub(super) fn check(keys: &Keys<'_>) -> Checked {
     let rows = keys.tensor("token_embd.weight").and_then(|tensor| tensor.shape.get(1).copied());
     let rows = rows.unwrap_or(0);
     if matches!(model, "none" | "no_vocab") {
-        // Without a tokenizer the engine makes up this many tokens.
-        return keys.at_most("vocab_size", keys.number("vocab_size").unwrap_or(0), rows);
+        return Err(ModelFault::NoVocabulary { model: model.to_owned() });
     }
     check_merges(keys, model)?;
     let tokens = list(keys, TOKENS, &["str"])?;

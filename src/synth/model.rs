@@ -72,7 +72,7 @@ impl SynthModel {
     ///
     /// # Errors
     /// [`Error::InvalidOption`] for an impossible number of shards, [`Error::Io`] if a file cannot
-    /// be written.
+    /// be written; of one that cannot be written whole nothing is left.
     pub fn save(
         &self,
         path: impl AsRef<Path>,
@@ -120,11 +120,14 @@ impl SynthModel {
             }
         };
         let paths = paths(path, shards);
-        for (part, path) in parts.iter().zip(&paths) {
-            File::create(path).and_then(|file| write(part, file)).map_err(|source| Error::Io {
-                action: "write",
-                path: path.clone(),
-                source,
+        for (i, (part, path)) in parts.iter().zip(&paths).enumerate() {
+            let failed = |source| Error::Io { action: "write", path: path.clone(), source };
+            let file = File::create(path).map_err(failed)?;
+            write(part, file).map_err(failed).inspect_err(|_| {
+                // Half a model is none. Best effort: the error says what matters.
+                for path in paths[..=i].iter().filter(|path| path.is_file()) {
+                    let _ = std::fs::remove_file(path);
+                }
             })?;
         }
         Ok(paths)

@@ -54,7 +54,9 @@ impl Shape {
             .set("deepseek2.attention.head_count", 16_u32)
             .set("deepseek2.attention.head_count_kv", 1_u32)
             .set("deepseek2.attention.layer_norm_rms_epsilon", 1e-6_f32)
-            .set("tokenizer.ggml.model", "none");
+            .set("tokenizer.ggml.model", "gpt2")
+            .set("tokenizer.ggml.tokens", (0..100).map(|n| n.to_string()).collect::<Vec<_>>())
+            .set("tokenizer.ggml.merges", vec!["1 0".to_owned()]);
         if self.experts > 0 {
             let experts = u32::try_from(self.experts).unwrap();
             writer.set("deepseek2.expert_count", experts).set("deepseek2.expert_used_count", 2_u32);

@@ -21,6 +21,7 @@ struct moe_sampler {
 namespace {
 
 struct not_a_number {};
+struct equal_scores {};
 
 // Below this part of a vocabulary it pays to look for the best tokens first.
 constexpr size_t FEW = 8;
@@ -150,9 +151,14 @@ bool are_numbers(const std::vector<llama_token_data> & candidates) {
 
 llama_token choose(moe_sampler & sampler, llama_context * context, int32_t index, const bool * allowed) {
     const float * logits = logits_at(context, index);
-    collect(sampler, logits, size_t(llama_vocab_n_tokens(vocab_of(context))), allowed);
+    const size_t words = size_t(llama_vocab_n_tokens(vocab_of(context)));
+    collect(sampler, logits, words, allowed);
     if (!are_numbers(sampler.candidates)) {
         throw not_a_number();
+    }
+    // Ends at the second token, but for a model that is damaged.
+    if (words > 1 && std::all_of(logits, logits + words, [&](float score) { return score == logits[0]; })) {
+        throw equal_scores();
     }
     llama_token_data_array array = { sampler.candidates.data(), sampler.candidates.size(), -1, false };
     if (array.size > 0) {
@@ -192,6 +198,8 @@ moe_status moe_sample(moe_sampler * sampler, llama_context * context, int32_t in
             *token = choose(*sampler, context, index, allowed);
         } catch (const not_a_number &) {
             return MOE_NO_NUMBER;
+        } catch (const equal_scores &) {
+            return MOE_EQUAL_SCORES;
         }
         return MOE_OK;
     });

@@ -21,6 +21,7 @@ typedef enum moe_status {
     MOE_EXCEPTION = 2, // it threw, or an assertion failed; what it worked on is in an unknown state
     MOE_MISSING   = 3, // this build of the engine lacks what was asked for
     MOE_NO_NUMBER = 4, // what was computed is no number
+    MOE_EQUAL_SCORES = 5, // all tokens have the same score
 } moe_status;
 
 typedef struct moe_message {

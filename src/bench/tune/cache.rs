@@ -43,7 +43,13 @@ pub(super) fn keep(path: &Path, tuning: &Tuning) -> BenchResult<()> {
     let failed = |source| BenchError::Io { action: "write", path: path.to_owned(), source };
     let text = serde_json::to_vec_pretty(&all).map_err(|error| failed(error.into()))?;
     let part = part(path);
-    std::fs::write(&part, text).and_then(|()| std::fs::rename(&part, path)).map_err(failed)
+    std::fs::write(&part, text)
+        .and_then(|()| std::fs::rename(&part, path))
+        .inspect_err(|_| {
+            // Best effort: the error says what matters.
+            let _ = std::fs::remove_file(&part);
+        })
+        .map_err(failed)
 }
 
 /// Whether something can be kept there, so that it is known before minutes are spent on it.

@@ -56,6 +56,7 @@ fn shortage(lacking_bytes: u64) -> Shortage {
         device,
         needed_bytes,
         free_bytes,
+        compute_bytes: 0,
         policy: String::new(),
     })
     .unwrap()

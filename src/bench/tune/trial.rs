@@ -6,10 +6,10 @@ use super::search::{Attempt, Figures, Measured, Outcome};
 use super::shortage::Shortage;
 use crate::bench::error::{BenchError, BenchResult};
 use crate::bench::statistics::Summary;
-use crate::engine::{Decoded, Sampler, Token};
+use crate::engine::{Sampler, Token};
 use crate::limits::{CancelHandle, Limits};
 use crate::model::tokenizer::tokenize;
-use crate::{Error, GenerateOptions, MoeModel, MoeModelBuilder, Sampling};
+use crate::{Error, GenerateOptions, MoeModel, MoeModelBuilder, Result, Sampling};
 
 /// Rounds that count, after one that does not.
 const ROUNDS: usize = 3;
@@ -24,6 +24,23 @@ const TEXT: &str =
 pub(super) struct Work {
     pub(super) prompt_tokens: u32,
     pub(super) answer_tokens: u32,
+}
+
+impl Work {
+    /// Whether there is something to time.
+    pub(super) fn check(self) -> Result<()> {
+        let of_answer = "at least 2: the first token's time is the prompt's";
+        for (option, value, least, expected) in [
+            ("prompt_tokens", self.prompt_tokens, 1, "at least 1"),
+            ("answer_tokens", self.answer_tokens, 2, of_answer),
+        ] {
+            if value < least {
+                let value = value.to_string();
+                return Err(Error::InvalidOption { option, value, expected });
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Seconds of one answer.
@@ -122,7 +139,7 @@ fn answer(
     let batch = model.plan().context().batch_tokens as usize;
     let started = Instant::now();
     for part in prompt.chunks(batch.max(1)) {
-        decode(model, part)?;
+        model.context.decode(part)?;
         if started.elapsed().as_secs_f64() > give_up_seconds {
             return Ok(None);
         }
@@ -130,22 +147,11 @@ fn answer(
     let mut token = sampler.sample(&mut model.context)?;
     let prefill = started.elapsed().as_secs_f64();
     for _ in 1..tokens {
-        decode(model, &[token])?;
+        model.context.decode(&[token])?;
         token = sampler.sample(&mut model.context)?;
         if started.elapsed().as_secs_f64() > give_up_seconds {
             return Ok(None);
         }
     }
     Ok(Some(Round { prefill, decode: started.elapsed().as_secs_f64() - prefill }))
-}
-
-fn decode(model: &mut MoeModel, tokens: &[Token]) -> BenchResult<()> {
-    match model.context.decode(tokens)? {
-        Decoded::Done => Ok(()),
-        Decoded::Cancelled => Err(Error::Cancelled { operation: "tuning" }.into()),
-        Decoded::NoRoom => {
-            let reason = "the KV cache has no room".to_owned();
-            Err(Error::Engine { operation: "compute", reason }.into())
-        }
-    }
 }

@@ -119,7 +119,8 @@ impl Tuner {
     }
 
     /// Tokens of the prompt and of the answer whose time is made small; 512 and 64 without it. Say what
-    /// is usual for you: long prompts gain by other settings than long answers.
+    /// is usual for you: long prompts gain by other settings than long answers. At least 1 of the prompt and 2
+    /// of the answer.
     pub fn answers(mut self, prompt_tokens: u32, answer_tokens: u32) -> Self {
         self.work = Work { prompt_tokens, answer_tokens };
         self
@@ -186,6 +187,7 @@ impl Tuner {
     /// [`Error::Cancelled`]; [`Error::RpcLost`]; or what is wrong with the file or an option.
     pub fn run(mut self) -> BenchResult<Tuning> {
         self.limits.check()?;
+        self.work.check()?;
         let gguf = GgufFile::open(&self.path)?;
         let key = self.key(&gguf)?;
         if let Some(known) = self.known(&key)? {
@@ -286,11 +288,6 @@ impl Tuner {
             ContextOptions { context_tokens: self.context_tokens, ..ContextOptions::default() };
         let context_tokens = OffloadPolicy::None.plan(gguf, &[], &context)?.context_tokens();
         let Work { prompt_tokens, answer_tokens } = self.work;
-        if prompt_tokens == 0 || answer_tokens < 2 {
-            let value = format!("{prompt_tokens} and {answer_tokens}");
-            let expected = "at least 1 token of prompt and 2 of answer";
-            return Err(Error::InvalidOption { option: "answers", value, expected }.into());
-        }
         if prompt_tokens.saturating_add(answer_tokens) > context_tokens {
             return Err(BenchError::TuneContext { prompt_tokens, answer_tokens, context_tokens });
         }

@@ -4,7 +4,7 @@ mod words;
 
 use std::collections::HashMap;
 
-use self::words::{hint, unusable_grammar, visible};
+use self::words::{NOTHING_TO_REPEAT, hint, no_escape, unusable_grammar, visible};
 use super::chars::CharSet;
 use super::grammar::{Builder, Expr, Grammar, MAX_ELEMENTS, RuleId};
 use crate::error::{Error, Result};
@@ -137,7 +137,7 @@ impl<'a> Reader<'a> {
 
     /// Fails where something else is expected, and says what the character that stands here is not.
     fn fail_expecting<T>(&self, what: &str) -> Result<T> {
-        let hint = self.peek().map_or("", hint);
+        let hint = hint(self.peek(), what);
         self.fail(&format!("expecting {what}{hint}"))
     }
 
@@ -216,7 +216,7 @@ impl<'a> Reader<'a> {
                 }
                 Some('*' | '+' | '?' | '{') => {
                     let Some(unit) = parts.pop() else {
-                        return self.fail("expecting something to repeat before this");
+                        return self.fail(NOTHING_TO_REPEAT);
                     };
                     self.repetition(unit, nested)?
                 }
@@ -297,9 +297,9 @@ impl<'a> Reader<'a> {
                 Some('r') => '\r',
                 Some('n') => '\n',
                 Some(c @ ('\\' | '"' | '[' | ']' | '-')) => c,
-                _ => {
+                other => {
                     self.at = start;
-                    return self.fail("there is no such escape");
+                    return self.fail(no_escape(other));
                 }
             },
             Some(c) => c,

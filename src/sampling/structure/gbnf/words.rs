@@ -25,8 +25,36 @@ fn is_invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
+pub(super) const NOTHING_TO_REPEAT: &str = "expecting something to repeat before this; groups are plain parentheses, \
+                                            without `?:` or `?=`";
+const CLASSES: &str = "; there are no regular expressions: write classes, as `[0-9]` for `\\d`, `[a-zA-Z0-9_]` for \
+                       `\\w` and `[ \\t\\r\\n]` for `\\s`";
+
+/// What is wrong with a character, or with the end of the text, where something else is expected.
+pub(super) fn hint(found: Option<char>, expected: &str) -> &'static str {
+    match (found.map_or("", hint_of), expected) {
+        ("", "`::=`") => "; a rule is written as `name ::= …`",
+        ("", "the name of a rule") if found == Some('|') => {
+            "; an alternative begins on the line on which the one before it ends: end that line with `|`, or put all into parentheses, in which lines can end anywhere"
+        }
+        (hint, _) => hint,
+    }
+}
+
+/// What is wrong with a backslash and what is after it in a text or class.
+pub(super) fn no_escape(after: Option<char>) -> &'static str {
+    match after {
+        Some('d' | 'D' | 'w' | 'W' | 's' | 'S') => {
+            "there is no such escape; write classes, as `[0-9]` for `\\d`, `[a-zA-Z0-9_]` for `\\w` and `[ \\t\\r\\n]` for `\\s`"
+        }
+        _ => {
+            "there is no such escape, only `\\n`, `\\r`, `\\t`, `\\x41`, `\\u0041`, `\\U00000041`, `\\\\`, `\\\"`, `\\[`, `\\]` and `\\-`; of other characters leave the `\\` out"
+        }
+    }
+}
+
 /// What is wrong with a character that has no place in a grammar.
-pub(super) fn hint(c: char) -> &'static str {
+fn hint_of(c: char) -> &'static str {
     match c {
         '_' => {
             "; names of rules have letters from `a` to `z`, digits and `-`, but no `_`: write `-`"
@@ -37,6 +65,11 @@ pub(super) fn hint(c: char) -> &'static str {
         ';' => "; a rule ends where its line ends, without `;`",
         ',' => "; parts follow each other without `,`",
         '/' => "; comments begin with `#`, and there are no regular expressions",
+        '\\' => CLASSES,
+        '^' | '$' => "; a grammar is always for the whole answer, without `^` and `$`",
+        ']' => {
+            "; no class is open here, and those with names are written out, as `[0-9]` for `[[:digit:]]`"
+        }
         '=' | ':' => "; a rule is written as `name ::= …`",
         c if c.is_alphanumeric() && !is_of_name(c) => {
             "; names of rules have letters from `a` to `z`, digits and `-`; other letters stand between `\"` and `\"`"

@@ -39,6 +39,13 @@ fn a_token_that_ends_the_text_is_its_end_or_refused() {
 }
 
 #[test]
+fn alternatives_on_several_lines_are_written_in_two_ways() {
+    for grammar in ["root ::= \"a\" |\n  \"b\"", "root ::= ( \"a\"\n  | \"b\" )"] {
+        assert!(takes(gbnf(grammar), "a") && takes(gbnf(grammar), "b"), "{grammar}");
+    }
+}
+
+#[test]
 fn faults_of_grammars_say_what_to_write() {
     let cases = [
         ("root ::= a_b\na_b ::= \"x\"", "no `_`: write `-`"),
@@ -53,6 +60,21 @@ fn faults_of_grammars_say_what_to_write() {
         ("root ::= \"a\", \"b\"", "without `,`"),
         ("root ::= /a/", "comments begin with `#`"),
         ("root = \"a\"", "`name ::= …`"),
+        ("root -> \"a\"", "`name ::= …`"),
+        ("root->\"a\"", "`name ::= …`"),
+        ("root <- \"a\"", "`name ::= …`"),
+        ("root", "`name ::= …`"),
+        ("root ::= \"a\"\n  | \"b\"", "end that line with `|`"),
+        ("root ::= \"a\"\n\n| \"b\"", "end that line with `|`"),
+        ("root ::= \\d+", "`[0-9]` for `\\d`"),
+        ("root ::= \"a\" \\w", "`[0-9]` for `\\d`"),
+        ("root ::= [\\d]", "`[0-9]` for `\\d`"),
+        ("root ::= \"\\s\"", "`[0-9]` for `\\d`"),
+        ("root ::= \"\\'\"", "leave the `\\` out"),
+        ("root ::= ^\"a\"$", "without `^` and `$`"),
+        ("root ::= \"a\"$", "without `^` and `$`"),
+        ("root ::= (?:\"a\")", "without `?:`"),
+        ("root ::= [[:digit:]]", "`[0-9]` for `[[:digit:]]`"),
     ];
     for (grammar, part) in cases {
         let reason = reason(&Structure::Grammar(grammar.to_owned()));

@@ -27,12 +27,6 @@ const FLOORS: [&[&str]; 12] = [
     &["bench"],
 ];
 
-/// Imports between neighbours that stay although they close a circle: parent, from, to.
-const EXCEPTIONS: [[&str; 3]; 1] = [
-    // What a context gives the engine's callback keeps the weights alive whose pager it calls.
-    ["engine", "paging", "weights"],
-];
-
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
 /// Who imports whom among the modules of each parent. What a parent holds is open to its children.
@@ -62,15 +56,12 @@ fn faults(tree: &Tree) -> Vec<String> {
             of_root.map(|path| format!("{} takes {} from the root", module[0], path.join("::"))),
         );
     }
-    for (parent, mut graph) in neighbours(tree) {
+    for (parent, graph) in neighbours(tree) {
         for (from, to) in graph.iter().filter(|_| parent.is_empty()) {
             let is_below =
                 |to: &str| floor(to).zip(floor(from)).is_some_and(|(to, from)| to < from);
             let above = to.iter().filter(|to| !is_below(to));
             faults.extend(above.map(|to| format!("{from} imports {to}")));
-        }
-        for [_, from, to] in EXCEPTIONS.iter().filter(|[at, ..]| parent == [*at]) {
-            graph.get_mut(*from).map(|imported| imported.remove(*to));
         }
         let found = circle(graph);
         faults.extend(
@@ -137,9 +128,6 @@ fn the_reader_sees_what_is_there() {
     assert_eq!(modules, FLOORS.concat().into_iter().collect());
     let all = neighbours(&tree);
     assert!(all[&Module::new()]["load"].contains("engine"));
-    for [parent, from, to] in EXCEPTIONS {
-        assert!(all[&vec![parent.to_owned()]][from].contains(to), "{from} no longer imports {to}");
-    }
     let design = fs::read_to_string("docs/design.md").unwrap();
     for floor in FLOORS {
         let row = format!("| `{}` |", floor.join("`, `"));

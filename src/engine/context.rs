@@ -132,7 +132,7 @@ impl Context {
         if let Some(watch) = &watch {
             watch.set(&mut params);
         }
-        let paging = PagerWatch::new(weights, counting)?;
+        let paging = PagerWatch::new(weights, Weights::pager, counting)?;
         if let (Some(paging), Some(pager)) = (&paging, weights.pager()) {
             paging.set(&mut params);
             params.n_ubatch = pager.most_tokens_at_once(params.n_ubatch, settings.active_experts);

@@ -4,7 +4,6 @@ use std::collections::HashSet;
 use std::sync::{Arc, MutexGuard};
 
 use super::ffi;
-use super::weights::Weights;
 use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
 use crate::paging::{Layout, PagingOptions, PagingStats};
@@ -90,7 +89,11 @@ impl ModelStream {
 pub(super) enum PagerWatch {}
 
 impl PagerWatch {
-    pub(super) fn new(_: &Arc<Weights>, _: *mut ffi::moe_expert_watch) -> Result<Option<Self>> {
+    pub(super) fn new<W>(
+        _: &Arc<W>,
+        _: fn(&W) -> Option<&Pager>,
+        _: *mut ffi::moe_expert_watch,
+    ) -> Result<Option<Self>> {
         Ok(None)
     }
 

@@ -6,10 +6,8 @@ use std::path::PathBuf;
 use crate::error::{Result, escaped};
 use crate::gguf::{GgufFile, Value};
 
-/// A model or setting that runs, and is probably not what somebody wanted. [`MoeModel::warnings`] has those of a
+/// A model or setting that runs, and is probably not what somebody wanted. `MoeModel::warnings` has those of a
 /// loaded model; print them.
-///
-/// [`MoeModel::warnings`]: crate::MoeModel::warnings
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Warning {

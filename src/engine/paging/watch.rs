@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use super::super::call::{guarded, slice_from_raw};
 use super::super::ffi;
-use super::super::weights::Weights;
 use super::Pager;
 use crate::error::{Error, Result};
 use crate::paging::Stage;
@@ -15,17 +14,18 @@ use crate::paging::Stage;
 /// Owned by one context; the engine uses it only while that context computes, on the thread that has it.
 pub(in super::super) struct PagerWatch {
     pager: NonNull<ffi::moe_pager>,
-    /// Keeps what `user` points into.
-    _weights: Arc<Weights>,
+    /// The weights that own the pager: `user` points into them.
+    _owner: Arc<dyn Send + Sync>,
 }
 
 impl PagerWatch {
-    /// `None` if the weights are not paged, or are all in memory.
-    pub(in super::super) fn new(
-        weights: &Arc<Weights>,
+    /// For the pager that `owner` has. `None` if it has none, or all is in memory.
+    pub(in super::super) fn new<W: Send + Sync + 'static>(
+        owner: &Arc<W>,
+        pager: fn(&W) -> Option<&Pager>,
         watch: *mut ffi::moe_expert_watch,
     ) -> Result<Option<Self>> {
-        let Some(pager) = weights.pager().filter(|pager| !pager.is_whole()) else {
+        let Some(pager) = pager(owner).filter(|pager| !pager.is_whole()) else {
             return Ok(None);
         };
         pager.queue.check()?;
@@ -41,7 +41,8 @@ impl PagerWatch {
             routing_missed: false,
             failed: false,
         });
-        let this = Self { pager: NonNull::from(Box::leak(raw)), _weights: Arc::clone(weights) };
+        let owner: Arc<dyn Send + Sync> = Arc::<W>::clone(owner);
+        let this = Self { pager: NonNull::from(Box::leak(raw)), _owner: owner };
         // SAFETY: ours until drop.
         guarded(|message| unsafe { ffi::moe_pager_begin(this.pager.as_ptr(), message) })
             .map_err(|failure| failure.into_error("watch the routers"))?;
@@ -90,7 +91,7 @@ unsafe extern "C" fn chosen(
     tokens: usize,
     user: *mut c_void,
 ) -> bool {
-    // SAFETY: `user` is the pager of the weights that the watch keeps; there are as many experts as it says.
+    // SAFETY: `user` is the pager of the owner that the watch keeps; there are as many experts as it says.
     let (pager, experts) =
         unsafe { (&*user.cast::<Pager>(), slice_from_raw(experts, each * tokens)) };
     on(pager, || pager.chosen(u32::try_from(layer).unwrap_or(0), experts, each, used))

@@ -135,3 +135,8 @@ pub use self::stream::{AsyncModel, PieceStream};
 pub use self::structure::Structure;
 #[cfg(feature = "llama")]
 pub use self::together::Together;
+
+/// Compiles the example of docs/conversations.md.
+#[cfg(all(doctest, feature = "llama"))]
+#[doc = include_str!("../docs/conversations.md")]
+struct ConversationsGuide;

@@ -80,3 +80,8 @@ pub use self::policy::OffloadPolicy;
 pub use self::sampling::Structure;
 #[cfg(feature = "llama")]
 pub use self::sampling::{Dry, Mirostat, Sampling};
+
+/// Compiles the example of docs/conversations.md.
+#[cfg(all(doctest, feature = "llama"))]
+#[doc = include_str!("../docs/conversations.md")]
+struct ConversationsGuide;

@@ -64,6 +64,7 @@ impl Sampler {
     }
 
     /// Picks a token from what the context computed last.
+    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn sample(&mut self, context: &mut Context) -> Result<Token> {
         self.sample_at(context, -1)
     }

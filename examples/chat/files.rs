@@ -61,7 +61,7 @@ pub(crate) fn read_schema(path: &Path) -> Result<Value> {
 }
 
 /// Without the mark that some editors put before text.
-fn plain<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
+pub(crate) fn plain<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
     if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = bytes {
         let reason = "it is in UTF-16; save it as UTF-8";
         return Err(failed(path, io::Error::new(ErrorKind::InvalidData, reason)));

@@ -257,10 +257,11 @@ fn temporary(path: &Path) -> io::Result<NamedTempFile> {
 
 /// What the system said of a temporary file, whose name tells nobody anything.
 fn without_its_name(error: io::Error) -> io::Error {
-    let source = error.get_ref().and_then(|error| error.source());
-    let of_system = source.and_then(|error| error.downcast_ref::<io::Error>());
-    let code = of_system.and_then(io::Error::raw_os_error);
-    code.map_or(error, io::Error::from_raw_os_error)
+    let text = error.to_string();
+    match text.split_once(" at path ") {
+        Some((reason, _)) => io::Error::new(error.kind(), reason),
+        None => error,
+    }
 }
 
 /// Makes an empty file with this name, or with the first number behind it that is free.

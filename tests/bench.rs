@@ -320,6 +320,34 @@ fn without_a_device_one_policy_is_measured() {
 }
 
 #[test]
+fn a_command_is_needed_and_all_are_named() {
+    let output = run("bench", &[]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let expected = "error: a command is needed: run, report, agree, protocol, tune; see --help\n";
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn a_protocol_s_fields_are_named_as_the_file_has_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("threads");
+    let refused = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let output = run("bench", &["protocol", "--protocol", path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let printed = run("bench", &["protocol"]);
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    let said = refused(&printed.replacen('{', r#"{"typo": 1,"#, 1));
+    assert!(said.contains("unknown field `typo`") && said.contains("`context_tokens`"), "{said}");
+    assert!(said.contains("/threads`: ") && !said.contains("--"), "{said}");
+    let said = refused("null");
+    assert!(said.contains("expected an object"), "{said}");
+}
+
+#[test]
 fn a_prompt_that_is_not_there_is_no_prompt_fewer() {
     let output = run("bench", &["protocol", "--prompt", "short", "--prompt", "tpyo"]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -138,6 +138,7 @@ fn a_file_that_is_no_plan_or_conversation_is_told_for_what_it_is() {
         (b"policy: fit", "it is not JSON, so not a stored plan ("),
         (talk.as_bytes(), "it is JSON, but not a stored plan ("),
         (&model, "it is a model, not a stored plan; store one"),
+        (b"null", "it is JSON, but not a stored plan (that is an object); store one"),
     ] {
         std::fs::write(&path, plan).unwrap();
         let output = with_plan(&path, "x");
@@ -149,6 +150,11 @@ fn a_file_that_is_no_plan_or_conversation_is_told_for_what_it_is() {
         (b"Hello", "it is not JSON, so not a conversation ("),
         (br#"{"policy": "fit"}"#, "it is JSON, but not a conversation ("),
         (br#"[{"role": "robot", "content": "x"}]"#, "it is JSON, but not a conversation (unknown"),
+        (
+            b"[1,2,3]",
+            "a conversation (that is a list of objects with `role` and `content`); correct",
+        ),
+        (br#"[["role", "user"]]"#, "that is a list of objects"),
         (&model, "it is a model, not a conversation; correct it, or name another file"),
     ] {
         std::fs::write(&path, talk).unwrap();
@@ -156,5 +162,24 @@ fn a_file_that_is_no_plan_or_conversation_is_told_for_what_it_is() {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(said(&output).contains(expected), "{}", said(&output));
         assert_eq!(std::fs::read(&path).unwrap(), talk);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_plan_s_smaller_cache_counts_and_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plan.json");
+    let demo = support::model_files::demo();
+    let arguments = ["--model", demo.to_str().unwrap(), "--cpu-only", "--policy"];
+    let cache = ["all-experts=disk", "--expert-cache", "1MiB", "--freeze", path.to_str().unwrap()];
+    let planned = support::process::run("plan", &[&arguments[..], &cache].concat());
+    assert!(planned.status.success(), "{planned:?}");
+    for (given, is_told) in [("2MiB", true), ("1MiB", false), ("768KiB", false)] {
+        let plan = ["--plan", path.to_str().unwrap(), "--max-tokens", "1"];
+        let output = chat(&[&plan[..], &["--expert-cache", given]].concat());
+        assert!(output.status.success(), "{output:?}");
+        let expected = "--expert-cache is 2.00 MiB, but the plan's 1.00 MiB counts";
+        assert_eq!(said(&output).contains(expected), is_told, "{}", said(&output));
     }
 }

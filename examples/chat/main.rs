@@ -24,6 +24,7 @@ use self::arguments::{Arguments, StatsFormat};
 use self::commands::{HELP, Input};
 use self::common::{say, warn};
 use self::conversation::Conversation;
+use self::files::Shape;
 use self::session::Session;
 use self::terminal::{Line, Terminal};
 
@@ -38,7 +39,7 @@ fn main() {
 
 /// An error with the options that set what it names. A stored plan has its own context.
 fn told(error: &Error, by_plan: bool) -> String {
-    let text = common::in_options(&error.to_string());
+    let text = common::words(error);
     if by_plan { text.replace("`--context`", "`--context` of `plan --freeze`") } else { text }
 }
 
@@ -94,7 +95,7 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
     }
     if let Some(path) = &arguments.plan {
         let remedy = "store one by `plan --freeze`";
-        let plan: Plan = files::json(path, &files::read(path)?, "a stored plan", remedy)?;
+        let plan: Plan = files::json(path, &files::read(path)?, Shape::Plan, remedy)?;
         builder = builder.plan(plan);
     }
     for endpoint in &arguments.rpc {
@@ -109,7 +110,7 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
     let model = model?;
     say(model.plan());
     warn(model.warnings());
-    if let Some(note) = arguments.speed.note(&model) {
+    for note in arguments.speed.notes(&model) {
         say(&note);
     }
     Ok(model)

@@ -8,7 +8,7 @@ use moe_offload::{Error, Message, MoeModel, Result, Role};
 use tempfile::NamedTempFile;
 
 use crate::common::{count, say};
-use crate::files;
+use crate::files::{self, Shape};
 
 /// A larger state is written at the end only: it would hold up each question.
 const STATE_EACH_TURN_BYTES: u64 = 256 << 20;
@@ -51,7 +51,7 @@ impl Session {
         };
         let conversation = match &known {
             Some(bytes) if !bytes.trim_ascii().is_empty() => {
-                files::json(path, bytes, "a conversation", "correct it, or name another file")?
+                files::json(path, bytes, Shape::Conversation, "correct it, or name another file")?
             }
             _ => Vec::new(),
         };

@@ -362,11 +362,17 @@ fn report(output: &Output) -> BenchResult<()> {
 fn agree(first: &Path, second: &Path) -> BenchResult<()> {
     let ((protocol, ours), (other, theirs)) = (Journal::read(first)?, Journal::read(second)?);
     let agreement = Agreement::of((&protocol, &ours), (&other, &theirs))?;
+    let (judged, apart) = agreement.counts();
+    // A single sample says nothing of how much a figure varies.
+    if apart == 0 && protocol.repetitions < 2 && !agreement.missing.is_empty() {
+        common::fail(
+            &"too few samples to compare: both runs have one repetition; run them with --repetitions 2 or more",
+        );
+    }
     print(agreement.to_string().trim_end())?;
     if agreement.agree() {
         return Ok(());
     }
-    let (judged, apart) = agreement.counts();
     let reason = format!("{apart} of {judged} figures differ, {} missing", agreement.missing.len());
     Err(BenchError::Task { task: "agree".to_owned(), reason })
 }

@@ -294,6 +294,11 @@ fn the_program_runs_resumes_and_reports() {
     }
     let (protocol, records) = Journal::read(Path::new(&journal)).unwrap();
     assert_eq!((protocol.repetitions, records.len()), (1, 3));
+    let compared = run("bench", &["agree", &journal, &journal]);
+    let said = String::from_utf8_lossy(&compared.stderr).into_owned();
+    assert_eq!(compared.status.code(), Some(1), "{said}");
+    assert!(said.contains("too few samples") && said.contains("--repetitions 2"), "{said}");
+    assert!(compared.stdout.is_empty(), "{compared:?}");
     let again = bench(&arguments(&[]));
     assert!(String::from_utf8_lossy(&again.stderr).contains("resume it"), "{again:?}");
     bench(&arguments(&["--resume"]));

@@ -183,3 +183,30 @@ fn a_plan_s_smaller_cache_counts_and_is_told() {
         assert_eq!(said(&output).contains(expected), is_told, "{}", said(&output));
     }
 }
+
+#[test]
+fn a_form_that_is_too_large_says_what_of_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("form");
+    let refused = |option: &str, text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let output = chat(&[option, path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        said(&output)
+    };
+    let long = refused("--grammar", &format!("root ::= \"{}\"", "a".repeat(1_500_000)));
+    assert!(long.contains("each letter of a text is one") && !long.contains("braces"), "{long}");
+    let repeated = refused("--grammar", r#"root ::= "a"{600000} "b"{600000}"#);
+    assert!(repeated.contains("lower the numbers in braces"), "{repeated}");
+    let members: Vec<u32> = (0..100_000).collect();
+    let schema = serde_json::json!({"enum": members}).to_string();
+    let members = refused("--json-schema", &schema);
+    assert!(
+        members.contains("`enum` at `#` has 100000 members; some 50000 can be used"),
+        "{members}"
+    );
+    let most: Vec<u32> = (0..50_000).collect();
+    std::fs::write(&path, serde_json::json!({"enum": most}).to_string()).unwrap();
+    let taken = chat(&["--json-schema", path.to_str().unwrap(), "--max-tokens", "1"]);
+    assert!(taken.status.success(), "{}", said(&taken));
+}

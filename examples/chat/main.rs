@@ -178,13 +178,20 @@ impl Talk {
         let questions = self.conversation.messages().iter().filter(is_question);
         let questions = questions.map(|message| &*message.content).chain(unanswered);
         terminal.welcome(questions);
-        while let Some(line) = terminal.read()? {
-            let line = match line {
-                Line::Text(line) => line,
-                Line::Nothing => continue,
-                Line::Dropped => {
+        loop {
+            let line = match terminal.read() {
+                Ok(Some(Line::Text(line))) => line,
+                Ok(Some(Line::Nothing)) => continue,
+                Ok(Some(Line::Dropped)) => {
                     self.fail(terminal);
                     continue;
+                }
+                Ok(None) => break,
+                // What was said until then is kept all the same.
+                Err(error) => {
+                    say(&format!("error: {error}"));
+                    self.status = 1;
+                    break;
                 }
             };
             match Input::of(&line) {
@@ -214,7 +221,7 @@ impl Talk {
 
     /// A question got no answer. Where nobody reads that, the status tells it.
     fn fail(&mut self, terminal: &Terminal) {
-        if !terminal.is_terminal() {
+        if !terminal.has_person() {
             self.status = 1;
         }
     }

@@ -27,7 +27,8 @@ const RIGHT_AFTER_ENTER: Duration = Duration::from_millis(100);
 pub(crate) struct Terminal {
     /// `None` where nothing edits lines: standard input is no terminal, or one that can do little.
     editor: Option<DefaultEditor>,
-    is_terminal: bool,
+    /// Standard input is a terminal.
+    has_person: bool,
     /// Lines that were read without an editor.
     lines: u64,
     /// What Ctrl-C stops.
@@ -67,9 +68,9 @@ pub(crate) fn to_get_back() -> &'static str {
 impl Terminal {
     pub(crate) fn new() -> Self {
         let current = Arc::new(Mutex::new(Current::default()));
-        let is_terminal = io::stdin().is_terminal();
-        let mut terminal = Self { editor: None, is_terminal, lines: 0, current };
-        if !is_terminal {
+        let has_person = io::stdin().is_terminal();
+        let mut terminal = Self { editor: None, has_person, lines: 0, current };
+        if !has_person {
             return terminal;
         }
         // The editor takes the signal for itself when it is made, so it is made before the handler.
@@ -83,13 +84,13 @@ impl Terminal {
     }
 
     /// Whether a person is there who reads what is said.
-    pub(crate) fn is_terminal(&self) -> bool {
-        self.is_terminal
+    pub(crate) fn has_person(&self) -> bool {
+        self.has_person
     }
 
     /// Says what a person can do; `history` is what the arrow keys bring back.
     pub(crate) fn welcome<'a>(&mut self, history: impl Iterator<Item = &'a str>) {
-        if !self.is_terminal {
+        if !self.has_person {
             return;
         }
         for question in history {
@@ -101,7 +102,7 @@ impl Terminal {
     /// The next line; `None` at the end of input.
     pub(crate) fn read(&mut self) -> Result<Option<Line>> {
         // In force before the line is: Ctrl-C right after Enter is meant for the answer.
-        let is_at_prompt = self.is_terminal && self.editor.is_none();
+        let is_at_prompt = self.has_person && self.editor.is_none();
         *locked(&self.current) = Current { is_at_prompt, ..Current::default() };
         let line = if self.editor.is_some() { self.edited_line() } else { self.plain_line() };
         let mut current = locked(&self.current);
@@ -139,7 +140,7 @@ impl Terminal {
     }
 
     fn plain_line(&mut self) -> Result<Option<Line>> {
-        if self.is_terminal {
+        if self.has_person {
             print("> ")?;
         }
         let mut line = Vec::new();
@@ -162,7 +163,7 @@ impl Terminal {
 
     /// Says that a line is no text.
     fn drop_line(&self) -> Line {
-        if self.is_terminal {
+        if self.has_person {
             say(
                 &"(what was typed is no text in UTF-8, so it was dropped; set the terminal to UTF-8)",
             );

@@ -1,17 +1,14 @@
 //! Models that cannot go back by themselves: what is known is not computed again, and the text is
 //! that of a model which has heard nothing before.
-#![cfg(feature = "llama")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{CancelHandle, Error, GenerateOptions, MoeModel, MoeModelBuilder};
-use support::generate::greedy;
-use support::load::on_cpu;
+
+use crate::support::generate::greedy;
+use crate::support::load::on_cpu;
 
 /// With a recurrent state, and last one with windows.
 const FAMILIES: [&str; 5] =

@@ -1,11 +1,6 @@
 //! Conversations: nothing is computed twice, nothing is lost, several at once.
-#![cfg(feature = "llama")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use moe_offload::error::SessionFault;
 use moe_offload::synth::{self, SynthOptions};
@@ -13,10 +8,12 @@ use moe_offload::{
     Error, GenerateOptions, Message, MoeModel, MoeModelBuilder, Overflow, Sampling, StopReason,
     Structure,
 };
-use support::generate::greedy;
-use support::load::on_cpu;
-use support::model_files::demo;
-use support::process::Server;
+
+use crate::support::alone::this_test;
+use crate::support::generate::greedy;
+use crate::support::load::on_cpu;
+use crate::support::model_files::demo;
+use crate::support::process::Server;
 
 const QUESTIONS: [&str; 10] = [
     "What is 3 plus 4?",
@@ -122,9 +119,7 @@ fn a_long_conversation_drops_its_oldest_turns_or_is_an_error() {
 
 /// What a second process answers after it has restored the session, and what it computed for it.
 fn continue_elsewhere(path: &Path) -> String {
-    let this = "a_session_goes_on_in_another_process";
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let output = command.args([this, "--exact", "--nocapture"]).env(CHILD, path).output().unwrap();
+    let output = this_test().env(CHILD, path).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stdout).unwrap();
     said.split("-- ").nth(1).unwrap().to_owned()
@@ -264,7 +259,7 @@ fn models_share_weights_and_work_at_once() {
     assert!(context < device.weights_bytes, "{device:?}");
     drop((first, second));
     let budget = device.total_bytes + 2 * context + context / 2;
-    let first = on_server().device_budget("RPC0", budget).load().unwrap();
+    let first = on_server().device_budget(&device.name, budget).load().unwrap();
     let others = [first.another().unwrap(), first.another().unwrap()];
     let error = first.another().unwrap_err();
     assert!(matches!(error, Error::DoesNotFit { .. }), "{error}");

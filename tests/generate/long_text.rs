@@ -1,14 +1,11 @@
 //! Text that the engine's own tokenizer would not survive on this stack.
-#![cfg(feature = "llama")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::time::Duration;
 
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{CancelHandle, Error, GenerateOptions, Message, StopReason};
-use support::load::on_cpu;
+
+use crate::support::load::on_cpu;
 
 #[test]
 fn a_long_run_of_the_same_letter_is_only_too_long() {

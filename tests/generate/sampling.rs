@@ -1,8 +1,4 @@
 //! With the engine: samplers have an effect and repeat, probabilities are true, limits hold.
-#![cfg(feature = "llama")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,9 +10,10 @@ use moe_offload::{
     Dry, Error, GenerateOptions, Generation, Message, Mirostat, MoeModel, Sampling, StopReason,
     TemplateOptions,
 };
-use support::generate::greedy;
-use support::load::on_cpu;
-use support::model_files::demo;
+
+use crate::support::generate::greedy;
+use crate::support::load::on_cpu;
+use crate::support::model_files::demo;
 
 fn model() -> MoeModel {
     on_cpu(demo()).threads(1).context_tokens(512).load().unwrap()

@@ -1,8 +1,4 @@
 //! The asynchronous stream: the same text, and it stops when it is dropped.
-#![cfg(feature = "async")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::time::Duration;
 
@@ -11,9 +7,10 @@ use futures_util::StreamExt;
 use moe_offload::{
     AsyncModel, CancelHandle, Error, GenerateOptions, Message, MoeModel, Sampling, StopReason,
 };
-use support::generate::greedy;
-use support::load::on_cpu;
-use support::model_files::demo;
+
+use crate::support::generate::greedy;
+use crate::support::load::on_cpu;
+use crate::support::model_files::demo;
 
 static_assertions::assert_impl_all!(AsyncModel: Send, Sync, Clone);
 static_assertions::assert_impl_all!(moe_offload::PieceStream: Send, Unpin);

@@ -1,15 +1,12 @@
 //! With the engine: an answer has the form that was asked for.
-#![cfg(feature = "llama")]
-#![allow(missing_docs)]
-
-mod support;
 
 use moe_offload::{
     CancelHandle, Error, GenerateOptions, Generation, MoeModel, Sampling, StopReason, Structure,
 };
 use serde_json::{Value, json};
-use support::load::on_cpu;
-use support::model_files::demo;
+
+use crate::support::load::on_cpu;
+use crate::support::model_files::demo;
 
 fn model() -> MoeModel {
     on_cpu(demo()).threads(1).context_tokens(1024).load().unwrap()

@@ -1,8 +1,4 @@
 //! Files whose tensors are aligned in other ways than by default load as planned.
-#![cfg(feature = "llama")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,7 +7,8 @@ use moe_offload::error::HostMemoryFault;
 use moe_offload::gguf::GgmlType;
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, GenerateOptions, GgufFile, LoadMode, MoeModelBuilder};
-use support::load::on_cpu;
+
+use crate::support::load::on_cpu;
 
 /// A model of simple weights, aligned to so many bytes; a note is as long as it takes to have data beside multiples of 32.
 fn model(folder: &Path, alignment: u32) -> PathBuf {

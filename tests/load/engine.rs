@@ -1,8 +1,4 @@
 //! With the engine: policies take effect on a second device, and generation does what it says.
-#![cfg(feature = "llama")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,10 +9,12 @@ use moe_offload::{
     CancelHandle, Error, GenerateOptions, LoadMode, Message, MoeModel, MoeModelBuilder,
     OffloadPolicy, Plan, Sampling, StopReason,
 };
-use support::generate::greedy;
-use support::load::on_cpu;
-use support::model_files::{Shape, demo};
-use support::process::Server;
+
+use crate::support;
+use crate::support::generate::greedy;
+use crate::support::load::on_cpu;
+use crate::support::model_files::{Shape, demo};
+use crate::support::process::Server;
 
 static_assertions::assert_impl_all!(MoeModel: Send);
 static_assertions::assert_not_impl_any!(MoeModel: Sync, Clone);

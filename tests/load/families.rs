@@ -1,8 +1,4 @@
 //! Every family under every policy: the plan is what the engine does, and the text stays the same.
-#![cfg(feature = "llama")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::path::Path;
 
@@ -10,9 +6,10 @@ use moe_offload::MoeModel;
 use moe_offload::gguf::GgmlType;
 use moe_offload::plan::Decision;
 use moe_offload::synth::{self, Family, SynthOptions};
-use support::generate::greedy;
-use support::load::on_cpu;
-use support::process::Server;
+
+use crate::support::generate::greedy;
+use crate::support::load::on_cpu;
+use crate::support::process::Server;
 
 const TOKENS: u64 = 12;
 

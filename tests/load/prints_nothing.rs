@@ -1,15 +1,11 @@
 //! A library is quiet. Alone in its process, since it watches all that the process writes.
-#![cfg(all(feature = "llama", target_os = "linux"))]
-#![allow(missing_docs)]
-
-mod support;
-
-use std::process::Command;
 
 use moe_offload::{GgufFile, Message};
-use support::generate::greedy;
-use support::load::on_cpu;
-use support::model_files::demo;
+
+use crate::support::alone::this_test;
+use crate::support::generate::greedy;
+use crate::support::load::on_cpu;
+use crate::support::model_files::demo;
 
 /// Plans, loads, talks, fails and drops.
 fn use_everything() {
@@ -43,9 +39,7 @@ fn the_library_prints_nothing() {
         eprintln!("{END}");
         return;
     }
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    let arguments = ["the_library_prints_nothing", "--exact", "--nocapture"];
-    let output = command.args(arguments).env(CHILD, "1").output().unwrap();
+    let output = this_test().env(CHILD, "1").output().unwrap();
     assert!(output.status.success(), "{output:?}");
     for stream in [&output.stdout, &output.stderr] {
         let text = String::from_utf8_lossy(stream);

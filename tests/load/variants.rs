@@ -1,15 +1,11 @@
 //! The loader passes over a variant of the CPU backend and takes the next best.
-#![cfg(all(feature = "dynamic-backends", target_os = "linux"))]
-#![allow(missing_docs)]
-
-mod support;
-
-use std::process::Command;
 
 use moe_offload::MoeModel;
-use support::generate::greedy;
-use support::load::on_cpu;
-use support::model_files::demo;
+
+use crate::support::alone::this_test;
+use crate::support::generate::greedy;
+use crate::support::load::on_cpu;
+use crate::support::model_files::demo;
 
 const CHILD: &str = "MOE_OFFLOAD_TEST_IS_CHILD";
 const LIBRARY: &str = "-- library: ";
@@ -31,9 +27,9 @@ fn answer() -> String {
 }
 
 fn used_without(passed_over: &str) -> String {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["the_next_best_variant_answers", "--exact", "--nocapture"]).env(CHILD, "1");
-    let output = command.env("MOE_OFFLOAD_PASS_OVER", passed_over).output().unwrap();
+    let mut command = this_test();
+    command.env(CHILD, "1").env("MOE_OFFLOAD_PASS_OVER", passed_over);
+    let output = command.output().unwrap();
     assert!(output.status.success(), "without {passed_over}: {output:?}");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let rest = text.split_once(LIBRARY).unwrap().1;

@@ -1,27 +1,18 @@
-//! CPU memory that a load would need and that is not there: told before anything is allocated.
-#![cfg(all(feature = "llama", target_os = "linux"))]
-#![allow(missing_docs)]
-
-mod support;
+//! CPU memory that a load would need and that is not there: told before anything is allocated. A budget is for all
+//! models of a process, so tests that set one have their own.
 
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use moe_offload::gguf::GgmlType;
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, LoadMode, MoeModel, MoeModelBuilder};
-use support::generate::greedy;
-use support::group::Group;
-use support::load::on_cpu;
-use support::model_files::demo;
-use support::process::example;
 
-/// A budget is for all models of a process, so that tests take turns.
-static TURN: Mutex<()> = Mutex::new(());
-
-fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use crate::support::alone::ran_alone;
+use crate::support::generate::greedy;
+use crate::support::group::Group;
+use crate::support::load::on_cpu;
+use crate::support::model_files::demo;
+use crate::support::process::example;
 
 fn builder(budget: u64) -> MoeModelBuilder {
     on_cpu(demo()).threads(1).context_tokens(256).device_budget("cpu", budget)
@@ -46,7 +37,9 @@ fn peak_bytes() -> u64 {
 
 #[test]
 fn a_context_that_memory_does_not_hold_is_refused_before_it_is_allocated() {
-    let _turn = turn();
+    if ran_alone() {
+        return;
+    }
     // The engine is started before, which takes some memory.
     drop(builder(1 << 40).load().unwrap());
     let before = peak_bytes();
@@ -64,7 +57,9 @@ fn a_context_that_memory_does_not_hold_is_refused_before_it_is_allocated() {
 
 #[test]
 fn exactly_what_must_be_in_memory_will_do() {
-    let _turn = turn();
+    if ran_alone() {
+        return;
+    }
     let folder = tempfile::tempdir().unwrap();
     // Of a type that some processors' kernels want in another layout, which takes memory beside the file.
     let repacked = folder.path().join("model.gguf");
@@ -106,7 +101,9 @@ fn exactly_what_must_be_in_memory_will_do() {
 
 #[test]
 fn a_stored_plan_is_held_to_it_too() {
-    let _turn = turn();
+    if ran_alone() {
+        return;
+    }
     let plan = builder(1 << 40).context_tokens(4_000_000).make_plan().unwrap();
     short_of(builder(1 << 30).plan(plan).load());
 }

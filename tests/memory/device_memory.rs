@@ -1,12 +1,8 @@
 //! What a card does with memory, by a device of the tests' own (`PlantedDevice`): it pads rows, tells what is free,
-//! and takes memory for computing that the engine does not count.
-#![cfg(feature = "bench")]
-#![allow(missing_docs)]
-
-mod support;
+//! and takes memory for computing that the engine does not count. A process has one, so each test has a process.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use moe_offload::experts::TensorKind;
 use moe_offload::gguf::GgmlType;
@@ -16,7 +12,9 @@ use moe_offload::{
     ContextOptions, Device, DeviceKind, DeviceMemory, Error, Generation, GgufFile, MoeModel,
     MoeModelBuilder, OffloadPolicy, PlantedDevice, devices,
 };
-use support::generate::greedy;
+
+use crate::support::alone::ran_alone;
+use crate::support::generate::greedy;
 
 const NAME: &str = "PLANTED0";
 const CONTEXT: u32 = 300;
@@ -32,12 +30,6 @@ const CARD: PlantedDevice = PlantedDevice {
     aborts: false,
     offloads: false,
 };
-
-/// There is one device, which each test has for itself.
-fn turn() -> MutexGuard<'static, ()> {
-    static TURN: Mutex<()> = Mutex::new(());
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Makes the device so; nothing may be loaded.
 fn plant(planted: PlantedDevice) -> Device {
@@ -83,7 +75,9 @@ fn text(model: &mut MoeModel) -> String {
 
 #[test]
 fn rows_are_padded_to_the_byte_in_every_family() {
-    let _turn = turn();
+    if ran_alone() {
+        return;
+    }
     let device = plant(CARD);
     assert_eq!(device.row_padding_elements, Some(512));
     let scratch = tempfile::tempdir().unwrap();
@@ -126,7 +120,9 @@ fn rows_are_padded_to_the_byte_in_every_family() {
 /// A device of exactly the size that everything takes holds everything, and one of a byte less does not.
 #[test]
 fn fit_is_exact_to_the_byte() {
-    let _turn = turn();
+    if ran_alone() {
+        return;
+    }
     let scratch = tempfile::tempdir().unwrap();
     for arch in ["gpt-oss-20b", "qwen3-30b-a3b"] {
         let path = small(scratch.path(), arch, None);
@@ -146,7 +142,9 @@ fn fit_is_exact_to_the_byte() {
 
 #[test]
 fn the_warm_up_finds_what_is_hidden_and_leaves_no_trace() {
-    let _turn = turn();
+    if ran_alone() {
+        return;
+    }
     let (hidden_bytes, hidden_bytes_per_token) = (5 * MIB + 7, 1001);
     plant(PlantedDevice { hidden_bytes, hidden_bytes_per_token, ..CARD });
     let scratch = tempfile::tempdir().unwrap();
@@ -187,7 +185,9 @@ fn the_warm_up_finds_what_is_hidden_and_leaves_no_trace() {
 /// again, and which says how much to hold back.
 #[test]
 fn too_little_left_to_compute_is_an_error_of_the_load() {
-    let _turn = turn();
+    if ran_alone() {
+        return;
+    }
     plant(CARD);
     let scratch = tempfile::tempdir().unwrap();
     let path = small(scratch.path(), "gpt-oss-20b", Some(24));
@@ -233,7 +233,9 @@ fn too_little_left_to_compute_is_an_error_of_the_load() {
 /// A budget is for everything that the device takes.
 #[test]
 fn more_than_the_budget_is_an_error_and_what_it_names_is_enough() {
-    let _turn = turn();
+    if ran_alone() {
+        return;
+    }
     let hidden_bytes = 2 * MIB + 5;
     plant(PlantedDevice { hidden_bytes, ..CARD });
     let scratch = tempfile::tempdir().unwrap();
@@ -264,7 +266,9 @@ fn more_than_the_budget_is_an_error_and_what_it_names_is_enough() {
 /// What others take while a model is loaded is none of its own: neither counted nor held against its budget.
 #[test]
 fn memory_of_others_is_not_this_load_s() {
-    let _turn = turn();
+    if ran_alone() {
+        return;
+    }
     let hidden_bytes = MIB;
     plant(PlantedDevice { hidden_bytes, total_bytes: 1 << 30, ..CARD });
     let scratch = tempfile::tempdir().unwrap();
@@ -307,7 +311,9 @@ fn memory_of_others_is_not_this_load_s() {
 /// What is held back is part of what has to be free, also for a second context.
 #[test]
 fn what_is_held_back_is_reserved() {
-    let _turn = turn();
+    if ran_alone() {
+        return;
+    }
     plant(CARD);
     let scratch = tempfile::tempdir().unwrap();
     let path = small(scratch.path(), "qwen3-30b-a3b", None);

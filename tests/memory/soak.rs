@@ -1,18 +1,19 @@
 //! Memory over many loads. Alone in its process, since it watches the memory of all of it.
-#![cfg(all(feature = "llama", target_os = "linux"))]
-#![allow(missing_docs)]
-
-mod support;
 
 use moe_offload::{CancelHandle, Error, Message};
-use support::generate::greedy;
-use support::load::on_cpu;
-use support::model_files::demo;
+
+use crate::support::alone::ran_alone;
+use crate::support::generate::greedy;
+use crate::support::load::on_cpu;
+use crate::support::model_files::demo;
 
 /// Several threads load, generate, cancel and drop, over and over: nothing hangs, and memory levels
 /// off.
 #[test]
 fn many_threads_load_generate_cancel_and_drop() {
+    if ran_alone() {
+        return;
+    }
     const THREADS: usize = 8;
     let cycles: usize =
         std::env::var("MOE_OFFLOAD_CYCLES").map_or(100, |cycles| cycles.parse().unwrap());

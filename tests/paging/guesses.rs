@@ -1,19 +1,16 @@
 //! Guesses at the next layer's choice of experts go by its router's norm and biases, wherever they are.
-#![cfg(all(feature = "llama", target_os = "linux"))]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use moe_offload::{GgufFile, MoeModelBuilder, PagingOptions, PagingStats};
-use support::generate::greedy;
-use support::load::on_cpu;
-use support::model_files::demo;
-use support::paging::{least_cache, made};
-use support::process::Server;
+
+use crate::support::generate::greedy;
+use crate::support::load::on_cpu;
+use crate::support::model_files::demo;
+use crate::support::paging::{least_cache, made};
+use crate::support::process::Server;
 
 const LAYERS: u32 = 6;
 

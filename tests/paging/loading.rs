@@ -1,16 +1,13 @@
 //! Loading a model whose experts stay on disk: as one stream, whatever files it is made of, without the
 //! experts' bytes.
-#![cfg(all(feature = "llama", target_os = "linux"))]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
 use moe_offload::{Error, GgufFile, LoadMode, MoeModel, MoeModelBuilder, PagingOptions};
-use support::generate::greedy;
-use support::paging::{self, made};
+
+use crate::support::generate::greedy;
+use crate::support::paging::{self, made};
 
 /// A model with far more experts than other weights.
 fn large(folder: &Path, shards: u16) -> PathBuf {

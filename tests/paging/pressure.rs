@@ -1,17 +1,14 @@
 //! Memory that gets short, as a source of the program's own tells: the budget gives way, the text goes on and
 //! stays the same. (tests/paging.rs has the same in a real control group, where one can be made.)
-#![cfg(all(feature = "llama", target_os = "linux"))]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moe_offload::{Error, GgufFile, MoeModel, MoeModelBuilder, PagingOptions, PagingStats};
-use support::generate::greedy;
-use support::model_files::demo;
-use support::paging;
+
+use crate::support::generate::greedy;
+use crate::support::model_files::demo;
+use crate::support::paging;
 
 /// What is told; the largest number stands for not known.
 static LEFT: AtomicU64 = AtomicU64::new(UNKNOWN);

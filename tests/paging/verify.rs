@@ -1,16 +1,13 @@
 //! Bytes that the disk gives otherwise than before, though nobody wrote to the file.
-#![cfg(all(feature = "llama", target_os = "linux"))]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use moe_offload::{Error, Generation, GgufFile, MoeModel, PagingOptions};
-use support::generate::greedy;
-use support::paging::{self, made};
+
+use crate::support::generate::greedy;
+use crate::support::paging::{self, made};
 
 const EXPERTS: &str = "all-experts=disk";
 const VICTIM: &str = "blk.1.ffn_down_exps.weight";

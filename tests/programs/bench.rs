@@ -1,8 +1,4 @@
 //! The bench over the demo model, with an RPC server as the device.
-#![cfg(feature = "bench")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,11 +8,12 @@ use moe_offload::bench::{
     PolicyChoice, Protocol, QualityProtocol, Record, Report, Saving, Setting, Stop, Task,
 };
 use moe_offload::{CancelHandle, Error, GgufFile, LoadMode, MoeModel, OffloadPolicy};
-use support::generate::greedy;
-use support::gpus::ran_without;
-use support::load::on_cpu;
-use support::model_files::demo;
-use support::process::{Server, run};
+
+use crate::support::generate::greedy;
+use crate::support::gpus::ran_without;
+use crate::support::load::on_cpu;
+use crate::support::model_files::demo;
+use crate::support::process::{Server, run};
 
 fn protocol(policies: &[&str], servers: &[&Server]) -> Protocol {
     let model = ModelChoice { name: "demo".into(), path: demo() };
@@ -237,7 +234,7 @@ fn counted_experts_are_those_of_every_token_and_change_no_text() {
         let mut model = builder.watch_experts(watch).load().unwrap();
         let options = greedy(12);
         let text = model
-            .generate(include_str!("../src/bench/prompts/short.txt"), &options)
+            .generate(include_str!("../../src/bench/prompts/short.txt"), &options)
             .unwrap()
             .text()
             .unwrap();

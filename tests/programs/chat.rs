@@ -1,8 +1,4 @@
 //! What the example `chat` keeps, says and understands. `tests/terminal.rs` has what needs a terminal.
-#![cfg(feature = "llama")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -10,7 +6,9 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use support::process::program;
+
+use crate::support;
+use crate::support::process::program;
 
 /// A bound against hanging.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,14 +1,12 @@
 //! What the example `chat` says of options and files that cannot be used, or that change nothing.
-#![cfg(feature = "llama")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::path::Path;
 use std::process::Output;
 
 use serde_json::Value;
-use support::process::program;
+
+use crate::support;
+use crate::support::process::program;
 
 /// What comes of one question.
 fn chat(arguments: &[&str]) -> Output {

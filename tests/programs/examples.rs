@@ -1,15 +1,13 @@
 //! The examples as a person runs them.
-#![cfg(feature = "llama")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::process::Output;
 
 use moe_offload::synth::{self, SynthOptions};
 use serde_json::Value;
-use support::model_files::{Shape, bytes_of, demo};
-use support::process::{Server, run};
+
+use crate::support;
+use crate::support::model_files::{Shape, bytes_of, demo};
+use crate::support::process::{Server, run};
 
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()

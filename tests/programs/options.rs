@@ -1,11 +1,7 @@
 //! Options of the examples: one that another makes mean nothing is refused, and both are named; so is a number
 //! that cannot be, with what may be.
-#![cfg(feature = "llama")]
-#![allow(missing_docs)]
 
-mod support;
-
-use support::process::run;
+use crate::support::process::run;
 
 /// A program, with what it needs besides; an option; options beside which that means nothing.
 type Row = (&'static [&'static str], &'static [&'static str], &'static [&'static [&'static str]]);

@@ -1,13 +1,10 @@
 //! What the examples write: all of it or nothing, and what cannot be written is told.
-#![cfg(feature = "llama")]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::path::Path;
 use std::process::Output;
 
-use support::model_files::demo;
+use crate::support;
+use crate::support::model_files::demo;
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()

@@ -1,15 +1,12 @@
 //! `chat` in a terminal, with a person's keys.
-#![cfg(all(feature = "llama", target_os = "linux"))]
-#![allow(missing_docs)]
-
-mod support;
 
 use std::io::Write;
 use std::path::Path;
 
 use rexpect::session::{PtySession, spawn_command};
 use serde_json::{Value, json};
-use support::process::program;
+
+use crate::support::process::program;
 
 /// What is waited for at most, in milliseconds: a bound against hanging.
 const PATIENCE: u64 = 120_000;

@@ -1,17 +1,14 @@
 //! `plan`, which has no engine, and `chat`, which loads, say the same of a file that cannot be run.
-#![cfg(feature = "llama")]
-#![allow(missing_docs)]
 
 #[allow(dead_code, unreachable_pub)] // no file is made wrong on purpose
-#[path = "support/mutation/raw.rs"]
+#[path = "../support/mutation/raw.rs"]
 mod raw;
-mod support;
-
 use moe_offload::gguf::{GgmlType, GgufWriter, WriteValue};
 use moe_offload::synth::{self, SynthOptions};
 use raw::{RawFile, RawValue};
-use support::model_files::{bytes_of, demo};
-use support::process::run;
+
+use crate::support::model_files::{bytes_of, demo};
+use crate::support::process::run;
 
 /// The one line that the program ends with.
 fn verdict(program: &str, path: &str) -> String {

@@ -1,10 +1,8 @@
 //! Compilers that drop stores to an AMX tile configuration are found out.
-#![cfg(all(target_arch = "x86_64", target_os = "linux"))]
-#![allow(missing_docs)]
 
 use std::path::Path;
 
-#[path = "../build/amx.rs"]
+#[path = "../../build/amx.rs"]
 mod amx;
 
 use amx::{REMEDY, Tiles, Verdict, is_on, tiles, verdict};

@@ -1,6 +1,4 @@
 //! What is seen of the minutes in which llama.cpp is compiled: `scripts/with-progress`.
-#![cfg(unix)]
-#![allow(missing_docs)]
 
 use std::fs::File;
 use std::process::{Command, Output};

@@ -1,7 +1,7 @@
 //! The floors of `src`: which module may import from which, and that none import each other in a circle.
 //! The source is read as text, so that imports behind every feature count.
 
-#[path = "support/imports.rs"]
+#[path = "../support/imports.rs"]
 mod imports;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,4 @@
 //! Headers of all families at their published size: classified as the table says, planned at once.
-#![allow(missing_docs)]
 
 use std::collections::BTreeSet;
 

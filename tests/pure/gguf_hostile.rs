@@ -1,7 +1,4 @@
 //! Files that are broken, one by one: each gets its own error, none a panic.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::path::Path;
 
@@ -9,7 +6,8 @@ use moe_offload::error::{ForeignFile, GgufFault};
 use moe_offload::gguf::{GgmlType, GgufWriter, MAX_MODEL_BYTES, MAX_TENSORS};
 use moe_offload::{Error, ExpertMap, GgufFile};
 use proptest::prelude::*;
-use support::model_files::{Shape, bytes_of, read};
+
+use crate::support::model_files::{Shape, bytes_of, read};
 
 /// A header written field by field, so that any field can be wrong.
 struct Raw(Vec<u8>);

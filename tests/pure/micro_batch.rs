@@ -1,5 +1,4 @@
 //! How large the micro-batch is where experts are in CPU memory, and when a device computes with them.
-#![allow(missing_docs)]
 
 use moe_offload::plan::Decision;
 use moe_offload::synth::{self, SynthOptions};

@@ -2,11 +2,10 @@
 //! thousand of them, with how long the slowest took:
 //!
 //! ```sh
-//! PATTERNS=10000 cargo test --release --no-default-features --test patterns -- --nocapture
+//! PATTERNS=10000 cargo test --release --no-default-features --test pure patterns -- --nocapture
 //! ```
-#![allow(missing_docs)]
 
-#[path = "support/mutation/mod.rs"]
+#[path = "../support/mutation/mod.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod mutation;
 

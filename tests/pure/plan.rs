@@ -1,7 +1,4 @@
 //! What a policy makes of a file: places, bytes, rules, patterns, errors.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::collections::BTreeMap;
 
@@ -11,7 +8,9 @@ use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{ContextOptions, Device, Error, ExpertMap, GgufFile, OffloadPolicy, Plan};
 use proptest::prelude::*;
 use regex::Regex;
-use support::model_files::{Shape, bytes_of, read};
+
+use crate::support;
+use crate::support::model_files::{Shape, bytes_of, read};
 
 fn plan(shape: &Shape, policy: &str, devices: &[&str]) -> Result<Plan, Error> {
     let devices: Vec<Device> = devices.iter().map(|name| Device::new(*name)).collect();

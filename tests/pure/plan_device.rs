@@ -1,7 +1,4 @@
 //! What a plan knows of a device beside its free memory: how it pads, and what it takes for itself.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -10,8 +7,9 @@ use moe_offload::gguf::GgmlType;
 use moe_offload::plan::{DevicePlan, Overhead, pool_bytes};
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{ContextOptions, Device, Error, ExpertMap, GgufFile, OffloadPolicy, Plan};
-use support::engine_source;
-use support::model_files::demo;
+
+use crate::support::engine_source;
+use crate::support::model_files::demo;
 
 const MIB: u64 = 1 << 20;
 

@@ -1,12 +1,11 @@
 //! The text form of policies, their serialised form, and llama.cpp's flags.
-#![allow(missing_docs)]
-
-mod support;
 
 use moe_offload::error::{FlagFault, PolicyFault};
 use moe_offload::policy::{LayerSet, Target};
 use moe_offload::{Error, OffloadPolicy};
 use proptest::prelude::*;
+
+use crate::support;
 
 fn parse(text: &str) -> Result<OffloadPolicy, Error> {
     text.parse()

@@ -1,7 +1,4 @@
 //! What the engine would not survive is refused, each with its own fault, and nothing else is.
-#![allow(missing_docs)]
-
-mod support;
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
@@ -10,8 +7,10 @@ use moe_offload::error::{FilePurpose, ModelFault};
 use moe_offload::gguf::{GgmlType, GgufWriter, WriteTensor, WriteValue};
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, GgufFile, preflight};
-use support::engine_source;
-use support::model_files::{bytes_of, read};
+
+use crate::support;
+use crate::support::engine_source;
+use crate::support::model_files::{bytes_of, read};
 
 /// Only the header; the data is said to be there.
 fn header(writer: &GgufWriter) -> GgufFile {

@@ -1,6 +1,5 @@
 //! Published chat templates give the texts that the reference implementation gives, and hostile
 //! ones end with an error.
-#![allow(missing_docs)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

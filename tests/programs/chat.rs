@@ -1,4 +1,4 @@
-//! What the example `chat` keeps, says and understands. `tests/terminal.rs` has what needs a terminal.
+//! What the example `chat` keeps, says and understands. `tests/programs/terminal.rs` has what needs a terminal.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

@@ -182,7 +182,7 @@ fn bad_input_is_one_clear_line() {
 
 #[test]
 fn the_readme_s_families_are_the_table_s() {
-    let readme = include_str!("../README.md");
+    let readme = include_str!("../../README.md");
     let start = readme.find("<!-- families: made by").unwrap();
     let start = start + readme[start..].find('\n').unwrap() + 1;
     let table = &readme[start..readme.find("<!-- end of families -->").unwrap()];

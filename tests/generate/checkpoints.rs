@@ -1,26 +1,19 @@
 //! Models that cannot go back by themselves: what is known is not computed again, and the text is
 //! that of a model which has heard nothing before.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{CancelHandle, Error, GenerateOptions, MoeModel, MoeModelBuilder};
 
 use crate::support::generate::greedy;
 use crate::support::load::on_cpu;
+use crate::support::model_files::tiny;
 
 /// With a recurrent state, and last one with windows.
 const FAMILIES: [&str; 5] =
     ["qwen3-next-80b-a3b", "qwen3.5-35b-a3b", "jamba-1.5-mini", "lfm2-8b-a1b", "gpt-oss-20b"];
 const RECURRENT: &[&str] = FAMILIES.split_at(4).0;
-
-fn made(name: &str, folder: &Path) -> PathBuf {
-    let path = folder.join(format!("{name}.gguf"));
-    let model = synth::family(name).unwrap().build(&SynthOptions::tiny()).unwrap();
-    model.save(&path, 1, |_| {}).unwrap();
-    path
-}
 
 fn builder(path: &Path) -> MoeModelBuilder {
     on_cpu(path).threads(1).context_tokens(2048).micro_batch_tokens(64)
@@ -56,7 +49,7 @@ fn computed(model: &MoeModel) -> u64 {
 fn the_same_prompt_computes_one_token_and_an_edit_what_follows_a_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     for name in FAMILIES {
-        let path = made(name, folder.path());
+        let path = tiny(folder.path(), name);
         let mut model = builder(&path).load().unwrap();
         let start = prompt(&model, 300);
         let first = format!("{start} and it was late");
@@ -81,7 +74,7 @@ fn the_same_prompt_computes_one_token_and_an_edit_what_follows_a_checkpoint() {
 fn it_goes_back_from_far_beyond_a_window_or_a_state() {
     let folder = tempfile::tempdir().unwrap();
     for name in FAMILIES {
-        let path = made(name, folder.path());
+        let path = tiny(folder.path(), name);
         let mut model = builder(&path).load().unwrap();
         for tokens in [90, 320] {
             let short = prompt(&model, tokens);
@@ -100,7 +93,7 @@ fn it_goes_back_from_far_beyond_a_window_or_a_state() {
 fn interrupted_anywhere_it_goes_on_with_the_same_text() {
     let folder = tempfile::tempdir().unwrap();
     for name in FAMILIES {
-        let path = made(name, folder.path());
+        let path = tiny(folder.path(), name);
         let mut model = builder(&path).load().unwrap();
         let prompt = prompt(&model, 400);
         let expected = fresh(&path, &prompt);
@@ -133,7 +126,7 @@ fn interrupted_anywhere_it_goes_on_with_the_same_text() {
 fn they_keep_their_budget_and_are_made_only_where_they_are_needed() {
     let folder = tempfile::tempdir().unwrap();
     for name in RECURRENT {
-        let path = made(name, folder.path());
+        let path = tiny(folder.path(), name);
         let mut model = builder(&path).load().unwrap();
         let long = prompt(&model, 1200);
         let expected = text(&mut model, &long);
@@ -149,7 +142,7 @@ fn they_keep_their_budget_and_are_made_only_where_they_are_needed() {
         }
     }
     // The cache of full attention goes back by itself.
-    let path = made("mixtral-8x7b", folder.path());
+    let path = tiny(folder.path(), "mixtral-8x7b");
     let mut model = builder(&path).load().unwrap();
     let prompt = prompt(&model, 600);
     text(&mut model, &prompt);
@@ -162,7 +155,7 @@ fn they_go_with_what_they_belong_to() {
     let folder = tempfile::tempdir().unwrap();
     let session = folder.path().join("a.session");
     for name in FAMILIES {
-        let path = made(name, folder.path());
+        let path = tiny(folder.path(), name);
         let mut model = builder(&path).sequences(2).load().unwrap();
         let [first, second] = [300, 400].map(|tokens| prompt(&model, tokens));
         let second = format!("Twice: {second}");

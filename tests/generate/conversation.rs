@@ -1,9 +1,8 @@
 //! Conversations: nothing is computed twice, nothing is lost, several at once.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use moe_offload::error::SessionFault;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
     Error, GenerateOptions, Message, MoeModel, MoeModelBuilder, Overflow, Sampling, StopReason,
     Structure,
@@ -12,7 +11,7 @@ use moe_offload::{
 use crate::support::alone::this_test;
 use crate::support::generate::greedy;
 use crate::support::load::on_cpu;
-use crate::support::model_files::demo;
+use crate::support::model_files::{demo, tiny};
 use crate::support::process::Server;
 
 const QUESTIONS: [&str; 10] = [
@@ -30,17 +29,6 @@ const QUESTIONS: [&str; 10] = [
 
 fn builder() -> MoeModelBuilder {
     on_cpu(demo()).threads(1).context_tokens(2048)
-}
-
-fn family(name: &str, folder: &Path) -> PathBuf {
-    let path = folder.join(format!("{name}.gguf"));
-    synth::family(name)
-        .unwrap()
-        .build(&SynthOptions::tiny())
-        .unwrap()
-        .save(&path, 1, |_| {})
-        .unwrap();
-    path
 }
 
 #[test]
@@ -73,7 +61,7 @@ fn editing_an_earlier_message_drops_from_there() {
     let folder = tempfile::tempdir().unwrap();
     // Full attention, latent attention, a sliding window, and a recurrent state.
     for name in ["mixtral-8x7b", "deepseek-v2-lite", "gpt-oss-20b", "qwen3-next-80b-a3b"] {
-        let path = family(name, folder.path());
+        let path = tiny(folder.path(), name);
         let load = || on_cpu(&path).threads(1).context_tokens(1024).load().unwrap();
         let mut model = load();
         let start = "The quick brown fox jumps over the lazy dog. ".repeat(6);
@@ -163,7 +151,7 @@ fn sessions_of_every_kind_of_cache_and_with_another_placement() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start();
     for name in ["mixtral-8x7b", "gpt-oss-20b", "qwen3-next-80b-a3b", "jamba-1.5-mini"] {
-        let path = family(name, folder.path());
+        let path = tiny(folder.path(), name);
         let session = folder.path().join("a.session");
         let load = || on_cpu(&path).threads(1).context_tokens(512);
         let mut model = load().load().unwrap();
@@ -210,7 +198,7 @@ fn a_session_of_another_model_cut_or_altered_is_refused() {
     std::fs::write(&path, &whole).unwrap();
     let mut wider = builder().context_tokens(512).load().unwrap();
     assert_eq!(refused(&mut wider, &path), SessionFault::OtherContext);
-    let other = family("mixtral-8x7b", folder.path());
+    let other = tiny(folder.path(), "mixtral-8x7b");
     let mut other = on_cpu(other).threads(1).context_tokens(256).load().unwrap();
     assert_eq!(refused(&mut other, &path), SessionFault::OtherModel);
     // After all that the model still holds its conversation.
@@ -355,7 +343,7 @@ fn a_full_context_ends_all_that_go_on() {
 fn memory_for_several_sequences_is_as_planned() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["mixtral-8x7b", "gpt-oss-20b", "qwen3-next-80b-a3b", "lfm2-8b-a1b"] {
-        let path = family(name, folder.path());
+        let path = tiny(folder.path(), name);
         let model = on_cpu(path).threads(1).context_tokens(3000).sequences(4).load().unwrap();
         let planned = model.plan().device("cpu").unwrap().context_bytes;
         assert_eq!(Some(model.memory().last().unwrap().context_bytes), planned, "{name}");

@@ -2,17 +2,15 @@
 
 use std::time::Duration;
 
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{CancelHandle, Error, GenerateOptions, Message, StopReason};
 
 use crate::support::load::on_cpu;
+use crate::support::model_files::{demo, tiny};
 
 #[test]
 fn a_long_run_of_the_same_letter_is_only_too_long() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("m.gguf");
-    let model = synth::family("gpt-oss-20b").unwrap().build(&SynthOptions::tiny()).unwrap();
-    model.save(&path, 1, |_| {}).unwrap();
+    let path = tiny(folder.path(), "gpt-oss-20b");
     // With the 2 MiB of a thread, as tests have, 20,000 letters overflowed.
     let mut model = on_cpu(&path).threads(1).context_tokens(256).load().unwrap();
     for letter in ["a", " ", "!", "é", "\n"] {
@@ -26,8 +24,7 @@ fn a_long_run_of_the_same_letter_is_only_too_long() {
 /// Limits come first: whatever else is wrong with such a text is found only by splitting it.
 #[test]
 fn limits_hold_while_text_is_split_into_tokens() {
-    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
-    let load = || on_cpu(demo).threads(1).context_tokens(256).sequences(2);
+    let load = || on_cpu(demo()).threads(1).context_tokens(256).sequences(2);
     let mut model = load().load().unwrap();
     let text = "word ".repeat(40_000);
     let talk = vec![Message::user(&text)];

@@ -4,16 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use moe_offload::plan::Decision;
-use moe_offload::synth::{self, SynthOptions};
+use moe_offload::synth::SynthOptions;
 use moe_offload::{
     CancelHandle, Error, GenerateOptions, LoadMode, Message, MoeModel, MoeModelBuilder,
     OffloadPolicy, Plan, Sampling, StopReason,
 };
 
-use crate::support;
 use crate::support::generate::greedy;
 use crate::support::load::on_cpu;
-use crate::support::model_files::{Shape, demo};
+use crate::support::model_files::{Shape, bytes_of, demo, made, tiny};
 use crate::support::process::Server;
 
 static_assertions::assert_impl_all!(MoeModel: Send);
@@ -156,7 +155,7 @@ fn write_large(path: &std::path::Path) {
 fn refused_by_the_engine() -> Vec<u8> {
     let mut writer = Shape::default().writer();
     writer.set("deepseek2.attention.head_count", 2_u32);
-    support::model_files::bytes_of(&writer)
+    bytes_of(&writer)
 }
 
 #[test]
@@ -511,11 +510,7 @@ fn a_file_that_changes_during_the_load_is_refused() {
 fn memory_that_is_not_there_after_all_is_an_error() {
     let server = Server::with_memory_limit(48 << 20);
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.gguf");
-    let family = moe_offload::synth::family("mixtral-8x7b").unwrap();
-    let mut options = moe_offload::synth::SynthOptions::tiny();
-    options.layers = Some(200);
-    family.build(&options).unwrap().save(&path, 1, |_| {}).unwrap();
+    let path = made(folder.path(), "mixtral-8x7b", &SynthOptions::tiny().layers(200));
     let load = |policy: &str| {
         on_cpu(&path)
             .rpc_server(&server.endpoint)
@@ -536,9 +531,7 @@ fn memory_that_is_not_there_after_all_is_an_error() {
 #[test]
 fn a_smaller_context_counts_with_its_own_buffers() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.gguf");
-    let model = synth::family("qwen3-30b-a3b").unwrap().build(&SynthOptions::tiny()).unwrap();
-    model.save(&path, 1, |_| {}).unwrap();
+    let path = tiny(folder.path(), "qwen3-30b-a3b");
     let server = Server::start();
     let forecast = |policy: String, context_tokens| {
         let builder = on_cpu(&path).threads(1).context_tokens(context_tokens);
@@ -562,9 +555,7 @@ fn a_smaller_context_counts_with_its_own_buffers() {
 fn fit_never_fails_where_all_experts_fits() {
     let server = Server::start();
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.gguf");
-    let family = synth::family("deepseek-v2-lite").unwrap();
-    family.build(&SynthOptions::tiny()).unwrap().save(&path, 1, |_| {}).unwrap();
+    let path = tiny(folder.path(), "deepseek-v2-lite");
     let forecast = |policy: &str| {
         let builder = on_cpu(&path).threads(1).context_tokens(2048);
         builder.rpc_server(&server.endpoint).policy(policy.parse().unwrap()).forecast()

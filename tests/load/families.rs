@@ -5,10 +5,11 @@ use std::path::Path;
 use moe_offload::MoeModel;
 use moe_offload::gguf::GgmlType;
 use moe_offload::plan::Decision;
-use moe_offload::synth::{self, Family, SynthOptions};
+use moe_offload::synth::{self, Family};
 
 use crate::support::generate::greedy;
 use crate::support::load::on_cpu;
+use crate::support::model_files::tiny;
 use crate::support::process::Server;
 
 const TOKENS: u64 = 12;
@@ -138,8 +139,7 @@ fn every_family_under_every_policy() {
     let folder = tempfile::tempdir().unwrap();
     let mut checked = 0;
     for family in synth::families() {
-        let path = folder.path().join(format!("{}.gguf", family.name));
-        family.build(&SynthOptions::tiny()).unwrap().save(&path, 1, |_| {}).unwrap();
+        let path = tiny(folder.path(), family.name);
         check(family, &path, &server);
         check_contexts(family, &path);
         check_fit(family, &path, &server);

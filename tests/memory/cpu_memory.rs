@@ -3,15 +3,13 @@
 
 use std::process::{Command, Stdio};
 
-use moe_offload::gguf::GgmlType;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, LoadMode, MoeModel, MoeModelBuilder};
 
 use crate::support::alone::ran_alone;
 use crate::support::generate::greedy;
 use crate::support::group::Group;
 use crate::support::load::on_cpu;
-use crate::support::model_files::demo;
+use crate::support::model_files::{demo, repacked};
 use crate::support::process::example;
 
 fn builder(budget: u64) -> MoeModelBuilder {
@@ -61,12 +59,7 @@ fn exactly_what_must_be_in_memory_will_do() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    // Of a type that some processors' kernels want in another layout, which takes memory beside the file.
-    let repacked = folder.path().join("model.gguf");
-    let q4 = GgmlType::from_name("q4_0").unwrap();
-    let options = SynthOptions::default().layers(1).expert_type(q4);
-    let family = synth::family("granite-3.1-3b-a800m").unwrap();
-    family.build(&options).unwrap().save(&repacked, 1, |_| {}).unwrap();
+    let repacked = repacked(folder.path(), 1);
     for (path, mode) in [
         (&demo(), LoadMode::Auto),
         (&demo(), LoadMode::Read),

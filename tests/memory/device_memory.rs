@@ -15,6 +15,7 @@ use moe_offload::{
 
 use crate::support::alone::ran_alone;
 use crate::support::generate::greedy;
+use crate::support::model_files::made;
 
 const NAME: &str = "PLANTED0";
 const CONTEXT: u32 = 300;
@@ -63,10 +64,8 @@ fn on_device(model: &MoeModel) -> &DeviceMemory {
 }
 
 fn small(folder: &Path, arch: &str, layers: Option<u32>) -> PathBuf {
-    let path = folder.join(format!("{arch}.gguf"));
     let options = layers.map_or_else(SynthOptions::tiny, |n| SynthOptions::tiny().layers(n));
-    synth::family(arch).unwrap().build(&options).unwrap().save(&path, 1, |_| {}).unwrap();
-    path
+    made(folder, arch, &options)
 }
 
 fn text(model: &mut MoeModel) -> String {

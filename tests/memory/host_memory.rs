@@ -12,7 +12,7 @@ use moe_offload::{Error, LoadMode, MoeModel, MoeModelBuilder};
 use crate::support::alone::ran_alone;
 use crate::support::generate::greedy;
 use crate::support::load::on_cpu;
-use crate::support::model_files::demo;
+use crate::support::model_files::{demo, repacked};
 use crate::support::process::{Server, run};
 
 fn builder(path: &Path, mode: LoadMode) -> MoeModelBuilder {
@@ -49,16 +49,6 @@ fn sum(name: &str) -> u64 {
     lines.map(|kib| kib.trim().parse::<u64>().unwrap() * 1024).sum()
 }
 
-/// Of a type that the CPU's kernels have another layout for, so that most weights are repacked.
-fn repacked(folder: &Path) -> std::path::PathBuf {
-    let path = folder.join("model.gguf");
-    let options =
-        SynthOptions::default().layers(2).expert_type(GgmlType::from_name("q4_0").unwrap());
-    let family = synth::family("granite-3.1-3b-a800m").unwrap();
-    family.build(&options).unwrap().save(&path, 1, |_| {}).unwrap();
-    path
-}
-
 /// One test with a process of its own, as both kinds are looked for in the account of the whole process.
 #[test]
 fn weights_are_held_as_asked_for_and_say_the_same() {
@@ -66,7 +56,7 @@ fn weights_are_held_as_asked_for_and_say_the_same() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for path in [demo(), repacked(folder.path())] {
+    for path in [demo(), repacked(folder.path(), 2)] {
         let mut plain = builder(&path, LoadMode::Read).load().unwrap();
         let expected = text(&mut plain);
         let (host, all) = held(&plain);

@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use moe_offload::gguf::GgmlType;
 use moe_offload::plan::DISK;
 use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
@@ -17,7 +16,7 @@ use moe_offload::{
 
 use crate::support::generate::greedy;
 use crate::support::group::Group;
-use crate::support::model_files::demo;
+use crate::support::model_files::{self, demo, repacked};
 use crate::support::paging::{self, builder, made};
 use crate::support::process::{Server, example};
 
@@ -268,11 +267,7 @@ fn with_the_same_threads_and_micro_batch_each_bit_is_the_same() {
 #[test]
 fn without_repacking_each_bit_is_the_same_for_any_type() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.gguf");
-    let options =
-        SynthOptions::default().layers(2).expert_type(GgmlType::from_name("q4_0").unwrap());
-    let model = synth::family("granite-3.1-3b-a800m").unwrap().build(&options).unwrap();
-    model.save(&path, 1, |_| {}).unwrap();
+    let path = repacked(folder.path(), 2);
     let in_memory = |repack: bool| builder(&path, "none").micro_batch_tokens(1).repack(repack);
     let least = least_cache(&path, "all-experts=disk");
     let load = with_cache(&path, "all-experts=disk", least).micro_batch_tokens(1).repack(false);
@@ -452,10 +447,8 @@ fn several_processes_page_the_same_file() {
 #[ignore = "needs root and a memory control group; `make test` runs it where there are both"]
 fn memory_that_gets_short_makes_the_budget_smaller() {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("model.gguf");
     let options = SynthOptions::default().layers(4);
-    let model = synth::family("granite-3.1-3b-a800m").unwrap().build(&options).unwrap();
-    model.save(&path, 1, |_| {}).unwrap();
+    let path = model_files::made(folder.path(), "granite-3.1-3b-a800m", &options);
     let gguf = GgufFile::open(&path).unwrap();
     let experts = moe_offload::ExpertMap::new(&gguf).unwrap().expert_bytes();
     let wanted = experts * 9 / 10;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support;
-use crate::support::process::program;
+use crate::support::process::{program, said};
 
 /// A bound against hanging.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,10 +26,6 @@ fn chat(arguments: &[&str], input: &str) -> Output {
     let mut process = command(arguments).spawn().unwrap();
     process.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     process.wait_with_output().unwrap()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// The messages of a session's file, as who says what.

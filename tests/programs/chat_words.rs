@@ -6,17 +6,13 @@ use std::process::Output;
 use serde_json::Value;
 
 use crate::support;
-use crate::support::process::program;
+use crate::support::process::{program, said};
 
 /// What comes of one question.
 fn chat(arguments: &[&str]) -> Output {
     let mut command = program("chat");
     command.args(["--threads", "1", "--prompt", "Tell me a story."]).args(arguments);
     command.output().unwrap()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]

@@ -27,6 +27,11 @@ pub fn run(name: &str, arguments: &[&str]) -> Output {
     command.args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
+/// What a program said beside its answer.
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
 /// An RPC server in a process of its own, ended when dropped.
 pub struct Server {
     process: Child,

@@ -16,3 +16,5 @@ pub mod model_files;
 pub mod paging;
 #[cfg(feature = "llama")]
 pub mod process;
+#[cfg(target_os = "linux")]
+pub mod sockets;

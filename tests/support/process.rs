@@ -5,6 +5,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use super::gpus;
+#[cfg(target_os = "linux")]
+use super::sockets;
 
 /// An example's program, built beside this test.
 pub fn example(name: &str) -> PathBuf {
@@ -94,23 +96,22 @@ impl Server {
         server
     }
 
-    /// Where it listens, once it does: of all sockets that listen here the one that it has open.
+    /// Where it listens, once it does.
     #[cfg(target_os = "linux")]
     fn listens_at(&self) -> Option<String> {
-        const LISTENS: &str = "0A";
-        let process = format!("/proc/{}", self.process.id());
-        let open = std::fs::read_dir(format!("{process}/fd")).ok()?;
-        let open: Vec<PathBuf> =
-            open.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok()).collect();
-        let sockets = std::fs::read_to_string(format!("{process}/net/tcp")).ok()?;
-        sockets.lines().find_map(|line| {
-            // Its number, its address, the other end, its state, and six more until the number of its file.
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let [_, here, _, LISTENS, _, _, _, _, _, file, ..] = fields[..] else { return None };
-            let is_its_own = open.contains(&format!("socket:[{file}]").into());
-            let port = u16::from_str_radix(here.rsplit_once(':')?.1, 16).ok()?;
-            is_its_own.then(|| format!("127.0.0.1:{port}"))
-        })
+        let process = self.process.id();
+        let mut sockets = sockets::of(process).into_iter();
+        let found = sockets.find(|socket| socket.listens && socket.is_open_in(process))?;
+        Some(format!("127.0.0.1:{}", found.port))
+    }
+
+    /// Whether something was sent to it that it has not read.
+    #[cfg(target_os = "linux")]
+    pub fn has_unread(&self) -> bool {
+        let port = self.endpoint.rsplit_once(':').unwrap().1;
+        let sockets = sockets::of(self.process.id());
+        let mut own = sockets.iter().filter(|socket| socket.port.to_string() == port);
+        own.any(|socket| !socket.listens && socket.unread_bytes > 0)
     }
 
     #[cfg(not(target_os = "linux"))]

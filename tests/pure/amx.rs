@@ -3,9 +3,9 @@
 use std::path::Path;
 
 #[path = "../../build/amx.rs"]
-mod amx;
+mod build_amx;
 
-use amx::{REMEDY, Tiles, Verdict, is_on, tiles, verdict};
+use build_amx::{REMEDY, Tiles, Verdict, is_on, tiles, verdict};
 
 /// Clang believes no header that an instruction reads so little.
 fn compiler() -> std::path::PathBuf {

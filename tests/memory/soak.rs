@@ -11,10 +11,10 @@ use crate::support::model_files::demo;
 /// off.
 #[test]
 fn many_threads_load_generate_cancel_and_drop() {
+    const THREADS: usize = 8;
     if ran_alone() {
         return;
     }
-    const THREADS: usize = 8;
     let cycles: usize =
         std::env::var("MOE_OFFLOAD_CYCLES").map_or(100, |cycles| cycles.parse().unwrap());
     let resident = || {

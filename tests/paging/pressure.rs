@@ -1,5 +1,5 @@
 //! Memory that gets short, as a source of the program's own tells: the budget gives way, the text goes on and
-//! stays the same. (tests/paging/experts_on_disk.rs has the same in a real control group, where one can be made.)
+//! stays the same. (`experts_on_disk.rs` has the same in a real control group, where one can be made.)
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -18,9 +18,9 @@ test: setup
 	@scripts/with-progress $(CHECKED) test --release --features async,bench --no-run
 	$(CHECKED) test --release --features async,bench
 	@if scripts/can-limit-memory; then \
-		$(CHECKED) test --release --features async,bench --test paging --test cpu_memory -- --ignored; \
+		$(CHECKED) test --release --features async,bench --test paging --test memory -- --ignored; \
 	else \
-		echo "not run: tests that need root and memory control groups (tests/paging.rs, tests/cpu_memory.rs)"; \
+		echo "not run: tests that need root and memory control groups (of the programs paging and memory)"; \
 	fi
 	tests/scratch-crate.sh
 

@@ -6,14 +6,14 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use moe_offload::synth::{self, SynthOptions};
+use moe_offload::synth::SynthOptions;
 use moe_offload::{
     ContextOptions, Device, DeviceKind, Error, GgufFile, Message, MoeModel, MoeModelBuilder,
     OffloadPolicy, Plan, connect_rpc, devices, rpc_traffic,
 };
 use support::generate::greedy;
 use support::load::on_cpu;
-use support::model_files::demo;
+use support::model_files::{demo, made};
 use support::process::{Server, run};
 
 struct Three {
@@ -53,10 +53,7 @@ fn device_at(endpoint: &str) -> Option<Device> {
 
 /// The structure of a published model with so many layers.
 fn small(folder: &Path, arch: &str, layers: u32) -> PathBuf {
-    let path = folder.join(format!("{arch}.gguf"));
-    let options = SynthOptions::tiny().layers(layers);
-    synth::family(arch).unwrap().build(&options).unwrap().save(&path, 1, |_| {}).unwrap();
-    path
+    made(folder, arch, &SynthOptions::tiny().layers(layers))
 }
 
 fn text(model: &mut MoeModel) -> moe_offload::Result<String> {
@@ -387,10 +384,9 @@ fn without_any_device_the_plan_says_so_and_the_cpu_does_it() {
 #[test]
 fn a_server_with_a_cache_is_not_sent_the_same_weights_again() {
     let scratch = tempfile::tempdir().unwrap();
-    let path = scratch.path().join("model.gguf");
     let mut options = SynthOptions::tiny().layers(2);
     options.vocab = Some(200_000);
-    synth::family("mixtral-8x7b").unwrap().build(&options).unwrap().save(&path, 1, |_| {}).unwrap();
+    let path = made(scratch.path(), "mixtral-8x7b", &options);
     let cache = scratch.path().join("cache");
     let load = || {
         let server = Server::with_cache(&cache);

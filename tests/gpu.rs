@@ -6,11 +6,11 @@
 
 mod support;
 
-use moe_offload::synth::{self, SynthOptions};
+use moe_offload::synth::SynthOptions;
 use moe_offload::{Device, DeviceKind, Message, MoeModel, MoeModelBuilder, devices};
 use support::generate::greedy;
 use support::load::on_cpu;
-use support::model_files::demo;
+use support::model_files::{demo, made};
 use support::process::Server;
 
 const QUESTIONS: [&str; 8] = [
@@ -115,9 +115,7 @@ fn the_device_s_free_memory_falls_by_what_is_planned() {
         return;
     }
     let scratch = tempfile::tempdir().unwrap();
-    let path = scratch.path().join("model.gguf");
-    let options = SynthOptions::default().layers(2);
-    synth::family("olmoe-1b-7b").unwrap().build(&options).unwrap().save(&path, 1, |_| {}).unwrap();
+    let path = made(scratch.path(), "olmoe-1b-7b", &SynthOptions::default().layers(2));
     let fell = |policy: &str| {
         let model = place.builder(&path, policy).load().unwrap();
         assert!(model.verify().holds(), "{}", model.verify());

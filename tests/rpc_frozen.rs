@@ -51,6 +51,20 @@ fn throw_soon(cancel: CancelHandle) {
     });
 }
 
+/// Until somebody waits for an answer of this server, which is stopped.
+fn until_asked(server: &Server) {
+    #[cfg(target_os = "linux")]
+    {
+        let started = std::time::Instant::now();
+        while !server.has_unread() {
+            assert!(started.elapsed() < BOUND, "it is not asked for anything");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    thread::sleep(PATIENCE);
+}
+
 #[test]
 fn connecting_is_cancelled() {
     let server = Server::start();
@@ -176,7 +190,7 @@ fn others_are_not_held_up() {
     frozen.signal("STOP");
     // Waits without limits, and holds what only one thread may have.
     let waiting = thread::spawn(move || text(&mut waiting, &greedy(8)));
-    thread::sleep(PATIENCE);
+    until_asked(&frozen);
     let (error, mut model) = in_time(move || {
         let error = text(&mut model, &greedy(8).cancel(&soon())).unwrap_err();
         (error, model)

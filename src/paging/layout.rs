@@ -226,7 +226,7 @@ impl Layout {
     }
 }
 
-/// The order in which the engine multiplies with them, as `tests/paging_order.rs` shows for every family.
+/// The order in which the engine multiplies with them, as `tests/paging/order.rs` shows for every family.
 fn order(kind: TensorKind) -> u8 {
     match kind {
         TensorKind::ExpertGate | TensorKind::ExpertGateUp => 0,

@@ -5,7 +5,7 @@ use crate::gguf::GgufFile;
 
 /// What `general.architecture` may be: the names in `src/llama-arch.cpp` of llama.cpp as in
 /// `llama-cpp-sys-2` 0.1.161, but for those that its `llama_model_mapping` refuses (`gptj`) or leaves
-/// to other tools (`clip`). Sorted; `tests/preflight.rs` compares it with that source.
+/// to other tools (`clip`). Sorted; `tests/pure/preflight.rs` compares it with that source.
 pub const ARCHITECTURES: [&str; 152] = [
     "afmoe",
     "apertus",

@@ -1,6 +1,6 @@
 //! Which tokenizers the engine has.
 
-/// What `tokenizer.ggml.model` may be (`llama_vocab::impl::load`). `tests/preflight.rs` compares it with that source.
+/// What `tokenizer.ggml.model` may be (`llama_vocab::impl::load`). `tests/pure/preflight.rs` compares it with that source.
 pub const MODELS: [&str; 12] = [
     "bert",
     "gemma4",

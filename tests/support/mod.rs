@@ -1,6 +1,7 @@
-//! What several test files need.
-#![allow(dead_code, missing_docs, unreachable_pub)] // each test file uses a part of it
+//! What several test programs need.
+#![allow(dead_code, missing_docs, unreachable_pub)] // each program uses a part of it
 
+pub mod alone;
 pub mod engine_source;
 #[cfg(feature = "llama")]
 pub mod generate;
@@ -15,3 +16,5 @@ pub mod model_files;
 pub mod paging;
 #[cfg(feature = "llama")]
 pub mod process;
+#[cfg(target_os = "linux")]
+pub mod sockets;

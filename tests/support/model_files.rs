@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use moe_offload::GgufFile;
 use moe_offload::gguf::{GgmlType, GgufWriter};
+use moe_offload::synth::{self, SynthOptions};
 
 /// The small model that talks.
 pub fn demo() -> PathBuf {
@@ -11,6 +12,25 @@ pub fn demo() -> PathBuf {
     let root = std::env::var("CARGO_MANIFEST_DIR");
     let root = root.as_deref().unwrap_or(env!("CARGO_MANIFEST_DIR"));
     Path::new(root).join("examples/demo-model/demo-moe.gguf")
+}
+
+/// A family's model of this kind, in a file that has its name.
+pub fn made(folder: &Path, family: &str, options: &SynthOptions) -> PathBuf {
+    let path = folder.join(format!("{family}.gguf"));
+    synth::family(family).unwrap().build(options).unwrap().save(&path, 1, |_| {}).unwrap();
+    path
+}
+
+/// The smallest of a family.
+pub fn tiny(folder: &Path, family: &str) -> PathBuf {
+    made(folder, family, &SynthOptions::tiny())
+}
+
+/// Of a type that some processors' kernels want in another layout, which takes memory beside the file.
+pub fn repacked(folder: &Path, layers: u32) -> PathBuf {
+    let q4 = GgmlType::from_name("q4_0").unwrap();
+    let options = SynthOptions::default().layers(layers).expert_type(q4);
+    made(folder, "granite-3.1-3b-a800m", &options)
 }
 
 /// The shape of a made-up file. Nothing in it has to run.

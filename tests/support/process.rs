@@ -1,11 +1,12 @@
 //! The examples as processes, above all the RPC server that serves as a second device.
 
-use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use super::gpus;
+#[cfg(target_os = "linux")]
+use super::sockets;
 
 /// An example's program, built beside this test.
 pub fn example(name: &str) -> PathBuf {
@@ -28,17 +29,33 @@ pub fn run(name: &str, arguments: &[&str]) -> Output {
     command.args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
+/// What a program said beside its answer.
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
 /// An RPC server in a process of its own, ended when dropped.
 pub struct Server {
     process: Child,
+    /// Where it listens.
     pub endpoint: String,
+}
+
+/// A port that the server chooses, so that no other has it.
+#[cfg(target_os = "linux")]
+fn any_port() -> String {
+    "127.0.0.1:0".to_owned()
+}
+
+/// Free the moment it is asked: elsewhere it is not to be seen which one a server chose.
+#[cfg(not(target_os = "linux"))]
+fn any_port() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 impl Server {
     pub fn start() -> Self {
-        // Free the moment it is asked; nothing else here listens.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self::start_at(format!("127.0.0.1:{port}"))
+        Self::start_at(any_port())
     }
 
     pub fn start_at(endpoint: String) -> Self {
@@ -47,17 +64,15 @@ impl Server {
 
     /// A server whose address space is so many bytes larger than it is at the start, at most.
     pub fn with_memory_limit(bytes: u64) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         // The program itself takes some hundred megabytes of address space.
         let kib = (bytes >> 10) + (150 << 10);
-        Self::start_with(&format!("ulimit -v {kib}; "), format!("127.0.0.1:{port}"))
+        Self::start_with(&format!("ulimit -v {kib}; "), any_port())
     }
 
     /// A server that keeps weights in this folder.
     pub fn with_cache(folder: &std::path::Path) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let cache = format!("set -- \"$@\" --cache '{}'; ", folder.display());
-        Self::start_with(&cache, format!("127.0.0.1:{port}"))
+        Self::start_with(&cache, any_port())
     }
 
     fn start_with(first: &str, endpoint: String) -> Self {
@@ -70,12 +85,38 @@ impl Server {
             .unwrap();
         let mut server = Self { process, endpoint };
         let started = Instant::now();
-        while TcpStream::connect(&server.endpoint).is_err() {
+        server.endpoint = loop {
+            if let Some(endpoint) = server.listens_at() {
+                break endpoint;
+            }
             assert!(server.process.try_wait().unwrap().is_none(), "the server ended");
             assert!(started.elapsed() < Duration::from_secs(20), "the server does not listen");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            std::thread::sleep(Duration::from_millis(5));
+        };
         server
+    }
+
+    /// Where it listens, once it does.
+    #[cfg(target_os = "linux")]
+    fn listens_at(&self) -> Option<String> {
+        let process = self.process.id();
+        let mut sockets = sockets::of(process).into_iter();
+        let found = sockets.find(|socket| socket.listens && socket.is_open_in(process))?;
+        Some(format!("127.0.0.1:{}", found.port))
+    }
+
+    /// Whether something was sent to it that it has not read.
+    #[cfg(target_os = "linux")]
+    pub fn has_unread(&self) -> bool {
+        let port = self.endpoint.rsplit_once(':').unwrap().1;
+        let sockets = sockets::of(self.process.id());
+        let mut own = sockets.iter().filter(|socket| socket.port.to_string() == port);
+        own.any(|socket| !socket.listens && socket.unread_bytes > 0)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn listens_at(&self) -> Option<String> {
+        std::net::TcpStream::connect(&self.endpoint).ok().map(|_| self.endpoint.clone())
     }
 
     /// The process's memory that belongs to no file, in bytes.

@@ -1,6 +1,6 @@
 //! What a card does with memory, by a device of the tests' own (`PlantedDevice`): it pads rows, tells what is free,
 //! and takes memory for computing that the engine does not count.
-#![cfg(feature = "bench")]
+#![cfg(feature = "testing")]
 #![allow(missing_docs)]
 
 mod support;

@@ -24,7 +24,7 @@ const FLOORS: [&[&str]; 12] = [
     &["engine"],
     &["model"],
     &["load", "generate"],
-    &["bench"],
+    &["tune"],
 ];
 
 type Graph = BTreeMap<String, BTreeSet<String>>;

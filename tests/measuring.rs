@@ -133,10 +133,13 @@ fn operation_offload_is_part_of_a_plan() {
     assert!(stored.context().operation_offload);
 }
 
-/// A model that holds nothing, and a text for it.
+/// A question as the model was trained on.
+const PROMPT: &str = "<|im_start|>user\nWhy is the sky blue?<|im_end|>\n<|im_start|>assistant\n";
+
+/// A model that holds nothing, and the tokens of the prompt.
 fn model_and_tokens() -> (MoeModel, Vec<Token>) {
     let model = on_cpu(demo()).context_tokens(256).threads(1).load().unwrap();
-    let tokens = model.tokenize("Why is the sky blue?", true).unwrap();
+    let tokens = model.tokenize(PROMPT, true).unwrap();
     (model, tokens)
 }
 
@@ -165,7 +168,7 @@ fn what_is_evaluated_by_hand_is_what_is_generated() {
     }
     let by_hand = String::from_utf8(model.detokenize(&answer).unwrap()).unwrap();
     model.forget().unwrap();
-    let generated = model.generate("Why is the sky blue?", &greedy(12)).unwrap().text().unwrap();
+    let generated = model.generate(PROMPT, &greedy(12)).unwrap().text().unwrap();
     assert!(!generated.is_empty() && by_hand.starts_with(&generated), "{by_hand} / {generated}");
 }
 
@@ -178,16 +181,18 @@ fn what_was_evaluated_is_held_and_parts_are_as_good_as_the_whole() {
     model.forget().unwrap();
     let parts = tokens.chunks(7).map(|part| model.evaluate(part).unwrap());
     let parts: Vec<Logits> = parts.collect();
-    let rows = parts.iter().flat_map(Logits::rows);
-    for (row, (a, b)) in whole.rows().zip(rows).enumerate() {
-        let furthest = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        // Sums of another order; a row of other tokens is apart by several.
-        assert!(furthest < 0.05, "row {row}: {furthest}");
+    let rows: Vec<&[f32]> = parts.iter().flat_map(Logits::rows).collect();
+    let apart =
+        |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    for (row, logits) in whole.rows().enumerate() {
+        // Sums in another order, against a row of another token.
+        let (same, other) = (apart(logits, rows[row]), apart(logits, rows[(row + 1) % 150]));
+        assert!(same < 1.0 && other > 2.0, "row {row}: {same} and {other}");
     }
     // A prompt that goes on with them computes no more than the rest.
     let (mut model, tokens) = model_and_tokens();
     model.evaluate(&tokens).unwrap();
-    model.generate("Why is the sky blue? Because", &greedy(1)).unwrap().text().unwrap();
+    model.generate(&format!("{PROMPT}The sky"), &greedy(1)).unwrap().text().unwrap();
     let stats = model.stats();
     assert_eq!(stats.reused_tokens, tokens.len() as u64);
     assert!(stats.prompt_tokens > stats.reused_tokens);

@@ -23,7 +23,10 @@ use moe_offload_bench::{
 };
 
 /// The small model that comes with the repository.
-const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/demo-model/demo-moe.gguf");
+fn demo() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2);
+    root.unwrap_or(Path::new("")).join("examples/demo-model/demo-moe.gguf")
+}
 
 /// What a report's folder has, beside pictures.
 const REPORT: &str = "report.md";
@@ -227,7 +230,7 @@ fn protocol(arguments: &ProtocolArguments) -> BenchResult<Protocol> {
             let text = std::fs::read(path).map_err(|source| io("read", path, source))?;
             serde_json::from_slice(&text).map_err(|error| io("read", path, error.into()))?
         }
-        None => Protocol::new(vec![model(DEMO)]),
+        None => Protocol::new(vec![model(&demo().to_string_lossy())]),
     };
     let replace = |these: &mut Vec<u32>, with: &[u32]| {
         if !with.is_empty() {

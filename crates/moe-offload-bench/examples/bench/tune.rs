@@ -15,7 +15,7 @@ use crate::common::say;
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// The model, a GGUF file. Default: the demo model
-    #[arg(long, default_value = super::DEMO, hide_default_value = true)]
+    #[arg(long, default_value_os_t = super::demo(), hide_default_value = true)]
     model: PathBuf,
     /// Tokens of the prompt to be fast with
     #[arg(long, default_value_t = 512, value_name = "TOKENS", allow_negative_numbers = true, value_parser = crate::common::whole::<u32>)]

@@ -13,7 +13,8 @@ chat: setup
 # The pure half in a debug build, then everything in release, so that llama.cpp is built once; but with our own
 # code's checks of itself (debug assertions, what `unsafe` promises).
 CHECKED = cargo --config 'profile.release.package.moe-offload.debug-assertions=true' \
-	--config 'profile.release.package.moe-offload-bench.debug-assertions=true'
+	--config 'profile.release.package.moe-offload-bench.debug-assertions=true' \
+	--config 'profile.release.package.moe-offload-synth.debug-assertions=true'
 test: setup
 	cargo test --no-default-features
 	@scripts/with-progress $(CHECKED) test --release --features async,testing --no-run

@@ -27,7 +27,6 @@ pub mod plan;
 pub mod policy;
 pub mod preflight;
 mod sampling;
-pub mod synth;
 #[cfg(feature = "llama")]
 pub mod tune;
 mod units;

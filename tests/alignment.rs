@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use moe_offload::error::HostMemoryFault;
 use moe_offload::gguf::GgmlType;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, GenerateOptions, GgufFile, LoadMode, MoeModelBuilder};
+use moe_offload_synth::{self as synth, SynthOptions};
 use support::load::on_cpu;
 
 /// A model of simple weights, aligned to so many bytes; a note is as long as it takes to have data beside multiples of 32.

@@ -8,8 +8,8 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{CancelHandle, Error, GenerateOptions, MoeModel, MoeModelBuilder};
+use moe_offload_synth::{self as synth, SynthOptions};
 use support::generate::greedy;
 use support::load::on_cpu;
 

@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use moe_offload::error::SessionFault;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
     Error, GenerateOptions, Message, MoeModel, MoeModelBuilder, Overflow, Sampling, StopReason,
     Structure,
 };
+use moe_offload_synth::{self as synth, SynthOptions};
 use support::generate::greedy;
 use support::load::on_cpu;
 use support::model_files::demo;

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use moe_offload::gguf::GgmlType;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, LoadMode, MoeModel, MoeModelBuilder};
+use moe_offload_synth::{self as synth, SynthOptions};
 use support::generate::greedy;
 use support::group::Group;
 use support::load::on_cpu;

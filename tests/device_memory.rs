@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use moe_offload::experts::TensorKind;
 use moe_offload::gguf::GgmlType;
 use moe_offload::plan::Placement;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
     ContextOptions, Device, DeviceKind, DeviceMemory, Error, Generation, GgufFile, MoeModel,
     MoeModelBuilder, OffloadPolicy, PlantedDevice, devices,
 };
+use moe_offload_synth::{self as synth, SynthOptions};
 use support::generate::greedy;
 
 const NAME: &str = "PLANTED0";

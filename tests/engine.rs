@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use moe_offload::plan::Decision;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
     CancelHandle, Error, GenerateOptions, LoadMode, Message, MoeModel, MoeModelBuilder,
     OffloadPolicy, Plan, Sampling, StopReason,
 };
+use moe_offload_synth::{self as synth, SynthOptions};
 use support::generate::greedy;
 use support::load::on_cpu;
 use support::model_files::{Shape, demo};
@@ -102,7 +102,8 @@ fn the_device_s_own_memory_falls() {
 /// The demo model's tokenizer with experts of 51 MB.
 #[cfg(target_os = "linux")]
 fn write_large(path: &std::path::Path) {
-    use moe_offload::gguf::{GgufFile, GgufWriter, Value};
+    use moe_offload::gguf::{GgufFile, Value};
+    use moe_offload_synth::GgufWriter;
     let gguf = GgufFile::open(demo()).unwrap();
     let mut writer = GgufWriter::new();
     for (key, value) in gguf.metadata() {
@@ -514,8 +515,8 @@ fn memory_that_is_not_there_after_all_is_an_error() {
     let server = Server::with_memory_limit(48 << 20);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
-    let family = moe_offload::synth::family("mixtral-8x7b").unwrap();
-    let mut options = moe_offload::synth::SynthOptions::tiny();
+    let family = moe_offload_synth::family("mixtral-8x7b").unwrap();
+    let mut options = moe_offload_synth::SynthOptions::tiny();
     options.layers = Some(200);
     family.build(&options).unwrap().save(&path, 1, |_| {}).unwrap();
     let load = |policy: &str| {

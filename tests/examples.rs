@@ -6,7 +6,7 @@ mod support;
 
 use std::process::Output;
 
-use moe_offload::synth::{self, SynthOptions};
+use moe_offload_synth::{self as synth, SynthOptions};
 use serde_json::Value;
 use support::model_files::{Shape, bytes_of, demo};
 use support::process::{Server, run};

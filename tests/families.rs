@@ -9,7 +9,7 @@ use std::path::Path;
 use moe_offload::MoeModel;
 use moe_offload::gguf::GgmlType;
 use moe_offload::plan::Decision;
-use moe_offload::synth::{self, Family, SynthOptions};
+use moe_offload_synth::{self as synth, Family, SynthOptions};
 use support::generate::greedy;
 use support::load::on_cpu;
 use support::process::Server;

@@ -18,7 +18,7 @@ const FLOORS: [&[&str]; 12] = [
     &["context", "limits"],
     &["gguf"],
     &["experts"],
-    &["preflight", "synth", "policy"],
+    &["preflight", "policy"],
     &["plan"],
     &["paging", "chat", "sampling"],
     &["engine"],

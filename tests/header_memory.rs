@@ -2,8 +2,8 @@
 #![allow(missing_docs)]
 
 use moe_offload::GgufFile;
-use moe_offload::gguf::GgufWriter;
-use moe_offload::synth::{self, SynthOptions};
+use moe_offload_synth::GgufWriter;
+use moe_offload_synth::{self as synth, SynthOptions};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]

@@ -6,8 +6,8 @@ mod support;
 
 use std::time::Duration;
 
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{CancelHandle, Error, GenerateOptions, Message, StopReason};
+use moe_offload_synth::{self as synth, SynthOptions};
 use support::load::on_cpu;
 
 #[test]

@@ -2,8 +2,8 @@
 #![allow(missing_docs)]
 
 use moe_offload::plan::Decision;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{ContextOptions, Device, DeviceKind, Error, GgufFile, OffloadPolicy, Plan};
+use moe_offload_synth::{self as synth, SynthOptions};
 
 const GIB: u64 = 1 << 30;
 

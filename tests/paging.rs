@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use moe_offload::gguf::GgmlType;
 use moe_offload::plan::DISK;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
     Error, Generation, GgufFile, Message, MoeModel, MoeModelBuilder, OffloadPolicy, PagingOptions,
     Plan,
 };
+use moe_offload_synth::{self as synth, SynthOptions};
 use support::generate::greedy;
 use support::group::Group;
 use support::model_files::demo;

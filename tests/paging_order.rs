@@ -7,7 +7,8 @@ mod support;
 
 use std::sync::{Arc, Mutex};
 
-use moe_offload::{MoeModelBuilder, PagingOptions, synth};
+use moe_offload::{MoeModelBuilder, PagingOptions};
+use moe_offload_synth as synth;
 use regex::Regex;
 use support::generate::greedy;
 use support::load::on_cpu;

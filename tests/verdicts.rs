@@ -7,8 +7,9 @@
 mod raw;
 mod support;
 
-use moe_offload::gguf::{GgmlType, GgufWriter, WriteValue};
-use moe_offload::synth::{self, SynthOptions};
+use moe_offload::gguf::GgmlType;
+use moe_offload_synth::{self as synth, SynthOptions};
+use moe_offload_synth::{GgufWriter, WriteValue};
 use raw::{RawFile, RawValue};
 use support::model_files::{bytes_of, demo};
 use support::process::run;

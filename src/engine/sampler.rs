@@ -184,10 +184,11 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use moe_offload_synth::{self as synth, SynthOptions};
+
     use super::*;
     use crate::MoeModel;
     use crate::sampling::Dry;
-    use crate::synth::{self, SynthOptions};
 
     /// The engine's own samplers, in the order that [`Sampling`] tells.
     struct Reference(*mut ffi::llama_sampler);

@@ -40,7 +40,7 @@ use crate::gguf::GgufFile;
 /// survive. `MoeModelBuilder` does this by itself.
 ///
 /// ```
-/// use moe_offload::synth::{self, SynthOptions};
+/// use moe_offload_synth::{self as synth, SynthOptions};
 /// use moe_offload::{GgufFile, preflight};
 ///
 /// let mut file = Vec::new();

@@ -61,7 +61,8 @@ const NO_POOLING: u64 = 0;
 ///
 /// ```
 /// use moe_offload::error::FilePurpose;
-/// use moe_offload::gguf::{GgufFile, GgufWriter};
+/// use moe_offload::gguf::GgufFile;
+/// use moe_offload_synth::GgufWriter;
 /// use moe_offload::preflight;
 ///
 /// let mut writer = GgufWriter::new();

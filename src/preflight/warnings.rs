@@ -75,7 +75,7 @@ impl fmt::Display for Warning {
 ///
 /// ```
 /// use moe_offload::preflight::{self, Warning};
-/// use moe_offload::synth::{self, SynthOptions};
+/// use moe_offload_synth::{self as synth, SynthOptions};
 /// use moe_offload::GgufFile;
 ///
 /// let mut file = Vec::new();

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use moe_offload::tune::Environment;
+use moe_offload::tune::Summary;
 use serde::{Deserialize, Serialize};
 
 use super::error::{BenchError, BenchResult};
@@ -9,8 +11,6 @@ use super::protocol::{Prompt, Protocol, Setting};
 use super::record::{Answer, Record, SpeedRecord};
 use super::t_distribution;
 use super::task::Task;
-use moe_offload::tune::Environment;
-use moe_offload::tune::Summary;
 
 /// Each figure is compared at this level: of equal figures so large a share agrees.
 pub const AGREEMENT_LEVEL: f64 = 0.99;

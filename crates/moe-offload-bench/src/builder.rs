@@ -1,9 +1,10 @@
 //! From a setting of a protocol to what loads it.
 
-use super::error::{BenchError, BenchResult};
-use super::protocol::{Protocol, Setting};
 use moe_offload::plan::CPU;
 use moe_offload::{GgufFile, MoeModel, MoeModelBuilder, OffloadPolicy};
+
+use super::error::{BenchError, BenchResult};
+use super::protocol::{Protocol, Setting};
 
 /// What loads a setting.
 pub(super) fn builder(protocol: &Protocol, setting: &Setting) -> BenchResult<MoeModelBuilder> {

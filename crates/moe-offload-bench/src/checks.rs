@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use super::record::{QualityRecord, Record, SpeedRecord};
 use moe_offload::plan::CPU;
 use moe_offload::plan::human_bytes;
 use moe_offload::plan::parse_bytes;
+
+use super::record::{QualityRecord, Record, SpeedRecord};
 
 /// Two clocks may differ by this share of the time, and by [`SLACK_SECONDS`] for each answer: what a
 /// busy system takes between two looks at a clock.

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use moe_offload::{MoeModel, Token};
+
 use super::builder::builder;
 use super::error::{BenchError, BenchResult};
 use super::measure::devices_of;
 use super::protocol::{Protocol, QualityProtocol, Setting};
 use super::quality::{self, Comparison, Quality};
 use super::record::{QualityRecord, Record};
-use moe_offload::{MoeModel, Token};
 
 /// Tokens whose logits are held at once.
 const STEP: usize = 64;

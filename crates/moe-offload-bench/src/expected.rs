@@ -1,10 +1,11 @@
 //! What a policy has to put on each device, computed apart from the process that loads by it.
 
+use moe_offload::GgufFile;
+use moe_offload::plan::{CPU, Device};
+
 use super::error::{BenchError, BenchResult};
 use super::protocol::{Protocol, Setting};
 use super::record::ExpectedWeights;
-use moe_offload::GgufFile;
-use moe_offload::plan::{CPU, Device};
 
 /// From the file's header and the policy's name; `None` under `fit`, which depends on what the
 /// engine measures. With `fit` inside a list likewise.

@@ -3,6 +3,12 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use moe_offload::plan::{CPU, DISK, NOT_LOADED};
+use moe_offload::tune::Environment;
+use moe_offload::{
+    Device, DeviceKind, Error, GenerateOptions, MoeModel, Plan, Sampling, connect_rpc, devices,
+};
+
 use super::builder::builder;
 use super::compare;
 use super::energy::Meter;
@@ -11,11 +17,6 @@ use super::process_memory::{self, ProcessMemory};
 use super::protocol::{Prompt, Protocol, Setting};
 use super::record::{Answer, LayerPlace, Record, SpeedRecord};
 use super::task::Task;
-use moe_offload::plan::{CPU, DISK, NOT_LOADED};
-use moe_offload::tune::Environment;
-use moe_offload::{
-    Device, DeviceKind, Error, GenerateOptions, MoeModel, Plan, Sampling, connect_rpc, devices,
-};
 
 /// Does a task and returns its record. Best in a process of its own, so that peaks of memory and
 /// what is in the caches are not another task's. `scratch` is a folder for the baseline's logits.

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use moe_offload::{ExpertMap, GgufFile, OffloadPolicy};
 use serde::{Deserialize, Serialize};
 
 use super::error::{BenchError, BenchResult};
-use moe_offload::{ExpertMap, GgufFile, OffloadPolicy};
 
 /// A policy as the bench names it: any text of [`OffloadPolicy`], or one that depends on the model.
 ///

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use moe_offload::tune::Candidate;
+use moe_offload::{ContextOptions, LoadMode};
 use serde::{Deserialize, Serialize};
 
 use super::error::{BenchError, BenchResult};
 use super::policy_spec::PolicyChoice;
-use moe_offload::tune::Candidate;
-use moe_offload::{ContextOptions, LoadMode};
 
 /// The version of [`Protocol`]: it changes when the same values would mean another measurement.
 pub const PROTOCOL_VERSION: u32 = 1;

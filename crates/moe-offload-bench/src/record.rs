@@ -1,5 +1,8 @@
 //! What was measured, as lines of a journal.
 
+use moe_offload::ExpertUse;
+use moe_offload::tune::Environment;
+use moe_offload::{Device, DeviceMemory};
 use serde::{Deserialize, Serialize};
 
 use super::energy::Energy;
@@ -7,9 +10,6 @@ use super::process_memory::ProcessMemory;
 use super::protocol::{Protocol, Setting};
 use super::quality::Quality;
 use super::task::Task;
-use moe_offload::ExpertUse;
-use moe_offload::tune::Environment;
-use moe_offload::{Device, DeviceMemory};
 
 /// The version of [`Record`].
 pub const RECORD_VERSION: u32 = 1;

@@ -1,9 +1,9 @@
 //! Reports and checks over records made by hand.
 
+use moe_offload::plan::CPU;
 use serde_json::json;
 
 use super::*;
-use moe_offload::plan::CPU;
 
 mod agreement;
 

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use moe_offload::plan::CPU;
+use moe_offload::plan::human_bytes;
+use moe_offload::tune::Summary;
 use plotters::prelude::*;
 use plotters::style::text_anchor::HPos;
 
@@ -10,9 +13,6 @@ use super::{Report, file_name};
 use crate::error::BenchResult;
 use crate::protocol::Setting;
 use crate::record::{LayerPlace, SpeedRecord};
-use moe_offload::plan::CPU;
-use moe_offload::plan::human_bytes;
-use moe_offload::tune::Summary;
 
 const GIB: f64 = 1_073_741_824.0;
 

@@ -1,11 +1,11 @@
 //! Which experts were used, as a picture: a row per layer, a column per expert.
 
+use moe_offload::ExpertUse;
 use plotters::style::RGBColor;
 use plotters::style::text_anchor::HPos;
 
 use super::pictures::{filled, label, picture};
 use crate::error::BenchResult;
-use moe_offload::ExpertUse;
 
 const LEFT: u32 = 60;
 const TOP: u32 = 40;

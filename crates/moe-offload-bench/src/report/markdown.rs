@@ -2,14 +2,15 @@
 
 use std::fmt::Write as _;
 
-use super::tables::Table;
-use super::{OfAnswer, Report};
-use crate::protocol::Setting;
-use crate::record::SpeedRecord;
 use moe_offload::DeviceMemory;
 use moe_offload::plan::CPU;
 use moe_offload::plan::human_bytes;
 use moe_offload::tune::Summary;
+
+use super::tables::Table;
+use super::{OfAnswer, Report};
+use crate::protocol::Setting;
+use crate::record::SpeedRecord;
 
 pub(super) fn write(report: &Report) -> String {
     let mut text = String::new();

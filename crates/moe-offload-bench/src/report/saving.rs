@@ -2,11 +2,12 @@
 
 use std::fmt;
 
+use moe_offload::plan::CPU;
+use moe_offload::plan::human_bytes;
+
 use crate::protocol::{Protocol, Setting};
 use crate::record::{Record, SpeedRecord};
 use crate::task::Task;
-use moe_offload::plan::CPU;
-use moe_offload::plan::human_bytes;
 
 /// How much less a policy takes on the devices than the baseline does.
 ///

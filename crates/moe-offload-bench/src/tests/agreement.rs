@@ -1,9 +1,9 @@
 //! Whether two runs agree.
 
+use moe_offload::plan::CPU;
 use serde_json::json;
 
 use super::*;
-use moe_offload::plan::CPU;
 
 #[test]
 fn a_run_agrees_with_itself_and_not_with_another_speed() {

@@ -1,7 +1,8 @@
 //! What is known of a published model's shape.
 
+use moe_offload::gguf::GgmlType;
+
 use super::variant::{Setting, Variant, Vocabulary};
-use crate::gguf::GgmlType;
 
 /// The shape of a published model: everything that decides its tensors and metadata.
 ///
@@ -9,7 +10,7 @@ use crate::gguf::GgmlType;
 /// known families are listed by [`families`](fn@super::families).
 ///
 /// ```
-/// let family = moe_offload::synth::family("mixtral-8x7b")?;
+/// let family = moe_offload_synth::family("mixtral-8x7b")?;
 /// assert_eq!((family.layers, family.experts.count, family.experts.active), (32, 8, 2));
 /// # Ok::<(), moe_offload::Error>(())
 /// ```

@@ -2,10 +2,11 @@
 //!
 //! Memory and speed depend on a model's shape, not on the values of its weights. So where a real
 //! model cannot be had, one of the same architecture, tensor names, types, sizes and vocabulary
-//! size serves to plan, load and measure. What such a model says is noise.
+//! size serves to plan, load and measure. What such a model says is noise. [`GgufWriter`] writes any other
+//! GGUF file. The example `synth` is the program.
 //!
 //! ```
-//! use moe_offload::synth::{self, SynthOptions};
+//! use moe_offload_synth::{self as synth, SynthOptions};
 //!
 //! let model = synth::family("gpt-oss-20b")?.build(&SynthOptions::tiny())?;
 //! let mut file = Vec::new();
@@ -13,6 +14,8 @@
 //! assert!(file.len() < 2_000_000);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+
+#![forbid(unsafe_code)]
 
 mod blocks;
 mod families;
@@ -26,13 +29,17 @@ mod tiny;
 mod variant;
 mod vocab;
 mod weights;
+mod writer;
+
+pub use moe_offload::gguf::GgmlType;
+use moe_offload::{Error, Result};
 
 pub use self::family::{
     Attention, AttentionLayers, Experts, Family, Latent, Recurrent, RecurrentKind, Window,
 };
 pub use self::model::{SynthModel, paths};
 pub use self::options::{Scale, SynthOptions};
-use crate::error::{Error, Result};
+pub use self::writer::{GgufWriter, WriteTensor, WriteValue};
 
 /// All known families.
 pub fn families() -> impl Iterator<Item = &'static Family> {

@@ -2,8 +2,8 @@
 //! layers.
 
 use super::PLAIN;
-use crate::synth::family::{Attention, Experts, Family};
-use crate::synth::variant::{Setting, Variant, Vocabulary};
+use crate::family::{Attention, Experts, Family};
+use crate::variant::{Setting, Variant, Vocabulary};
 
 pub(super) const FAMILIES: &[Family] = &[
     Family {

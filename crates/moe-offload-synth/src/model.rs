@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use moe_offload::{Error, Result};
+
 use super::family::Family;
 use super::metadata::set_metadata;
 use super::options::{SynthOptions, invalid};
 use super::tensors::add_tensors;
 use super::weights;
-use crate::error::{Error, Result};
-use crate::gguf::GgufWriter;
+use crate::writer::GgufWriter;
 
 const MAX_SHARDS: u16 = 9_999;
 
@@ -166,7 +167,7 @@ impl Write for Told<'_> {
 /// The files that [`SynthModel::save`] writes.
 ///
 /// ```
-/// let paths = moe_offload::synth::paths("model.gguf", 2);
+/// let paths = moe_offload_synth::paths("model.gguf", 2);
 /// assert_eq!(paths[1].to_str(), Some("model-00002-of-00002.gguf"));
 /// ```
 pub fn paths(path: impl AsRef<Path>, shards: u16) -> Vec<PathBuf> {
@@ -203,15 +204,16 @@ fn header_bytes(writer: &GgufWriter) -> u64 {
 }
 
 fn padded_data_bytes(writer: &GgufWriter) -> u64 {
-    let padded = |tensor: &crate::gguf::WriteTensor| tensor.bytes.next_multiple_of(32);
+    let padded = |tensor: &crate::writer::WriteTensor| tensor.bytes.next_multiple_of(32);
     writer.tensors().iter().map(padded).sum()
 }
 
 #[cfg(test)]
 mod tests {
+    use moe_offload::GgufFile;
+
     use super::*;
-    use crate::gguf::GgufFile;
-    use crate::synth::{families, family};
+    use crate::{families, family};
 
     fn read(model: &SynthModel) -> GgufFile {
         let mut file = Vec::new();

@@ -1,8 +1,8 @@
 //! Models that are each a little different: Llama 4, GLM, Gemma, ERNIE, Hunyuan, `MiniMax`, Ling.
 
 use super::PLAIN;
-use crate::synth::family::{Attention, Experts, Family, Window, WindowKeys};
-use crate::synth::variant::{Setting, Variant, Vocabulary};
+use crate::family::{Attention, Experts, Family, Window, WindowKeys};
+use crate::variant::{Setting, Variant, Vocabulary};
 
 pub(super) const FAMILIES: &[Family] = &[
     Family {

@@ -3,7 +3,7 @@
 use super::family::{Family, RecurrentKind, WindowKeys};
 use super::variant::{Setting, Variant};
 use super::vocab;
-use crate::gguf::{GgufWriter, WriteValue};
+use super::writer::{GgufWriter, WriteValue};
 
 /// Sets all metadata of a model of this shape.
 pub(super) fn set_metadata(writer: &mut GgufWriter, family: &Family) {

@@ -1,8 +1,8 @@
 //! Models in which most layers are recurrent.
 
 use super::PLAIN;
-use crate::synth::family::{Attention, AttentionLayers, Experts, Family, Recurrent, RecurrentKind};
-use crate::synth::variant::{Setting, Variant, Vocabulary};
+use crate::family::{Attention, AttentionLayers, Experts, Family, Recurrent, RecurrentKind};
+use crate::variant::{Setting, Variant, Vocabulary};
 
 pub(super) const FAMILIES: &[Family] = &[
     Family {

@@ -1,12 +1,13 @@
 //! What may differ from a published shape.
 
+use moe_offload::gguf::GgmlType;
+use moe_offload::{Error, Result};
+
 use super::family::Family;
 use super::metadata::is_lite;
 use super::tensors::Types;
 use super::vocab::MIN_VOCAB;
 use super::{tiny, weights};
-use crate::error::{Error, Result};
-use crate::gguf::GgmlType;
 
 const MAX_LAYERS: u32 = 512; // the engine's own limit
 const MAX_VOCAB: u32 = 4_000_000;
@@ -145,7 +146,7 @@ pub(super) fn invalid<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::synth::family;
+    use crate::family;
 
     #[test]
     fn options_are_heard() {

@@ -46,8 +46,9 @@ const PLAIN: Family = Family {
 mod tests {
     use std::collections::HashSet;
 
-    use crate::gguf::GgmlType;
-    use crate::synth::{Family, SynthOptions, families, family};
+    use moe_offload::gguf::GgmlType;
+
+    use crate::{Family, SynthOptions, families, family};
 
     #[test]
     fn every_family_is_complete_and_named_once() {

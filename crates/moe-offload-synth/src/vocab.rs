@@ -1,7 +1,7 @@
 //! A synthetic vocabulary that the engine's tokenizers take.
 
 use super::variant::Vocabulary;
-use crate::gguf::GgufWriter;
+use crate::writer::GgufWriter;
 
 /// The fewest tokens a vocabulary can have: control tokens, bytes, and room for the merges.
 pub(super) const MIN_VOCAB: u32 = 384;
@@ -163,8 +163,9 @@ fn byte_letter(byte: u8) -> char {
 mod tests {
     use std::collections::HashSet;
 
+    use moe_offload::GgufFile;
+
     use super::*;
-    use crate::gguf::GgufFile;
 
     #[test]
     fn tokens_are_distinct_and_as_many_as_wanted() {

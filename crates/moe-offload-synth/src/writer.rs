@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use super::GgmlType;
+use moe_offload::gguf::GgmlType;
 
 /// Where the file does not say (`general.alignment`).
 const DEFAULT_ALIGNMENT: u64 = 32;
@@ -45,7 +45,8 @@ write_value_from! {
 /// be written.
 ///
 /// ```
-/// use moe_offload::gguf::{GgmlType, GgufFile, GgufWriter};
+/// use moe_offload::gguf::{GgmlType, GgufFile};
+/// use moe_offload_synth::GgufWriter;
 ///
 /// let mut writer = GgufWriter::new();
 /// writer.set("general.architecture", "llama");

@@ -2,11 +2,13 @@
 
 use std::io::{self, Write};
 
+use moe_offload::gguf::GgmlType;
+
 use super::blocks::{BlockLayout, brain, half};
 use super::family::Family;
 use super::random::Random;
 use super::vocab::CONTROL_TOKENS;
-use crate::gguf::{GgmlType, WriteTensor};
+use super::writer::WriteTensor;
 
 /// Bytes made at a time.
 const BUFFER_BYTES: u64 = 1 << 20;
@@ -221,7 +223,7 @@ pub(super) fn is_supported(ggml_type: GgmlType) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gguf::GgufWriter;
+    use crate::writer::GgufWriter;
 
     fn tensor(name: &str, shape: &[u64], ggml_type: GgmlType) -> WriteTensor {
         let mut writer = GgufWriter::new();

@@ -1,8 +1,10 @@
 //! The tensors that the engine wants of each architecture.
 
+use moe_offload::gguf::GgmlType;
+
 use super::family::{Family, RecurrentKind};
 use super::variant::Variant;
-use crate::gguf::{GgmlType, GgufWriter};
+use super::writer::GgufWriter;
 
 /// The element types of a file.
 #[derive(Clone, Copy, Debug)]

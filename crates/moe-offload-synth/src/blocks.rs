@@ -5,7 +5,7 @@
 //! written over the random bytes, such that the values have mean zero (nearly, where the type is
 //! lopsided) and a chosen spread.
 
-use crate::gguf::GgmlType;
+use moe_offload::gguf::GgmlType;
 
 /// A quantised type that can be filled with random data.
 #[derive(Clone, Copy, Debug)]

@@ -1,8 +1,8 @@
 //! Models whose router is a plain softmax or top-k: GPT-OSS, Mixtral, Phi, DBRX and others.
 
 use super::PLAIN;
-use crate::synth::family::{Attention, Experts, Family, WindowKeys};
-use crate::synth::variant::{Setting, Variant, Vocabulary};
+use crate::family::{Attention, Experts, Family, WindowKeys};
+use crate::variant::{Setting, Variant, Vocabulary};
 
 pub(super) const FAMILIES: &[Family] = &[
     Family {

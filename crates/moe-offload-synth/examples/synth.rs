@@ -5,6 +5,7 @@
 //! cargo run --release --example synth -- --arch mixtral-8x7b --layers 4 --out mixtral.gguf
 //! ```
 
+#[path = "../../../examples/common/mod.rs"]
 mod common;
 
 use std::fmt::Write as _;
@@ -14,8 +15,8 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use moe_offload::gguf::GgmlType;
-use moe_offload::synth::{self, Family, Scale, SynthOptions};
 use moe_offload::{Error, Result};
+use moe_offload_synth::{self as synth, Family, Scale, SynthOptions};
 
 /// Write a model file in the shape of a published model, with random weights.
 #[derive(Parser)]

@@ -63,7 +63,7 @@ impl MoeModel {
     }
 
     /// The text of tokens, special ones written out. These are bytes, as a token may end within a character: a whole
-    /// answer is UTF-8, a part of one need not be. Some vocabularies (SentencePiece) put a space before a text, which
+    /// answer is UTF-8, a part of one need not be. Some vocabularies, such as Llama 2's, put a space before a text, which
     /// then is part of its first token.
     ///
     /// # Errors

@@ -51,7 +51,7 @@ pub(super) fn devices_of(protocol: &Protocol) -> BenchResult<Vec<Device>> {
     let servers = &protocol.rpc_servers;
     servers.iter().try_for_each(|endpoint| connect_rpc(endpoint))?;
     let mut devices = devices()?;
-    let is_of_it = |device: &Device| servers.iter().any(|server| *server == device.description);
+    let is_of_it = |device: &Device| servers.contains(&device.description);
     devices.retain(|device| device.kind != DeviceKind::Remote || is_of_it(device));
     Ok(devices)
 }

@@ -118,7 +118,7 @@ impl<'a> ModelStream<'a> {
         loop {
             match rustix::io::pread(&self.files[shard], &mut *into, offset) {
                 // Its header said that there is more.
-                Ok((read, _)) if read.is_empty() => {
+                Ok(([], _)) => {
                     return Err(Error::FileChanged { path: path() });
                 }
                 Ok((read, _)) => return Ok(read.len()),

@@ -82,3 +82,8 @@ pub use self::sampling::Structure;
 #[cfg(feature = "llama")]
 pub use self::sampling::{Dry, Mirostat, Sampling};
 pub use self::units::Token;
+
+/// Compiles the example of docs/conversations.md.
+#[cfg(all(doctest, feature = "llama"))]
+#[doc = include_str!("../docs/conversations.md")]
+struct ConversationsGuide;

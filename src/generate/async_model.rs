@@ -16,7 +16,7 @@ use super::options::{GenerateOptions, StopReason};
 use crate::chat::Message;
 use crate::error::{Error, Result};
 use crate::generate::Generation;
-use crate::limits::{CancelHandle, Interruption, Limits};
+use crate::limits::{CancelHandle, Limits};
 use crate::model::MoeModel;
 
 /// Pieces that may wait for the program before the model does.
@@ -196,7 +196,7 @@ fn watch_turn(
     let (claimed_here, to_stream) = (Arc::clone(claimed), sender.clone());
     let watch = move || {
         while let Err(RecvTimeoutError::Timeout) = at_end.recv_timeout(LOOK_EVERY) {
-            let Some(why) = limits.interruption() else { continue };
+            let Err(why) = limits.check() else { continue };
             if !claimed_here.swap(true, Ordering::AcqRel) {
                 // It is the first that this stream is told, so there is room, unless it is dropped.
                 let _ = to_stream.try_send(Told::interrupted(why));
@@ -224,13 +224,13 @@ enum Told {
 
 impl Told {
     /// The end of a stream that has told nothing yet.
-    fn interrupted(why: Interruption) -> Self {
+    fn interrupted(why: Error) -> Self {
         match why {
-            Interruption::Cancelled => Self::Failed(why.into_error()),
-            Interruption::TimeUp => {
+            Error::TimedOut { .. } => {
                 let reason = Some(StopReason::TimeLimit);
                 Self::Ended { reason, log_probabilities: Vec::new() }
             }
+            why => Self::Failed(why),
         }
     }
 }

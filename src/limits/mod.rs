@@ -12,8 +12,6 @@ use std::time::{Duration, Instant};
 pub use self::cancel::CancelHandle;
 use crate::error::{Error, Result};
 
-const GENERATING: &str = "generating";
-
 /// How often a thread that waits looks at its limits.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -48,7 +46,7 @@ impl Limits {
     ) -> Self {
         // A time too long to be told is no limit.
         let deadline = max_time.and_then(|time| started.checked_add(time));
-        Self(Arc::new(Inner { operation: GENERATING, cancel: cancel.cloned(), deadline }))
+        Self(Arc::new(Inner { operation: "generating", cancel: cancel.cloned(), deadline }))
     }
 
     /// Those of a load, which only a switch ends, if anything does.
@@ -130,11 +128,6 @@ impl Limits {
 }
 
 impl Interruption {
-    /// As the error of a call that has nothing to show for it.
-    pub(crate) fn into_error(self) -> Error {
-        self.error_of(GENERATING)
-    }
-
     fn error_of(self, operation: &'static str) -> Error {
         match self {
             Self::Cancelled => Error::Cancelled { operation },

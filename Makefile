@@ -34,7 +34,7 @@ lint: setup
 	cargo clippy --release --all-targets --features async,testing -- -D warnings
 	cargo clippy --no-default-features --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --features async
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-default-features --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-default-features --no-deps -p moe-offload -p moe-offload-synth
 
 # Our generation loop against bare engine calls. Leave the machine alone meanwhile.
 bench: setup

@@ -2,18 +2,19 @@
 //! whether it takes the file; without (`--no-default-features`) only this crate's own checks do.
 
 mod common;
+#[path = "common/template.rs"]
+mod template;
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Parser;
-use moe_offload::error::TemplateFault;
 use moe_offload::gguf::GgmlType;
 use moe_offload::memory::allocatable_bytes;
 use moe_offload::plan::{CPU, DiskPlan, Overhead};
 use moe_offload::{
-    ChatTemplate, ContextOptions, Device, Error, GgufFile, Message, OffloadPolicy, Plan, Result,
+    ChatTemplate, ContextOptions, Device, Error, GgufFile, OffloadPolicy, Plan, Result,
     TemplateOptions, preflight,
 };
 
@@ -131,7 +132,18 @@ fn run(arguments: Arguments) -> Result<bool> {
     hold_back(arguments.overhead, &mut devices)?;
     let mut plan = policy.plan(&gguf, &devices, &context)?;
     #[cfg(feature = "llama")]
-    moe_offload::MoeModel::builder(&arguments.model).dry_load()?;
+    {
+        let builder = moe_offload::MoeModel::builder(&arguments.model);
+        builder.dry_load()?;
+        if is_this_machine {
+            // Only the engine knows which weights its kernels rearrange, and allocates.
+            match builder.local_devices(&[]).plan(plan.clone()).forecast() {
+                // The plan itself shows what is missing.
+                Err(Error::DoesNotFit { .. }) => {}
+                exact => plan = exact?,
+            }
+        }
+    }
     if let [_, twice, ..] = &cpu[..] {
         return Err(Error::DuplicateDevice { name: twice.name.clone() });
     }
@@ -154,7 +166,10 @@ fn run(arguments: Arguments) -> Result<bool> {
         eprintln!("--disk-speed changes nothing: no experts are on disk (see --policy)");
     }
     common::warn(&preflight::warnings(&gguf, plan.context_tokens())?);
-    warn_of_template(&gguf);
+    template::warn_of_template(
+        ChatTemplate::from_gguf(&gguf).as_ref(),
+        &TemplateOptions::default(),
+    );
     if let Some(path) = arguments.freeze {
         let json = serde_json::to_vec(&plan).expect("a plan is plain data");
         common::write_new(&path, &json).map_err(|source| Error::Io {
@@ -167,23 +182,6 @@ fn run(arguments: Arguments) -> Result<bool> {
     common::unless_closed(print(&plan, arguments.json, arguments.disk_speed))
         .map_err(|source| Error::Io { action: "write", path, source })?;
     Ok(plan.fits())
-}
-
-/// Says so where the model's own template works for no conversation. It is no reason to refuse the file: texts that are
-/// no conversations need none, and the engine may know the format.
-fn warn_of_template(gguf: &GgufFile) {
-    let conversation = [Message::user("Hello")];
-    let rendered = ChatTemplate::from_gguf(gguf)
-        .and_then(|template| template.render(&conversation, &TemplateOptions::default()));
-    match rendered {
-        // It has words for this conversation, and may take others.
-        Err(Error::ChatTemplate { fault: TemplateFault::Raised { .. } }) => {}
-        Err(Error::ChatTemplate { fault }) => common::say(&format!(
-            "warning: the model's chat template cannot be used: {fault}; conversations need a format that \
-             llama.cpp knows by itself, or one of your own"
-        )),
-        _ => {}
-    }
 }
 
 /// Gives the devices the overheads that were set by hand, one each.

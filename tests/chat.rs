@@ -459,14 +459,6 @@ fn a_server_that_is_silent_at_the_end_holds_nobody_up() {
 }
 
 #[test]
-fn words_of_a_template_s_variable_are_texts() {
-    for variable in ["effort=high", "date=26 Jul 2024", "x=\"False\"", "x=3", "x=[1, 2]"] {
-        let output = chat(&["--prompt", "Hello", "--max-tokens", "2", "--template", variable], "");
-        assert!(output.status.success(), "{variable}: {output:?}");
-    }
-}
-
-#[test]
 fn a_session_may_begin_with_a_mark_of_its_encoding() {
     let (_folder, path) = session();
     let talk = r#"[{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]"#;

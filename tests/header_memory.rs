@@ -2,8 +2,7 @@
 #![allow(missing_docs)]
 
 use moe_offload::GgufFile;
-use moe_offload_synth::GgufWriter;
-use moe_offload_synth::{self as synth, SynthOptions};
+use moe_offload_synth::{self as synth, GgufWriter, SynthOptions};
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]

@@ -9,8 +9,7 @@ use std::sync::OnceLock;
 use moe_offload::error::{FilePurpose, ModelFault};
 use moe_offload::gguf::GgmlType;
 use moe_offload::{Error, GgufFile, preflight};
-use moe_offload_synth::{self as synth, SynthOptions};
-use moe_offload_synth::{GgufWriter, WriteTensor, WriteValue};
+use moe_offload_synth::{self as synth, GgufWriter, SynthOptions, WriteTensor, WriteValue};
 use support::engine_source;
 use support::model_files::{bytes_of, read};
 

@@ -317,15 +317,15 @@ fn scores_that_are_all_the_same_are_an_error() {
     }
 }
 
-/// A matrix without weights may be meant, so it is told and loaded.
+/// A tensor without weights may be meant, so it is told and loaded.
 #[test]
-fn matrices_of_zeros_are_warned_of() {
+fn tensors_of_zeros_are_warned_of() {
     let folder = tempfile::tempdir().unwrap();
-    let names = ["blk.1.attn_q.weight", "blk.2.ffn_up_exps.weight"];
+    let names = ["blk.1.attn_q.weight", "blk.2.ffn_up_exps.weight", "blk.1.attn_norm.weight"];
     let path = demo_with(folder.path(), &names, 0.0);
     let model = MoeModel::builder(&path).context_tokens(256).load().unwrap();
     match model.warnings() {
-        [Warning::ZeroMatrices { tensor, count: 2 }] => assert!(names.contains(&&**tensor)),
+        [Warning::ZeroTensors { tensor, count: 3 }] => assert!(names.contains(&&**tensor)),
         other => panic!("{other:?}"),
     }
     let whole = MoeModel::builder(demo()).context_tokens(256).load().unwrap();

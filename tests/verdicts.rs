@@ -7,12 +7,14 @@
 mod raw;
 mod support;
 
+use std::io::Write;
+use std::process::Stdio;
+
 use moe_offload::gguf::GgmlType;
-use moe_offload_synth::{self as synth, SynthOptions};
-use moe_offload_synth::{GgufWriter, WriteValue};
+use moe_offload_synth::{self as synth, GgufWriter, SynthOptions, WriteValue};
 use raw::{RawFile, RawValue};
 use support::model_files::{bytes_of, demo};
-use support::process::run;
+use support::process::{program, run};
 
 /// The one line that the program ends with.
 fn verdict(program: &str, path: &str) -> String {
@@ -172,23 +174,76 @@ fn plan_and_chat_say_the_same_of_keys_that_do_not_match_the_tensors() {
 
 /// It is no reason to refuse a file: texts that are no conversations need no template.
 #[test]
-fn plan_warns_of_a_template_that_cannot_be_used() {
+fn a_template_that_cannot_be_used_or_leaves_something_out_is_warned_of() {
     let folder = tempfile::tempdir().unwrap();
     for (template, part) in [
         ("{% if %}", "does not parse in line 1"),
         ("{{ messages|nosuch }}", "filter nosuch is unknown"),
         ("{{ 1 }}", "leaves out the question"),
         ("{{ raise_exception('not so') }}", ""),
-        ("{{ messages[0].content }}", ""),
+        (
+            "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+            "leaves out instructions",
+        ),
+        ("{{ messages[-1].content }}", "leaves out questions"),
+        (
+            "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}",
+            "leaves out earlier answers",
+        ),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}", ""),
     ] {
         let path = folder.path().join("model.gguf");
         std::fs::write(&path, demo_with("tokenizer.chat_template", text(template))).unwrap();
-        let plan = run("plan", &["--model", path.to_str().unwrap(), "--cpu-only"]);
+        let path = path.to_str().unwrap();
+        let plan = run("plan", &["--model", path, "--cpu-only"]);
         assert!(plan.status.success(), "{plan:?}");
-        let said = String::from_utf8(plan.stderr).unwrap();
-        assert_eq!(said.contains("warning: the model's chat template"), !part.is_empty(), "{said}");
-        assert!(said.contains(part), "{said}");
+        let chat = run("chat", &["--model", path, "--prompt", "Hello", "--max-tokens", "1"]);
+        for said in [plan.stderr, chat.stderr] {
+            let said = String::from_utf8(said).unwrap();
+            let is_warned = said.contains("warning: the model's chat template");
+            assert_eq!(is_warned, !part.is_empty(), "{template}: {said}");
+            assert!(said.contains(part), "{template}: {said}");
+        }
     }
+}
+
+/// The model's own template may fail at a later turn only.
+#[test]
+fn chat_says_so_where_another_format_than_the_model_s_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let first_only = "{% if messages|length > 1 %}{{ nothing() }}{% endif %}<|im_start|>{{ messages[0].content }}";
+    std::fs::write(&path, demo_with("tokenizer.chat_template", text(first_only))).unwrap();
+    let mut chat = program("chat");
+    chat.args(["--model", path.to_str().unwrap(), "--max-tokens", "2"]);
+    let mut chat =
+        chat.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    chat.stdin.take().unwrap().write_all(b"Hello\nAnd you?\n").unwrap();
+    let output = chat.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(said.matches("in a format that llama.cpp knows").count(), 1, "{said}");
+}
+
+#[test]
+fn chat_takes_the_variables_that_a_template_asks_for_and_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let asks = "{{ effort }}{{ date }}{{ x }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    std::fs::write(&path, demo_with("tokenizer.chat_template", text(asks))).unwrap();
+    let chat = |variable: &str| {
+        let path = path.to_str().unwrap();
+        run(
+            "chat",
+            &["--model", path, "--prompt", "Hello", "--max-tokens", "2", "--template", variable],
+        )
+    };
+    for variable in ["effort=high", "date=26 Jul 2024", "x=\"False\"", "x=3", "x=[1, 2]"] {
+        let output = chat(variable);
+        assert!(output.status.success(), "{variable}: {output:?}");
+    }
+    let output = chat("effor=high");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(1) && said.contains("asks for no `effor`"), "{said}");
 }
 
 /// The name of a format in place of a template, as llama.cpp knows it.

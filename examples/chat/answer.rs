@@ -120,6 +120,11 @@ fn write_answer(
     }
     .inspect_err(|_| bar.finish_and_clear())?;
     bar.finish_and_clear();
+    if generation.stats().used_known_format {
+        say(
+            &"(written to the model in a format that llama.cpp knows: its own template cannot be used here)",
+        );
+    }
     for piece in &mut generation {
         let piece = piece?;
         print(&piece)?;

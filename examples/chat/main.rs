@@ -10,6 +10,8 @@ mod files;
 mod session;
 #[path = "../common/speed.rs"]
 mod speed;
+#[path = "../common/template.rs"]
+mod template;
 mod terminal;
 
 use std::sync::mpsc;
@@ -158,7 +160,20 @@ impl Talk {
             }
             say(&"(the model has no chat template: each question is continued as plain text)");
         }
+        self.look_at_template();
         Ok(unanswered)
+    }
+
+    /// Says what the model's template does not do of what was asked for.
+    fn look_at_template(&self) {
+        let template = self.model.chat_template();
+        template::warn_of_template(template, &self.options.template);
+        let Ok(template) = template else { return };
+        for name in self.options.template.variables.keys().filter(|name| !template.asks_for(name)) {
+            common::fail(&format!(
+                "the model's chat template asks for no `{name}`, so --template {name}=… would change nothing; leave it out"
+            ));
+        }
     }
 
     /// Reads questions until the end of input. The arrow keys bring back earlier ones.

@@ -127,7 +127,7 @@ pub(crate) fn count(number: impl Display, one: &str) -> String {
 }
 
 /// The library's names of settings, and the options of the examples that set them.
-const OPTIONS: [(&str, &str); 20] = [
+const OPTIONS: [(&str, &str); 21] = [
     ("answer_tokens", "--answer-tokens"),
     ("cache_bytes", "--expert-cache"),
     ("context_tokens", "--context"),
@@ -142,6 +142,7 @@ const OPTIONS: [(&str, &str); 20] = [
     ("mirostat.version", "--mirostat"),
     ("prompt_tokens", "--prompt-tokens"),
     ("presence_penalty", "--presence-penalty"),
+    ("repack", "--no-repack"),
     ("repeat_penalty", "--repeat-penalty"),
     ("temperature", "--temperature"),
     ("threads", "--threads"),

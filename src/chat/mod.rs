@@ -3,8 +3,8 @@
 mod clock;
 mod forms;
 mod jinja;
+mod left_out;
 mod python;
-mod question;
 mod template;
 
 use std::fmt;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::forms::{self, Form};
 use super::jinja::{self, Raised};
-use super::{Message, clock, question};
+use super::{Message, clock, left_out};
 use crate::error::{Error, Result, TemplateFault};
 use crate::gguf::{self, GgufFile};
 
@@ -195,13 +195,35 @@ impl ChatTemplate {
     pub fn render(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
         options.validate()?;
         let text = self.text_of(messages, options)?;
-        if question::is_left_out(messages, &text, |other| self.text_of(other, options)) {
+        if left_out::leaves_out_question(messages, &text, |other| self.text_of(other, options)) {
             return Err(Error::ChatTemplate { fault: TemplateFault::WithoutQuestion });
         }
         Ok(text)
     }
 
-    fn text_of(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
+    /// Whether the template may ask for a variable of this name; see [`TemplateOptions::variables`].
+    ///
+    /// ```
+    /// use moe_offload::ChatTemplate;
+    /// let template = ChatTemplate::new("{% if enable_thinking %}<think>{% endif %}")?;
+    /// assert!(template.asks_for("enable_thinking"));
+    /// assert!(!template.asks_for("enable_thinkin"));
+    /// # Ok::<(), moe_offload::Error>(())
+    /// ```
+    pub fn asks_for(&self, variable: &str) -> bool {
+        let asks = |name: &str| {
+            let find = || Ok(self.environment.get_template(name)?.undeclared_variables(false));
+            // What cannot be found out is no reason to deny it.
+            deep(find).map_or(true, |names| names.contains(variable))
+        };
+        asks("default") || (self.for_tools && asks("tool_use"))
+    }
+
+    pub(super) fn text_of(
+        &self,
+        messages: &[Message],
+        options: &TemplateOptions,
+    ) -> Result<String> {
         let calls = messages.iter().any(|message| !message.tool_calls.is_empty());
         let messages = serde_json::to_value(messages).unwrap_or_default();
         if !calls {

@@ -128,7 +128,7 @@ pub(super) fn make_room(device: &str, needed_bytes: u64, policy: &str) -> String
     let fit = policy.rsplit(';').next().filter(|rule| rule.starts_with("fit"));
     let has = |part: &str| fit.is_some_and(|fit| fit.contains(part));
     if device == crate::device::CPU {
-        let more = "use a smaller context or micro-batch, map the file, or move more to a device or to `disk`";
+        let more = "use a smaller context or micro-batch, map the file without repacking (`repack`), or move more to a device or to `disk`";
         if has("ram:") {
             return format!(
                 "{more}; or allow at least `ram:{}MiB`",

@@ -97,7 +97,8 @@ impl<'m> Together<'m> {
         options: &GenerateOptions,
         prompts: impl FnOnce(&MoeModel, &Limits) -> Result<Prompts>,
     ) -> Result<()> {
-        let Prompts { tokens: prompts, dropped_messages } = prompts(self.model, &self.limits)?;
+        let Prompts { tokens: prompts, dropped_messages, used_known_format } =
+            prompts(self.model, &self.limits)?;
         let prompt_tokens: usize = prompts.iter().map(Vec::len).sum();
         let context_tokens = self.model.prefix_cache.capacity;
         if prompts.iter().any(Vec::is_empty) {
@@ -108,6 +109,7 @@ impl<'m> Together<'m> {
         }
         self.model.timing.prompt_tokens = prompt_tokens as u64;
         self.model.timing.dropped_messages = dropped_messages as u64;
+        self.model.timing.used_known_format = used_known_format;
         self.limits.check()?;
         self.model.context.watch(&self.limits);
         let prefill_started = Instant::now();

@@ -93,7 +93,7 @@ impl<'m> Generation<'m> {
         prompt: impl FnOnce(&MoeModel, &Limits) -> Result<Prompts>,
     ) -> Result<()> {
         let model = &mut *self.model;
-        let Prompts { tokens, dropped_messages } = prompt(model, &self.limits)?;
+        let Prompts { tokens, dropped_messages, used_known_format } = prompt(model, &self.limits)?;
         let tokens = tokens.into_iter().next().unwrap_or_default();
         if tokens.is_empty() {
             return Err(Error::EmptyPrompt);
@@ -104,6 +104,7 @@ impl<'m> Generation<'m> {
         }
         model.timing.prompt_tokens = tokens.len() as u64;
         model.timing.dropped_messages = dropped_messages as u64;
+        model.timing.used_known_format = used_known_format;
         self.limits.check()?;
         self.answer.begin(options, &model.context, &self.limits)?;
         model.context.watch(&self.limits);

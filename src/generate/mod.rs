@@ -55,7 +55,7 @@ impl MoeModel {
         Generation::start(self, options, started, |model, limits| {
             let weights = model.context.weights();
             let tokens = vec![model.prefix_cache.tokens_of(weights, prompt, true, limits)?];
-            Ok(Prompts { tokens, dropped_messages: 0 })
+            Ok(Prompts::of_texts(tokens))
         })
     }
 
@@ -118,7 +118,7 @@ impl MoeModel {
         Together::start(self, prompts.len(), options, |model, limits| {
             let weights = model.context.weights();
             let tokens = prompts.iter().map(|prompt| tokenize(weights, prompt, true, limits));
-            Ok(Prompts { tokens: tokens.collect::<Result<_>>()?, dropped_messages: 0 })
+            Ok(Prompts::of_texts(tokens.collect::<Result<_>>()?))
         })
     }
 

@@ -33,6 +33,15 @@ pub(crate) struct Prompts {
     pub(crate) tokens: Vec<Vec<Token>>,
     /// Messages that were left out.
     pub(crate) dropped_messages: usize,
+    /// Whether the engine's list of known formats wrote any of them.
+    pub(crate) used_known_format: bool,
+}
+
+impl Prompts {
+    /// Of texts, which are no conversations.
+    pub(crate) fn of_texts(tokens: Vec<Vec<Token>>) -> Self {
+        Self { tokens, dropped_messages: 0, used_known_format: false }
+    }
 }
 
 impl Overflow {
@@ -72,7 +81,7 @@ impl Overflow {
                 None => is_short[longest] = true,
             }
         }
-        Ok(Prompts { tokens, dropped_messages })
+        Ok(Prompts { dropped_messages, ..Prompts::of_texts(tokens) })
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a generation continues: texts and conversations as tokens.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::sync::Arc;
 
@@ -36,9 +37,8 @@ impl MoeModel {
         options: &GenerateOptions,
         limits: &Limits,
     ) -> Result<Prompts> {
-        self.fitting(&[messages], options, |messages| {
-            let (prompt, add_special) = self.format(messages, &options.template, limits)?;
-            self.prefix_cache.tokens_of(self.context.weights(), &prompt, add_special, limits)
+        self.fitting(&[messages], options, limits, |prompt, add_special| {
+            self.prefix_cache.tokens_of(self.context.weights(), prompt, add_special, limits)
         })
     }
 
@@ -50,9 +50,8 @@ impl MoeModel {
         limits: &Limits,
     ) -> Result<Prompts> {
         let conversations: Vec<&[Message]> = conversations.iter().map(Vec::as_slice).collect();
-        self.fitting(&conversations, options, |messages| {
-            let (prompt, add_special) = self.format(messages, &options.template, limits)?;
-            tokenize(self.context.weights(), &prompt, add_special, limits)
+        self.fitting(&conversations, options, limits, |prompt, add_special| {
+            tokenize(self.context.weights(), prompt, add_special, limits)
         })
     }
 
@@ -60,15 +59,24 @@ impl MoeModel {
         &self,
         conversations: &[&[Message]],
         options: &GenerateOptions,
-        tokens_of: impl Fn(&[Message]) -> Result<Vec<Token>>,
+        limits: &Limits,
+        tokens_of: impl Fn(&str, bool) -> Result<Vec<Token>>,
     ) -> Result<Prompts> {
         let answer = options.max_tokens.and_then(|tokens| usize::try_from(tokens).ok());
         let answer = answer.unwrap_or(usize::MAX);
-        options.overflow.fit(conversations, self.prefix_cache.capacity, answer, tokens_of)
+        let used_known_format = Cell::new(false);
+        let tokens_of = |messages: &[Message]| {
+            let (prompt, is_known_format) = self.format(messages, &options.template, limits)?;
+            used_known_format.set(used_known_format.get() || is_known_format);
+            // Templates write the tokens that begin every text themselves; the engine's list does not.
+            tokens_of(&prompt, is_known_format)
+        };
+        let capacity = self.prefix_cache.capacity;
+        let prompts = options.overflow.fit(conversations, capacity, answer, tokens_of)?;
+        Ok(Prompts { used_known_format: used_known_format.get(), ..prompts })
     }
 
-    /// The prompt, and whether the tokens that begin every text are still missing: templates
-    /// write them themselves, the engine's list does not.
+    /// The prompt, and whether the engine's list of known formats wrote it.
     fn format(
         &self,
         messages: &[Message],

@@ -92,14 +92,15 @@ impl GgufFile {
         Ok(None)
     }
 
-    /// The matrices that look as if they held only zeros, in the order of the table.
+    /// The matrices and norms that look as if they held only zeros, in the order of the table.
     #[cfg(feature = "llama")]
-    pub(crate) fn zero_matrices(&self) -> Result<Vec<&TensorInfo>> {
+    pub(crate) fn zero_tensors(&self) -> Result<Vec<&TensorInfo>> {
         let mut empty = Vec::new();
         for (index, shard) in self.opened() {
             let failed = |source| Error::Io { action: "read", path: shard.path.clone(), source };
             let mut file = File::open(&shard.path).map_err(failed)?;
-            let here = |tensor: &&TensorInfo| tensor.shard == index && is_matrix(tensor);
+            let has_use = |tensor: &TensorInfo| is_matrix(tensor) || is_norm(tensor);
+            let here = |tensor: &&TensorInfo| tensor.shard == index && has_use(tensor);
             for tensor in self.tensors.iter().filter(here) {
                 if looks_empty(&mut file, tensor).map_err(failed)? {
                     empty.push(tensor);
@@ -113,7 +114,11 @@ impl GgufFile {
     /// does not tell, and in a file without weights, there are none.
     pub(crate) fn gaps(&self) -> Result<Vec<Gap<'_>>> {
         let mut gaps = Vec::new();
-        for (index, shard) in self.opened() {
+        let is_empty = |path: &Path, ends: &[(&Path, End<'_>)]| {
+            ends.iter().any(|(of, end)| *of == path && *end == End::OnlyZeros)
+        };
+        let ends = self.ends()?;
+        for (index, shard) in self.opened().filter(|(_, shard)| !is_empty(&shard.path, &ends)) {
             let failed = |source| Error::Io { action: "read", path: shard.path.clone(), source };
             let file = File::open(&shard.path).map_err(failed)?;
             for hole in holes(&file, shard.file_bytes).map_err(failed)? {

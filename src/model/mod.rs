@@ -26,9 +26,7 @@ use self::tokenizer::tokenize;
 use crate::chat::ChatTemplate;
 use crate::device::{CPU, Device, DeviceMemory, allocatable_bytes};
 use crate::engine::{self, Context, LoadMode};
-#[cfg(doc)]
-use crate::error::Error;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::gguf::GgufFile;
 use crate::limits::Limits;
 #[cfg(doc)]
@@ -234,6 +232,14 @@ impl MoeModel {
         &self.warnings
     }
 
+    /// The template that the model file carries.
+    ///
+    /// # Errors
+    /// Why there is none that can be read; see [`ChatTemplate::from_gguf`].
+    pub fn chat_template(&self) -> std::result::Result<&ChatTemplate, &Error> {
+        self.template.as_ref().as_ref()
+    }
+
     /// How the weights in CPU memory were loaded: as asked for, or what [`LoadMode::Auto`] chose, whose reason is in
     /// [`Plan::decisions`].
     pub fn load_mode(&self) -> LoadMode {
@@ -264,6 +270,7 @@ impl MoeModel {
             prompt_tokens: timing.prompt_tokens,
             reused_tokens: timing.reused_tokens,
             dropped_messages: timing.dropped_messages,
+            used_known_format: timing.used_known_format,
             generated_tokens: timing.generated_tokens,
             first_token_seconds: timing.first_token.map(|time| time.as_secs_f64()),
             prefill_tokens_per_second: timing.prefill_rate(),

@@ -26,6 +26,11 @@ pub struct Stats {
     /// [`Overflow`](crate::Overflow).
     #[serde(default)]
     pub dropped_messages: u64,
+    /// Whether a format that llama.cpp knows wrote the last prompt, as the model's own template does not work, or not
+    /// for that conversation; [`ChatTemplate::render`](crate::ChatTemplate::render) of
+    /// [`MoeModel::chat_template`](crate::MoeModel::chat_template) says why.
+    #[serde(default)]
+    pub used_known_format: bool,
     /// Tokens generated, without the one that ends the text.
     pub generated_tokens: u64,
     /// Seconds from the call of `generate` to the first token.
@@ -65,6 +70,9 @@ impl fmt::Display for Stats {
         )?;
         if self.dropped_messages > 0 {
             writeln!(f, "({} of the oldest messages were left out)", self.dropped_messages)?;
+        }
+        if self.used_known_format {
+            writeln!(f, "(by a format that llama.cpp knows, not the model's own template)")?;
         }
         let decode = rate(self.decode_tokens_per_second);
         writeln!(f, "answer {} tokens, decode {decode}", self.generated_tokens)?;

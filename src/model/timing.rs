@@ -8,6 +8,7 @@ pub(crate) struct Timing {
     pub(crate) prompt_tokens: u64,
     pub(crate) reused_tokens: u64,
     pub(crate) dropped_messages: u64,
+    pub(crate) used_known_format: bool,
     pub(crate) generated_tokens: u64,
     pub(crate) prefill: Duration,
     /// From the call to the first token.

@@ -132,9 +132,14 @@ impl Plan {
                 .collect();
             if !parts.is_empty() {
                 let of_free = cpu.is_some_and(|cpu| cpu.free_bytes.is_some());
-                let counted = of_free && host.mapped_bytes > 0;
-                let note =
-                    if counted { "; what is mapped takes nothing of the free memory" } else { "" };
+                let is_exact = cpu.is_some_and(|cpu| cpu.compute_from == Source::DryRun);
+                let note = match (of_free && host.mapped_bytes > 0, is_exact) {
+                    (false, _) => "",
+                    (true, true) => "; what is mapped takes nothing of the free memory",
+                    (true, false) => {
+                        "; what is mapped takes nothing of the free memory, unless the CPU's kernels rearrange it"
+                    }
+                };
                 writeln!(f, "(cpu: {}{note})", parts.join(", "))?;
             }
             let left = cpu.and_then(DevicePlan::left_over_bytes).unwrap_or(u64::MAX);

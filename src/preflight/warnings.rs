@@ -30,8 +30,8 @@ pub enum Warning {
         /// The first tensor of which something is missing.
         tensor: String,
     },
-    /// Matrices that hold only zeros at their beginning, in their middle and at their end.
-    ZeroMatrices {
+    /// Matrices and norms that hold only zeros at their beginning, in their middle and at their end.
+    ZeroTensors {
         /// The first of them.
         tensor: String,
         /// How many there are.
@@ -54,17 +54,17 @@ impl fmt::Display for Warning {
                 path.display(),
                 escaped(tensor)
             ),
-            Self::ZeroMatrices { tensor, count } => {
-                let others = match count {
-                    0 | 1 => String::new(),
-                    2 => " and 1 other matrix".to_owned(),
-                    _ => format!(" and {} other matrices", count - 1),
+            Self::ZeroTensors { tensor, count } => {
+                let tensor = escaped(tensor);
+                let which = match count {
+                    0 | 1 => format!("tensor `{tensor}` holds"),
+                    2 => format!("tensor `{tensor}` and another one hold"),
+                    _ => format!("tensor `{tensor}` and {} others hold", count - 1),
                 };
                 write!(
                     f,
-                    "tensor `{}`{others} hold only zeros, as far as they were looked at; unless the model is made so, \
-                     a part of the file is missing: compare it with its source",
-                    escaped(tensor)
+                    "{which} only zeros, as far as was looked; unless the model is made so, a part of the file is \
+                     missing: compare it with its source"
                 )
             }
         }
@@ -104,14 +104,14 @@ pub fn warnings(gguf: &GgufFile, context_tokens: u32) -> Result<Vec<Warning>> {
     Ok(long.into_iter().chain(gaps).collect())
 }
 
-/// The same with a look at the weights, for a file that is loaded: a page of each matrix is read.
+/// The same with a look at the weights, for a file that is loaded: a page of each matrix, and all norms, are read.
 #[cfg(feature = "llama")]
 pub(crate) fn warnings_of_weights(gguf: &GgufFile, context_tokens: u32) -> Result<Vec<Warning>> {
     let mut warnings = warnings(gguf, context_tokens)?;
-    let zeros = gguf.zero_matrices()?;
+    let zeros = gguf.zero_tensors()?;
     if let Some(first) = zeros.first() {
         let tensor = first.name.clone();
-        warnings.push(Warning::ZeroMatrices { tensor, count: zeros.len() });
+        warnings.push(Warning::ZeroTensors { tensor, count: zeros.len() });
     }
     Ok(warnings)
 }

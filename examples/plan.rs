@@ -88,9 +88,9 @@ fn main() {
         Ok(true) => {}
         Ok(false) => std::process::exit(DOES_NOT_FIT),
         Err(error @ (Error::DoesNotFit { .. } | Error::PagingBudget { .. })) => {
-            common::fail_with(DOES_NOT_FIT, &error)
+            common::fail_with(DOES_NOT_FIT, &common::words(&error))
         }
-        Err(error) => common::fail(&error),
+        Err(error) => common::fail_by(&error),
     }
 }
 
@@ -130,6 +130,9 @@ fn run(arguments: Arguments) -> Result<bool> {
         );
     }
     hold_back(arguments.overhead, &mut devices)?;
+    if cpu.len() > 1 {
+        common::fail(&"--device gives the memory of `cpu` twice; give it once");
+    }
     let mut plan = policy.plan(&gguf, &devices, &context)?;
     #[cfg(feature = "llama")]
     {
@@ -143,9 +146,6 @@ fn run(arguments: Arguments) -> Result<bool> {
                 exact => plan = exact?,
             }
         }
-    }
-    if let [_, twice, ..] = &cpu[..] {
-        return Err(Error::DuplicateDevice { name: twice.name.clone() });
     }
     let told = cpu.first().and_then(|cpu| cpu.free_bytes);
     if let Some(bytes) = told.or_else(|| is_this_machine.then(allocatable_bytes)?) {
@@ -161,6 +161,12 @@ fn run(arguments: Arguments) -> Result<bool> {
             eprintln!("--expert-cache changes nothing: no experts are on disk (see --policy)");
         }
         plan = plan.with_expert_cache(bytes)?;
+    }
+    let has_experts = plan.devices().last().is_some_and(|cpu| cpu.expert_bytes > 0);
+    if arguments.expert_offload_tokens.is_some() && !has_experts {
+        eprintln!(
+            "--expert-offload-tokens changes nothing: no experts are in CPU memory (see --policy)"
+        );
     }
     if arguments.disk_speed.is_some() && plan.disk().is_none() {
         eprintln!("--disk-speed changes nothing: no experts are on disk (see --policy)");

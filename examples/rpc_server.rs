@@ -39,7 +39,7 @@ fn main() {
         common::fail(&message);
     }
     if let Err(error) = serve(&arguments) {
-        common::fail(&error);
+        common::fail_by(&error);
     }
 }
 

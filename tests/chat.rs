@@ -61,7 +61,8 @@ fn a_question_that_is_too_long_loses_nothing_that_was_said() {
     let long = "word ".repeat(2000);
     let output =
         chat(&arguments, &format!("What is an expert?\nWhat is 3 plus 4?\n{long}\nHello\n"));
-    assert!(output.status.success(), "{output:?}");
+    // Nobody may read what was said of it.
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(questions(&path), ["What is an expert?", "What is 3 plus 4?", "Hello"]);
     let roles: Vec<String> = messages(&path).into_iter().map(|(role, _)| role).collect();
     assert_eq!(roles, ["user", "assistant"].repeat(3));
@@ -187,7 +188,7 @@ fn commands_are_for_the_program() {
         let output = chat(&[], &format!("{end}\nHello\n"));
         assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
     }
-    for question in [" /help", "/usr/bin/chat is a program"] {
+    for question in [" /help", " /exit", "  /quit", "/usr/bin/chat is a program"] {
         assert!(!chat(&[], &format!("{question}\n")).stdout.is_empty(), "{question}");
     }
 }
@@ -514,4 +515,76 @@ fn a_name_too_long_for_the_state_is_told_as_that() {
         assert!(said(&output).contains(".state` cannot be kept: "), "{}", said(&output));
         assert_eq!(self::messages(&path).len(), messages);
     }
+}
+
+/// What comes of these bytes on standard input.
+fn chat_bytes(arguments: &[&str], input: &[u8]) -> Output {
+    let mut process = command(arguments).spawn().unwrap();
+    process.stdin.take().unwrap().write_all(input).unwrap();
+    process.wait_with_output().unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn standard_input_that_cannot_be_read_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command(&[]);
+    let output = command.stdin(std::fs::File::open(folder.path()).unwrap()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(said(&output).contains("error: cannot read `standard input`: "), "{}", said(&output));
+}
+
+#[test]
+fn a_line_that_is_no_text_is_told_and_not_asked() {
+    let (_folder, path) = session();
+    let arguments = ["--session", path.to_str().unwrap(), "--max-tokens", "1"];
+    let output = chat_bytes(&arguments, b"\xef\xbb\xbfHello\ngr\xfc\xdfe\nWho are you?\n");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = "error: line 2 of standard input is no text in UTF-8, so it was dropped";
+    assert!(said(&output).contains(told), "{}", said(&output));
+    assert_eq!(questions(&path), ["Hello", "Who are you?"]);
+
+    let utf_16: Vec<u8> = "\u{feff}Hello\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let output = chat_bytes(&[], &utf_16);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let told = "cannot read `standard input`: it is in UTF-16; save it as UTF-8";
+    assert!(output.stdout.is_empty() && said(&output).contains(told), "{}", said(&output));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_state_that_cannot_be_written_is_told_once() {
+    let (_folder, path) = session();
+    let mut command = Command::new("bash");
+    // Room for the messages, but not for the state.
+    command.args(["-c", "ulimit -f 10; exec \"$0\" \"$@\""]);
+    command.arg(support::process::example("chat")).args(["--threads", "1", "--max-tokens", "4"]);
+    command.arg("--session").arg(&path);
+    support::gpus::hide(&mut command);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut process = command.spawn().unwrap();
+    process.stdin.take().unwrap().write_all(b"Hello\nWho are you?\n").unwrap();
+    let output = process.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert_eq!(said(&output).matches("error: cannot write").count(), 1, "{}", said(&output));
+    assert_eq!(questions(&path), ["Hello", "Who are you?"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_went_away_is_told_once() {
+    let (folder, path) = session();
+    let arguments = ["--session", path.to_str().unwrap(), "--max-tokens", "4"];
+    let mut process = command(&arguments).spawn().unwrap();
+    let mut input = process.stdin.take().unwrap();
+    let mut said = BufReader::new(process.stderr.take().unwrap()).lines().map(Result::unwrap);
+    // What comes after an answer is done when the next line is.
+    writeln!(input, "Hello\n/help").unwrap();
+    assert!(said.any(|line| line.starts_with("/help")), "it ended");
+    folder.close().unwrap();
+    writeln!(input, "What is an expert?\nWho are you?").unwrap();
+    drop(input);
+    let errors: Vec<String> = said.filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert_eq!(process.wait().unwrap().code(), Some(1));
 }

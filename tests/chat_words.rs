@@ -138,6 +138,7 @@ fn a_file_that_is_no_plan_or_conversation_is_told_for_what_it_is() {
         (b"policy: fit", "it is not JSON, so not a stored plan ("),
         (talk.as_bytes(), "it is JSON, but not a stored plan ("),
         (&model, "it is a model, not a stored plan; store one"),
+        (b"null", "it is JSON, but not a stored plan (that is an object); store one"),
     ] {
         std::fs::write(&path, plan).unwrap();
         let output = with_plan(&path, "x");
@@ -149,6 +150,11 @@ fn a_file_that_is_no_plan_or_conversation_is_told_for_what_it_is() {
         (b"Hello", "it is not JSON, so not a conversation ("),
         (br#"{"policy": "fit"}"#, "it is JSON, but not a conversation ("),
         (br#"[{"role": "robot", "content": "x"}]"#, "it is JSON, but not a conversation (unknown"),
+        (
+            b"[1,2,3]",
+            "a conversation (that is a list of objects with `role` and `content`); correct",
+        ),
+        (br#"[["role", "user"]]"#, "that is a list of objects"),
         (&model, "it is a model, not a conversation; correct it, or name another file"),
     ] {
         std::fs::write(&path, talk).unwrap();
@@ -157,4 +163,50 @@ fn a_file_that_is_no_plan_or_conversation_is_told_for_what_it_is() {
         assert!(said(&output).contains(expected), "{}", said(&output));
         assert_eq!(std::fs::read(&path).unwrap(), talk);
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_plan_s_smaller_cache_counts_and_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("plan.json");
+    let demo = support::model_files::demo();
+    let arguments = ["--model", demo.to_str().unwrap(), "--cpu-only", "--policy"];
+    let cache = ["all-experts=disk", "--expert-cache", "1MiB", "--freeze", path.to_str().unwrap()];
+    let planned = support::process::run("plan", &[&arguments[..], &cache].concat());
+    assert!(planned.status.success(), "{planned:?}");
+    for (given, is_told) in [("2MiB", true), ("1MiB", false), ("768KiB", false)] {
+        let plan = ["--plan", path.to_str().unwrap(), "--max-tokens", "1"];
+        let output = chat(&[&plan[..], &["--expert-cache", given]].concat());
+        assert!(output.status.success(), "{output:?}");
+        let expected = "--expert-cache is 2.00 MiB, but the plan's 1.00 MiB counts";
+        assert_eq!(said(&output).contains(expected), is_told, "{}", said(&output));
+    }
+}
+
+#[test]
+fn a_form_that_is_too_large_says_what_of_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("form");
+    let refused = |option: &str, text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let output = chat(&[option, path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        said(&output)
+    };
+    let long = refused("--grammar", &format!("root ::= \"{}\"", "a".repeat(1_500_000)));
+    assert!(long.contains("each letter of a text is one") && !long.contains("braces"), "{long}");
+    let repeated = refused("--grammar", r#"root ::= "a"{600000} "b"{600000}"#);
+    assert!(repeated.contains("lower the numbers in braces"), "{repeated}");
+    let members: Vec<u32> = (0..100_000).collect();
+    let schema = serde_json::json!({"enum": members}).to_string();
+    let members = refused("--json-schema", &schema);
+    assert!(
+        members.contains("`enum` at `#` has 100000 members; some 50000 can be used"),
+        "{members}"
+    );
+    let most: Vec<u32> = (0..50_000).collect();
+    std::fs::write(&path, serde_json::json!({"enum": most}).to_string()).unwrap();
+    let taken = chat(&["--json-schema", path.to_str().unwrap(), "--max-tokens", "1"]);
+    assert!(taken.status.success(), "{}", said(&taken));
 }

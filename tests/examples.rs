@@ -7,7 +7,7 @@ mod support;
 use std::process::Output;
 
 use moe_offload_synth::{self as synth, SynthOptions};
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::model_files::{Shape, bytes_of, demo};
 use support::process::{Server, run};
 
@@ -373,6 +373,13 @@ fn measure_counts_what_a_token_costs() {
     let listed = run("measure", &["--devices", "--rpc", &server.endpoint]);
     let listed = text(&listed.stdout);
     assert!(listed.starts_with("RPC0") && listed.contains(&server.endpoint), "{listed}");
+    let listed = run("measure", &["--devices", "--json", "--rpc", &server.endpoint]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let [device] = &listed.as_array().unwrap()[..] else { panic!("{listed}") };
+    assert_eq!((&device["name"], &device["kind"]), (&json!("RPC0"), &json!("remote")));
+    assert!(device["free_bytes"].is_u64() && device["total_bytes"].is_u64(), "{device}");
+    let none = run("measure", &["--devices", "--json"]);
+    assert_eq!(text(&none.stdout), "[]\n", "{none:?}");
 
     let rows = measure(&["--json", "--words", "8", "--tokens", "8"]);
     let rows: Vec<Value> = rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
@@ -446,7 +453,8 @@ fn a_conversation_goes_on_after_an_error() {
     input.write_all(b"\xff\xfe\nHello\n").unwrap();
     drop(input);
     let output = chat.wait_with_output().unwrap();
-    assert!(output.status.success(), "{output:?}");
+    // The status tells a script that a question had no answer.
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(text(&output.stderr).contains("the prompt has"), "{output:?}");
     assert!(text(&output.stdout).contains("demo model"), "{output:?}");
 }
@@ -616,6 +624,13 @@ fn plan_says_which_of_its_options_do_nothing() {
         let expected = format!("{option} changes nothing: no experts are on disk");
         assert!(text(&output.stderr).contains(&expected), "{output:?}");
     }
+    for (policy, is_idle) in [("none", true), ("all-experts", false)] {
+        let offload = ["--policy", policy, "--expert-offload-tokens", "4"];
+        let output =
+            run("plan", &[&["--model", &demo, "--device", "gpu=1GiB"], &offload[..]].concat());
+        let expected = "--expert-offload-tokens changes nothing: no experts are in CPU memory";
+        assert_eq!(text(&output.stderr).contains(expected), is_idle, "{output:?}");
+    }
     for option in ["--context", "--kv-type", "--micro-batch"] {
         let message = refused(&plan(&[option, "auto"]));
         assert!(
@@ -631,6 +646,8 @@ fn plan_says_which_of_its_options_do_nothing() {
     ] {
         assert!(refused(&plan(&arguments)).contains(expected), "{arguments:?}");
     }
+    let twice = plan(&["--device", "cpu=1GiB", "--device", "CPU=2GiB"]);
+    assert!(refused(&twice).contains("`cpu` twice; give it once"), "{twice:?}");
     let reversed = run("plan", &["--model", &demo, "--policy", "layers:3-1"]);
     assert!(refused(&reversed).contains("the smaller number first"), "{reversed:?}");
     let as_written = run("plan", &["--model", &demo, "--policy", "fit:8GB", "--device", "gpu=9GB"]);

@@ -151,6 +151,8 @@ fn a_number_that_cannot_be_is_told_with_what_may_be() {
         ("measure --holder x --leave-free -8GiB", "a number with a unit"),
         ("synth --arch dbrx --out /nowhere/x --layers -1", "a whole number from 0"),
         ("synth --arch dbrx --out /nowhere/x --shards 70000", "from 0 to 65535"),
+        ("synth --arch dbrx --scale tiny --out /nowhere/x --shards 99", "99 (of 35 tensors)"),
+        ("synth --arch deepseek-v3 --scale tiny --out /nowhere/x --layers 1", "(the least is 4)"),
         ("rpc_server --threads -1", "a whole number from 0"),
         ("plan --model x --expert-offload-tokens -1", "a whole number from 0"),
         ("chat --expert-offload-tokens -1", "a whole number from 0"),

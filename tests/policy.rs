@@ -172,6 +172,16 @@ fn llama_flags_in_all_their_spellings() {
     assert_eq!(read(&["--n-cpu-ffn", "2"]), dense);
     // The text of a policy may be flags.
     assert_eq!(
+        parse(r"--override-tensor 'blk\.(0|1)\.ffn_.*_exps=CPU'").unwrap().to_string(),
+        r"regex:blk\.(0|1)\.ffn_.*_exps=cpu"
+    );
+    assert_eq!(
+        parse(r#"-ot "a b"='my card' -ot c"d"e=CPU -ot it's=CPU -ot "x\"\.y"=CPU"#)
+            .unwrap()
+            .to_string(),
+        r#"regex:a b=my card;regex:cde=cpu;regex:it's=cpu;regex:x"\.y=cpu"#
+    );
+    assert_eq!(
         parse("-ot attn=CPU --n-cpu-moe 2").unwrap().to_string(),
         format!("regex:attn=cpu;{expected}")
     );

@@ -605,6 +605,8 @@ fn values_that_the_engine_does_not_know() {
             "{fault}"
         );
     }
+    let template = with("dbrx", "tokenizer.chat_template", 7_u32);
+    assert!(matches!(template, ModelFault::KeyType { expected: "a text", .. }), "{template}");
     for key in ["tokenizer.ggml.add_bos_token", "dbrx.attention.causal"] {
         let fault = with("dbrx", key, 1_u32);
         assert!(
@@ -640,8 +642,14 @@ fn vocabularies_that_do_not_fit() {
         tiny("dbrx").tensors().iter().find(|t| t.name == "token_embd.weight").unwrap().shape[1];
     words = (0..rows).map(|i| format!("w{i}")).collect();
     words[7] = "w3".into();
-    let twice = with("dbrx", "tokenizer.ggml.tokens", words);
+    let twice = with("dbrx", "tokenizer.ggml.tokens", words.clone());
     assert_eq!(twice, ModelFault::DuplicateToken { text: "w3".into(), id: 7, other: 3 });
+    words[7] = "w3\0x".into();
+    let cut = with("dbrx", "tokenizer.ggml.tokens", words.clone());
+    assert_eq!(cut, ModelFault::CutToken { text: "w3".into(), id: 7, other: 3 });
+    words.swap(3, 7);
+    let cut = with("dbrx", "tokenizer.ggml.tokens", words);
+    assert_eq!(cut, ModelFault::CutToken { text: "w3".into(), id: 3, other: 7 });
     let empty = vec![String::new(); usize::try_from(rows).unwrap()];
     let empty = with("dbrx", "tokenizer.ggml.tokens", empty);
     assert_eq!(empty, ModelFault::NoTexts { tokens: rows });

@@ -40,6 +40,19 @@ fn assert_lost(error: &Error, server: &Server) {
 }
 
 #[test]
+fn one_server_under_two_names_is_one() {
+    let server = Server::start();
+    let (_, port) = server.endpoint.rsplit_once(':').unwrap();
+    let by_name = format!("localhost:{port}");
+    for names in [[&by_name, &server.endpoint], [&server.endpoint, &by_name]] {
+        let model = builder(names[0]).rpc_server(names[1]).load().unwrap();
+        let devices = model.plan().devices().iter();
+        let servers: Vec<_> = devices.filter_map(|device| device.server.as_deref()).collect();
+        assert_eq!(servers, [names[0]], "{names:?}");
+    }
+}
+
+#[test]
 fn a_server_killed_between_tokens_is_an_error_and_can_come_back() {
     let mut server = Server::start();
     let expected = text(&mut builder(&server.endpoint).load().unwrap()).unwrap();

@@ -6,6 +6,7 @@ mod support;
 
 use std::io::Write;
 use std::path::Path;
+use std::time::Duration;
 
 use rexpect::session::{PtySession, spawn_command};
 use serde_json::{Value, json};
@@ -19,6 +20,17 @@ fn chat(arguments: &[&str]) -> PtySession {
     let mut command = program("chat");
     command.args(["--threads", "1", "--temperature", "0", "--stats", "none"]).args(arguments);
     command.env("TERM", "xterm");
+    let mut session = spawn_command(command, Some(PATIENCE)).unwrap();
+    session.exp_string("Ctrl-C stops an answer").unwrap();
+    session.exp_string("> ").unwrap();
+    session
+}
+
+/// The same in a terminal in which no line is edited. It is the system's then, and Ctrl-C a signal.
+fn chat_without_editor(arguments: &[&str]) -> PtySession {
+    let mut command = program("chat");
+    command.args(["--threads", "1", "--temperature", "0", "--stats", "none"]).args(arguments);
+    command.env("TERM", "dumb");
     let mut session = spawn_command(command, Some(PATIENCE)).unwrap();
     session.exp_string("Ctrl-C stops an answer").unwrap();
     session.exp_string("> ").unwrap();
@@ -180,4 +192,58 @@ fn what_is_no_text_is_told_and_ends_nothing() {
     session.exp_string("> ").unwrap();
     paste(&mut session, &["Hello".to_owned()]);
     assert_eq!(questions_asked(session, &path), ["Hello"]);
+}
+
+/// Longer than what counts as right after Enter.
+fn hesitate() {
+    std::thread::sleep(Duration::from_secs(1));
+}
+
+#[test]
+fn an_interrupt_before_a_question_drops_no_question() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talk.json");
+    let arguments = ["--session", path.to_str().unwrap(), "--max-tokens", "1"];
+    let mut session = chat(&arguments);
+    session.process_mut().signal("SIGINT".parse().unwrap()).unwrap();
+    hesitate();
+    paste(&mut session, &["Hello".to_owned()]);
+    assert_eq!(questions_asked(session, &path), ["Hello"]);
+}
+
+#[test]
+fn without_an_editor_ctrl_c_says_how_to_leave_and_drops_no_question() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talk.json");
+    let arguments = ["--session", path.to_str().unwrap(), "--max-tokens", "1"];
+    let mut session = chat_without_editor(&arguments);
+    for _ in 0..2 {
+        press_control(&mut session, 'c');
+        session.exp_string("(Ctrl-D ends)").unwrap();
+        session.exp_string("> ").unwrap();
+    }
+    hesitate();
+    session.send_line("Hello").unwrap();
+    session.exp_string("> ").unwrap();
+    session.send_line("/exit").unwrap();
+    assert_eq!(questions_asked(session, &path), ["Hello"]);
+}
+
+#[test]
+fn without_an_editor_no_key_is_named_that_does_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("talk.json");
+    let before = json!([
+        {"role": "user", "content": "A long story. ".repeat(10_000)},
+        {"role": "assistant", "content": "Yes."},
+    ]);
+    std::fs::write(&path, before.to_string()).unwrap();
+    let arguments = ["--session", path.to_str().unwrap(), "--context", "131072"];
+    let mut session = chat_without_editor(&[&arguments[..], &["--max-seconds", "1"]].concat());
+    session.send_line("Hello").unwrap();
+    session.exp_string("before the answer began; the question was dropped)").unwrap();
+    session.exp_string("> ").unwrap();
+    session.send_line("/exit").unwrap();
+    session.exp_eof().unwrap();
+    assert_eq!(json!(messages(&path)), before);
 }

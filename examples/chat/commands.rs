@@ -29,8 +29,9 @@ impl<'a> Input<'a> {
         let text = line.trim();
         match text {
             "" => Self::Nothing,
-            "exit" | "quit" | "/exit" | "/quit" => Self::Exit,
+            "exit" | "quit" => Self::Exit,
             _ if !line.starts_with('/') => Self::Question(text),
+            "/exit" | "/quit" => Self::Exit,
             "/help" => Self::Help,
             "/clear" => Self::Clear,
             "/stats" => Self::Statistics,

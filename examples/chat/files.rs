@@ -9,6 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::error::Category;
 
+use crate::common::of_json;
+
 /// No plan or conversation is larger; a device may never end.
 const MAX_BYTES: u64 = 64 << 20;
 /// No schema or grammar that can be used is larger.
@@ -61,7 +63,7 @@ pub(crate) fn read_schema(path: &Path) -> Result<Value> {
 }
 
 /// Without the mark that some editors put before text.
-fn plain<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
+pub(crate) fn plain<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
     if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = bytes {
         let reason = "it is in UTF-16; save it as UTF-8";
         return Err(failed(path, io::Error::new(ErrorKind::InvalidData, reason)));
@@ -69,20 +71,50 @@ fn plain<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
     Ok(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes))
 }
 
-/// What a file holds, as JSON; `what` is that in words, `remedy` what to do if it does not.
+/// What a file should hold.
+#[derive(Clone, Copy)]
+pub(crate) enum Shape {
+    Plan,
+    Conversation,
+}
+
+impl Shape {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plan => "a stored plan",
+            Self::Conversation => "a conversation",
+        }
+    }
+
+    /// What is wrong with a file already at a glance.
+    fn fault(self, bytes: &[u8]) -> Option<&'static str> {
+        let value: Value = serde_json::from_slice(bytes).ok()?;
+        match self {
+            Self::Plan => (!value.is_object()).then_some("that is an object"),
+            Self::Conversation => {
+                let is_list = value.as_array().is_some_and(|all| all.iter().all(Value::is_object));
+                (!is_list).then_some("that is a list of objects with `role` and `content`")
+            }
+        }
+    }
+}
+
+/// What a file holds, as JSON of this shape; `remedy` is what to do if it does not.
 pub(crate) fn json<T: DeserializeOwned>(
     path: &Path,
     bytes: &[u8],
-    what: &str,
+    shape: Shape,
     remedy: &str,
 ) -> Result<T> {
     let bytes = plain(path, bytes)?;
+    let what = shape.name();
     serde_json::from_slice(bytes).map_err(|error| {
+        let fault = shape.fault(bytes).map_or_else(|| of_json(&error), str::to_owned);
         let reason = match error.classify() {
             _ if bytes.starts_with(b"GGUF") => format!("it is a model, not {what}"),
             _ if bytes.trim_ascii().is_empty() => format!("it is empty, not {what}"),
             Category::Eof => format!("it is cut off ({error})"),
-            Category::Data => format!("it is JSON, but not {what} ({error})"),
+            Category::Data => format!("it is JSON, but not {what} ({fault})"),
             Category::Syntax | Category::Io => format!("it is not JSON, so not {what} ({error})"),
         };
         failed(path, io::Error::new(ErrorKind::InvalidData, format!("{reason}; {remedy}")))

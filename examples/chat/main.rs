@@ -26,23 +26,27 @@ use self::arguments::{Arguments, StatsFormat};
 use self::commands::{HELP, Input};
 use self::common::{say, warn};
 use self::conversation::Conversation;
+use self::files::Shape;
 use self::session::Session;
-use self::terminal::Terminal;
+use self::terminal::{Line, Terminal};
 
 fn main() {
     let arguments = common::arguments_of_writer();
-    if let Err(error) = run(&arguments) {
-        common::fail(&told(&error, arguments.plan.is_some()));
+    match run(&arguments) {
+        Ok(0) => {}
+        Ok(status) => std::process::exit(status),
+        Err(error) => common::fail(&told(&error, arguments.plan.is_some())),
     }
 }
 
 /// An error with the options that set what it names. A stored plan has its own context.
 fn told(error: &Error, by_plan: bool) -> String {
-    let text = common::in_options(&error.to_string());
+    let text = common::words(error);
     if by_plan { text.replace("`--context`", "`--context` of `plan --freeze`") } else { text }
 }
 
-fn run(arguments: &Arguments) -> Result<()> {
+/// Returns the program's status.
+fn run(arguments: &Arguments) -> Result<i32> {
     let options = arguments.options()?;
     if let Some(note) = arguments.note() {
         say(&note);
@@ -62,7 +66,8 @@ fn run(arguments: &Arguments) -> Result<()> {
         options,
         stats: arguments.stats,
         by_plan: arguments.plan.is_some(),
-        told: String::new(),
+        told: [const { String::new() }; 2],
+        status: 0,
     };
     // Before anything is said of keys that it takes.
     let mut terminal = arguments.prompt.is_none().then(Terminal::new);
@@ -92,7 +97,7 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
     }
     if let Some(path) = &arguments.plan {
         let remedy = "store one by `plan --freeze`";
-        let plan: Plan = files::json(path, &files::read(path)?, "a stored plan", remedy)?;
+        let plan: Plan = files::json(path, &files::read(path)?, Shape::Plan, remedy)?;
         builder = builder.plan(plan);
     }
     for endpoint in &arguments.rpc {
@@ -107,7 +112,7 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
     let model = model?;
     say(model.plan());
     warn(model.warnings());
-    if let Some(note) = arguments.speed.note(&model) {
+    for note in arguments.speed.notes(&model) {
         say(&note);
     }
     Ok(model)
@@ -115,6 +120,10 @@ fn load(arguments: &Arguments) -> Result<MoeModel> {
 
 /// No network between a program and its server is slower for long.
 const SLOW_NETWORK_BYTES_PER_SECOND: u64 = 10 << 20;
+
+/// What of a session can fail to be kept.
+const MESSAGES: usize = 0;
+const STATE: usize = 1;
 
 /// A model, what was said, and where it is kept.
 struct Talk {
@@ -125,8 +134,10 @@ struct Talk {
     stats: StatsFormat,
     /// Whether its context is a stored plan's.
     by_plan: bool,
-    /// Why the session could not be kept, as it was told last.
-    told: String,
+    /// Why the session's messages and state could not be kept, as long as it is so and was told.
+    told: [String; 2],
+    /// What the program ends with.
+    status: i32,
 }
 
 impl Talk {
@@ -182,7 +193,22 @@ impl Talk {
         let questions = self.conversation.messages().iter().filter(is_question);
         let questions = questions.map(|message| &*message.content).chain(unanswered);
         terminal.welcome(questions);
-        while let Some((line, cancel)) = terminal.read() {
+        loop {
+            let line = match terminal.read() {
+                Ok(Some(Line::Text(line))) => line,
+                Ok(Some(Line::Nothing)) => continue,
+                Ok(Some(Line::Dropped)) => {
+                    self.fail(terminal);
+                    continue;
+                }
+                Ok(None) => break,
+                // What was said until then is kept all the same.
+                Err(error) => {
+                    say(&format!("error: {error}"));
+                    self.status = 1;
+                    break;
+                }
+            };
             match Input::of(&line) {
                 Input::Nothing => {}
                 Input::Exit => break,
@@ -195,16 +221,24 @@ impl Talk {
                 Input::Unknown(command) => {
                     say(&format!("there is no {command}; /help lists what there is"));
                 }
-                Input::Question(question) => match self.turn(question, &cancel) {
+                Input::Question(question) => match self.turn(question, &terminal.cancel()) {
                     Err(error) if is_final(&error) => return Err(error),
                     Err(Error::Cancelled { .. }) | Ok(()) => {}
                     Err(error) => {
                         say(&format!("error: {}", told(&error, self.by_plan)));
+                        self.fail(terminal);
                     }
                 },
             }
         }
         Ok(())
+    }
+
+    /// A question got no answer. Where nobody reads that, the status tells it.
+    fn fail(&mut self, terminal: &Terminal) {
+        if !terminal.has_person() {
+            self.status = 1;
+        }
     }
 
     /// A question and its answer. What comes of them is on disk afterwards, whatever happens.
@@ -237,33 +271,35 @@ impl Talk {
             }
             Ok(_) => {}
         }
-        self.keep();
-        // What was silent during the answer would be waited for again.
+        let is_kept = self.keep();
+        // What was silent during the answer would be waited for again. What keeps the messages off the disk
+        // keeps the state off it too.
         if matches!(&answered, Ok(reason) if *reason != Some(StopReason::TimeLimit))
-            && let Some(session) = &self.session
+            && let Some(session) = self.session.as_ref().filter(|_| is_kept)
         {
             let saved = session.save_small_state(&mut self.model);
-            self.tell(saved);
+            self.tell(saved, STATE);
         }
         answered.map(|_| ())
     }
 
-    /// Writes the messages. An error is told and tried again by the next turn: the conversation itself
-    /// can go on.
-    fn keep(&mut self) {
-        let Some(session) = &mut self.session else { return };
+    /// Writes the messages, and returns whether they are on disk. An error is told and tried again by the next
+    /// turn: the conversation itself can go on.
+    fn keep(&mut self) -> bool {
+        let Some(session) = &mut self.session else { return true };
         let saved = session.save(self.conversation.messages());
-        self.tell(saved);
+        self.tell(saved, MESSAGES)
     }
 
-    /// Tells why the session was not kept, once as long as it is the same.
-    fn tell(&mut self, saved: Result<()>) {
-        let Err(error) = saved else { return };
-        let error = error.to_string();
-        if error != self.told {
+    /// Tells why the messages or the state were not kept, once as long as it is the same. Returns whether they
+    /// were.
+    fn tell(&mut self, saved: Result<()>, what: usize) -> bool {
+        let error = saved.err().map(|error| error.to_string());
+        if let Some(error) = error.as_ref().filter(|error| **error != self.told[what]) {
             say(&format!("error: {error}"));
         }
-        self.told = error;
+        self.told[what] = error.unwrap_or_default();
+        self.told[what].is_empty()
     }
 
     /// The old conversation stays on disk, beside the new one's file.
@@ -282,16 +318,25 @@ impl Talk {
         self.conversation.clear();
     }
 
-    fn end(mut self) -> Result<()> {
-        let Some(session) = &mut self.session else { return Ok(()) };
-        session.save(self.conversation.messages())?;
+    /// Returns the program's status. What was not kept makes it 1, and is told unless it was.
+    fn end(mut self) -> Result<i32> {
+        if !self.keep() {
+            return Ok(1);
+        }
+        let Some(session) = &self.session else { return Ok(self.status) };
         let has_servers = self.model.plan().devices().iter().any(|device| device.server.is_some());
-        if has_servers { self.save_state_in_time() } else { session.save_state(&mut self.model) }
+        if has_servers {
+            return self.save_state_in_time();
+        }
+        let saved = session.save_state(&mut self.model);
+        Ok(if self.tell(saved, STATE) { self.status } else { 1 })
     }
 
     /// Part of the state may be at a server, which may not answer. The conversation is on disk.
-    fn save_state_in_time(self) -> Result<()> {
-        let Self { mut model, session: Some(session), .. } = self else { return Ok(()) };
+    fn save_state_in_time(self) -> Result<i32> {
+        let Self { mut model, session: Some(session), status, told, .. } = self else {
+            return Ok(0);
+        };
         let seconds = 2 + session::state_bytes(&model) / SLOW_NETWORK_BYTES_PER_SECOND;
         let state = session.state();
         let (sender, saved) = mpsc::channel();
@@ -299,13 +344,17 @@ impl Talk {
             // Nobody waits any more if this fails.
             let _ = sender.send(session.save_state(&mut model));
         });
-        saved.recv_timeout(Duration::from_secs(seconds)).unwrap_or_else(|_| {
+        let saved = saved.recv_timeout(Duration::from_secs(seconds)).unwrap_or_else(|_| {
             say(&format!(
                 "(a server did not answer within {seconds} s, so {} was not written; the conversation is saved)",
                 state.display()
             ));
-            std::process::exit(0);
-        })
+            std::process::exit(status);
+        });
+        match saved {
+            Err(error) if error.to_string() == told[STATE] => Ok(1),
+            saved => saved.map(|()| status),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use moe_offload::{Error, Message, MoeModel, Result, Role};
 use tempfile::NamedTempFile;
 
 use crate::common::{count, say};
-use crate::files;
+use crate::files::{self, Shape};
 
 /// A larger state is written at the end only: it would hold up each question.
 const STATE_EACH_TURN_BYTES: u64 = 256 << 20;
@@ -51,7 +51,7 @@ impl Session {
         };
         let conversation = match &known {
             Some(bytes) if !bytes.trim_ascii().is_empty() => {
-                files::json(path, bytes, "a conversation", "correct it, or name another file")?
+                files::json(path, bytes, Shape::Conversation, "correct it, or name another file")?
             }
             _ => Vec::new(),
         };
@@ -257,10 +257,11 @@ fn temporary(path: &Path) -> io::Result<NamedTempFile> {
 
 /// What the system said of a temporary file, whose name tells nobody anything.
 fn without_its_name(error: io::Error) -> io::Error {
-    let source = error.get_ref().and_then(|error| error.source());
-    let of_system = source.and_then(|error| error.downcast_ref::<io::Error>());
-    let code = of_system.and_then(io::Error::raw_os_error);
-    code.map_or(error, io::Error::from_raw_os_error)
+    let text = error.to_string();
+    match text.split_once(" at path ") {
+        Some((reason, _)) => io::Error::new(error.kind(), reason),
+        None => error,
+    }
 }
 
 /// Makes an empty file with this name, or with the first number behind it that is free.

@@ -1,6 +1,7 @@
 //! What the examples have in common: one clear line and status 1 for every error.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt::Display;
 use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Write};
@@ -20,7 +21,7 @@ pub(crate) fn arguments<A: Parser>() -> A {
             // Lists of what is missing come on lines of their own.
             let rest = text.lines().skip(1).take_while(|line| line.starts_with("  "));
             let rest: Vec<&str> = rest.map(str::trim).collect();
-            let line = format!("{line} {}", rest.join(" "));
+            let line = in_options(&format!("{line} {}", rest.join(" ")));
             fail(&format!("{}; see --help", line.trim_start_matches("error: ").trim_end()));
         }
         error.exit()
@@ -43,8 +44,14 @@ pub(crate) fn fail(error: &dyn Display) -> ! {
 
 /// The same with another status.
 pub(crate) fn fail_with(status: i32, error: &dyn Display) -> ! {
-    say(&format!("error: {}", in_options(&error.to_string()).replace('\n', " ")));
+    say(&format!("error: {}", error.to_string().replace('\n', " ")));
     std::process::exit(status);
+}
+
+/// The same for an error of the library.
+#[allow(dead_code)] // not every example has nothing to add
+pub(crate) fn fail_by(error: &(dyn Error + 'static)) -> ! {
+    fail(&words(error))
 }
 
 /// To the person; with standard error closed to nobody.
@@ -151,8 +158,27 @@ const OPTIONS: [(&str, &str); 21] = [
     ("xtc_probability", "--xtc"),
 ];
 
-/// An error of the library in words that a person at the command line can act on.
-pub(crate) fn in_options(error: &str) -> String {
+/// An error of the library in words that a person at the command line can act on. What is wrong with a file is
+/// told in the file's own words.
+pub(crate) fn words(error: &(dyn Error + 'static)) -> String {
+    let is_of_file = |source: &(dyn Error + 'static)| {
+        source.is::<io::Error>() || source.is::<serde_json::Error>()
+    };
+    let text = error.to_string();
+    if error.source().is_some_and(is_of_file) { text } else { in_options(&text) }
+}
+
+/// What is wrong with JSON, without names that only the source has.
+#[allow(dead_code)] // not every example reads some
+pub(crate) fn of_json(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let Some((before, name)) = text.split_once("expected struct ") else { return text };
+    let after = name.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_');
+    format!("{before}expected an object{after}")
+}
+
+/// Settings by the names of their options.
+fn in_options(error: &str) -> String {
     let is_border = |c: char| " `(),;:".contains(c);
     let translate = |piece: &str| {
         let word = piece.trim_end_matches(is_border);

@@ -1,6 +1,7 @@
 //! What makes a model faster or slower and changes nothing else.
 
 use clap::Args;
+use indicatif::HumanBytes;
 use moe_offload::plan::parse_bytes;
 use moe_offload::{LoadMode, MoeModel, MoeModelBuilder, PagingOptions};
 
@@ -66,17 +67,29 @@ impl SpeedArguments {
     }
 
     /// What the plan does not say of experts on disk.
-    pub(crate) fn note(&self, model: &MoeModel) -> Option<String> {
+    pub(crate) fn notes(&self, model: &MoeModel) -> Vec<String> {
         let Some(paging) = model.paging() else {
             let is_for_disk = self.expert_cache.is_some() || self.verify_experts;
-            return is_for_disk.then(|| {
-                "--expert-cache and --verify-experts change nothing: no experts are on disk (see --policy)".to_owned()
-            });
+            let note = "--expert-cache and --verify-experts change nothing: no experts are on disk (see --policy)";
+            return is_for_disk.then(|| note.to_owned()).into_iter().collect();
         };
         let tokens = paging.tokens_at_once;
-        (tokens < model.plan().context().micro_batch_tokens).then(|| {
+        let is_less = tokens < model.plan().context().micro_batch_tokens;
+        let in_parts = is_less.then(|| {
             format!("prompts are read {tokens} tokens at a time: the memory for experts holds no more of their experts")
-        })
+        });
+        self.smaller_cache(model).into_iter().chain(in_parts).collect()
+    }
+
+    /// Where the plan has less memory for experts than was asked for, though they need more.
+    fn smaller_cache(&self, model: &MoeModel) -> Option<String> {
+        let disk = model.plan().disk().filter(|disk| disk.even_hit_rate() != Some(1.0))?;
+        let planned = disk.cache_bytes?;
+        let given = self.expert_cache.filter(|&given| planned < given)?;
+        let (given, planned) = (HumanBytes(given), HumanBytes(planned));
+        Some(format!(
+            "--expert-cache is {given}, but the plan's {planned} counts, which is smaller"
+        ))
     }
 
     pub(crate) fn apply(&self, mut builder: MoeModelBuilder) -> MoeModelBuilder {

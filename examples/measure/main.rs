@@ -87,7 +87,7 @@ struct Arguments {
     /// Bytes that it leaves free, such as 2GiB, when CUDA has started in this process
     #[arg(long, value_name = "BYTES", value_parser = bytes, allow_hyphen_values = true, requires = "holder")]
     leave_free: Option<u64>,
-    /// Print one line of JSON per policy instead
+    /// Print JSON instead: a line per policy, or the list of devices
     #[arg(long)]
     json: bool,
     /// Only list the devices
@@ -112,8 +112,10 @@ fn main() {
     let arguments: Arguments = common::arguments();
     match run(&arguments) {
         Ok(()) => {}
-        Err(error @ Error::DoesNotFit { .. }) => common::fail_with(DOES_NOT_FIT, &error),
-        Err(error) => common::fail(&error),
+        Err(error @ Error::DoesNotFit { .. }) => {
+            common::fail_with(DOES_NOT_FIT, &common::words(&error))
+        }
+        Err(error) => common::fail_by(&error),
     }
 }
 
@@ -151,12 +153,11 @@ fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn list(devices: &[Device], json: bool) -> String {
+    if json {
+        return format!("{}\n", json!(devices));
+    }
     let mut text = String::new();
     for device in devices {
-        if json {
-            let _ = writeln!(text, "{}", json!(device));
-            continue;
-        }
         let mib =
             |bytes: Option<u64>| bytes.map_or("-".to_owned(), |bytes| (bytes >> 20).to_string());
         let (free, total) = (mib(device.free_bytes), mib(device.total_bytes));

@@ -44,21 +44,40 @@ pub(crate) fn devices_with(
     cancel: Option<&CancelHandle>,
 ) -> Result<Vec<Device>> {
     let limits = Limits::of_load(cancel);
+    let mut servers: Vec<&String> = Vec::new();
     for endpoint in rpc_servers {
+        check_endpoint(endpoint)?;
+        if let Some(same) = known_as(endpoint, &servers)? {
+            tracing::warn!(
+                "the RPC server {endpoint} is {same} under another name; it is taken once"
+            );
+            continue;
+        }
         connect(endpoint, &limits)?;
+        servers.push(endpoint);
     }
     // The engine describes a server's devices by its endpoint. Others are not even asked: a server
     // that is busy with another client would be waited for.
-    let wanted = |row: &Row| row.backend != RPC || rpc_servers.contains(&row.description);
+    let wanted = |row: &Row| row.backend != RPC || servers.contains(&&row.description);
     let devices = with_memory(&rows()?, wanted, &limits)?;
     // A device that does not answer is left out, but not one that was asked for by name.
-    for endpoint in rpc_servers {
+    for endpoint in servers {
         link(endpoint)?.check()?;
         if !devices.iter().any(|device| device.server() == Some(endpoint)) {
             return Err(silent(endpoint));
         }
     }
     Ok(devices)
+}
+
+/// The one of these connected servers to which this other name leads.
+fn known_as<'a>(endpoint: &str, servers: &[&'a String]) -> Result<Option<&'a String>> {
+    for &server in servers {
+        if server != endpoint && rpc::leads_to(endpoint, &*link(server)?) {
+            return Ok(Some(server));
+        }
+    }
+    Ok(None)
 }
 
 /// The devices of these names that answer.

@@ -120,6 +120,10 @@ pub enum ModelFault {
     WrongVocabulary { tokens: u64, rows: u64 },
     #[error("tokens {other} and {id} of the vocabulary are both `{text}`")]
     DuplicateToken { text: String, id: u64, other: u64 },
+    #[error(
+        "token {id} of the vocabulary has a NUL, up to which the engine reads it, and is then `{text}`, as token {other} is"
+    )]
+    CutToken { text: String, id: u64, other: u64 },
     #[error("all {tokens} tokens of the vocabulary are empty")]
     NoTexts { tokens: u64 },
     #[error(

@@ -209,6 +209,7 @@ impl MoeModelBuilder {
     /// [`connect_rpc`](crate::connect_rpc) for what can go wrong with one and
     /// [`devices`](crate::devices) for their names. In the policy the address itself may stand for
     /// the server's first device: `layers:0-7=10.0.0.2:50052`. Calls of models that use such servers wait for each other.
+    /// A server that is given twice, also by another name of its address, is taken once, under the first.
     pub fn rpc_server(mut self, endpoint: impl Into<String>) -> Self {
         self.rpc_servers.push(endpoint.into());
         self

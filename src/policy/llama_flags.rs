@@ -27,8 +27,8 @@ impl OffloadPolicy {
     /// The policy that llama.cpp's flags mean, in their order: `--cpu-moe` (`-cmoe`),
     /// `--n-cpu-moe N` (`-ncmoe`), `--n-cpu-ffn N` (`-ncffn`) and
     /// `--override-tensor PATTERN=BUFFER,…` (`-ot`). As there, `_` may stand for `-` in a long flag; beyond
-    /// it, a long flag's value may follow a `=`. The text form of a policy takes the same flags:
-    /// `"--n-cpu-moe 12".parse()`.
+    /// it, a long flag's value may follow a `=`. The text form of a policy takes the same flags,
+    /// in which quotes are taken off as by a shell: `"--n-cpu-moe 12".parse()`.
     ///
     /// `--n-cpu-moe` keeps llama.cpp's meaning: it counts *blocks* from the first of the file,
     /// where [`OffloadPolicy::FirstLayers`] counts layers that have experts. Patterns are read with

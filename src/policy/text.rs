@@ -38,7 +38,7 @@ impl FromStr for OffloadPolicy {
     fn from_str(text: &str) -> Result<Self, Error> {
         // No rule begins so, llama.cpp's flags do.
         if text.trim_start().starts_with('-') {
-            return Self::from_llama_flags(text.split_whitespace());
+            return Self::from_llama_flags(flags(text));
         }
         let parts = split_rules(text);
         let alone = parts.len() == 1;
@@ -56,6 +56,31 @@ impl FromStr for OffloadPolicy {
         }
         Ok(Self::from_rules(rules))
     }
+}
+
+/// The words of a command line: as a shell does, quotes keep spaces and are taken off. Unlike there, a backslash
+/// outside of quotes stays, as patterns are full of them.
+fn flags(text: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            c if c.is_whitespace() => words.extend(word.take()),
+            // A quote that nothing closes is a character like others.
+            '\'' | '"' if rest.as_str().contains(c) => {
+                let word = word.get_or_insert_default();
+                while let Some(inner) = rest.next().filter(|&inner| inner != c) {
+                    let is_escape =
+                        c == '"' && inner == '\\' && rest.as_str().starts_with(['"', '\\']);
+                    word.extend(if is_escape { rest.next() } else { Some(inner) });
+                }
+            }
+            c => word.get_or_insert_default().push(c),
+        }
+    }
+    words.extend(word);
+    words
 }
 
 fn parse_rule(text: &str) -> Result<OffloadPolicy, Error> {

@@ -12,6 +12,7 @@ const MODEL: &str = "tokenizer.ggml.model";
 const SPLIT: &str = "tokenizer.ggml.pre";
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const MERGES: &str = "tokenizer.ggml.merges";
+const TEMPLATE: &str = "tokenizer.chat_template";
 /// Tokenizers that merge pairs.
 const MERGING: [&str; 4] = ["gpt2", "hybriddna", "whitespace", "gemma4"];
 /// Whose tokens are made otherwise.
@@ -47,6 +48,7 @@ pub(super) fn check(keys: &Keys<'_>) -> Checked {
             _ => {}
         }
     }
+    text(keys, TEMPLATE)?;
     for key in FLAGS {
         match keys.gguf.metadata().get(key) {
             Some(value) if value.as_bool().is_none() => {
@@ -76,13 +78,25 @@ fn check_merges(keys: &Keys<'_>, model: &str) -> Checked {
     }
 }
 
-/// No text is that of two tokens, but for none, to which the engine gives names; and some are not empty.
+/// No text is that of two tokens, but for none, to which the engine gives names; and some are not empty. The engine
+/// reads texts up to a NUL.
 fn check_texts(tokens: &Array) -> Checked {
     let mut first = HashMap::with_capacity(usize::try_from(tokens.len()).unwrap_or(0));
-    for (id, text) in (0_u64..).zip(tokens.iter_bytes()).filter(|(_, text)| !text.is_empty()) {
-        if let Some(other) = first.insert(text, id) {
-            let text = String::from_utf8_lossy(text).into_owned();
-            return Err(ModelFault::DuplicateToken { text, id, other });
+    let read = |text: &'_ [u8]| text.iter().position(|&byte| byte == 0).unwrap_or(text.len());
+    for (id, text) in (0_u64..).zip(tokens.iter_bytes()) {
+        let is_cut = read(text) < text.len();
+        let read = &text[..read(text)];
+        if read.is_empty() {
+            continue;
+        }
+        if let Some((other, other_is_cut)) = first.insert(read, (id, is_cut)) {
+            let text = String::from_utf8_lossy(read).into_owned();
+            return Err(if is_cut || other_is_cut {
+                let (with_nul, other) = if is_cut { (id, other) } else { (other, id) };
+                ModelFault::CutToken { text, id: with_nul, other }
+            } else {
+                ModelFault::DuplicateToken { text, id, other }
+            });
         }
     }
     if first.is_empty() { Err(ModelFault::NoTexts { tokens: tokens.len() }) } else { Ok(()) }

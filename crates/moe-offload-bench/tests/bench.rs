@@ -266,6 +266,11 @@ fn the_program_runs_resumes_and_reports() {
     }
     let (protocol, records) = Journal::read(Path::new(&journal)).unwrap();
     assert_eq!((protocol.repetitions, records.len()), (1, 3));
+    let compared = run("bench", &["agree", &journal, &journal]);
+    let said = String::from_utf8_lossy(&compared.stderr).into_owned();
+    assert_eq!(compared.status.code(), Some(1), "{said}");
+    assert!(said.contains("too few samples") && said.contains("--repetitions 2"), "{said}");
+    assert!(compared.stdout.is_empty(), "{compared:?}");
     let again = bench(&arguments(&[]));
     assert!(String::from_utf8_lossy(&again.stderr).contains("resume it"), "{again:?}");
     bench(&arguments(&["--resume"]));
@@ -289,6 +294,34 @@ fn without_a_device_one_policy_is_measured() {
     assert!(!folder.path().join("out/speed.svg").exists());
     let report = std::fs::read_to_string(folder.path().join("out/report.md")).unwrap();
     assert!(report.contains("- device: none"), "{report}");
+}
+
+#[test]
+fn a_command_is_needed_and_all_are_named() {
+    let output = run("bench", &[]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let expected = "error: a command is needed: run, report, agree, protocol, tune; see --help\n";
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn a_protocol_s_fields_are_named_as_the_file_has_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("threads");
+    let refused = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let output = run("bench", &["protocol", "--protocol", path.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let printed = run("bench", &["protocol"]);
+    let printed = String::from_utf8(printed.stdout).unwrap();
+    let said = refused(&printed.replacen('{', r#"{"typo": 1,"#, 1));
+    assert!(said.contains("unknown field `typo`") && said.contains("`context_tokens`"), "{said}");
+    assert!(said.contains("/threads`: ") && !said.contains("--"), "{said}");
+    let said = refused("null");
+    assert!(said.contains("expected an object"), "{said}");
 }
 
 #[test]

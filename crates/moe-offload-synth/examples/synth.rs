@@ -80,7 +80,7 @@ fn main() {
                 common::fail(&format!("cannot write to standard output: {error}"));
             }
         }
-        Err(error) => common::fail(&error),
+        Err(error) => common::fail_by(&error),
     }
 }
 

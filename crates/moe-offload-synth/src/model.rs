@@ -117,7 +117,8 @@ impl SynthModel {
                 self.writer.split(shards)
             }
             _ => {
-                return invalid("the number of shards", shards, "from 1 to the tensors' number");
+                let value = format!("{shards} (of {} tensors)", self.writer.tensors().len());
+                return invalid("the number of shards", value, "from 1 to the tensors' number");
             }
         };
         let paths = paths(path, shards);

@@ -127,9 +127,14 @@ fn check_layers(family: &Family) -> Result<()> {
     if has_query_rank && is_lite(layers) {
         return refuse("other than 26 and 27, which the engine takes for DeepSeek-V2-Lite");
     }
-    let sees_everything = |layer| !family.is_recurrent(layer) && !family.is_windowed(layer);
-    if !(0..layers).any(sees_everything) || !(0..layers).any(|layer| family.has_experts(layer)) {
-        return refuse("enough for one with full attention and one with experts");
+    let sees_everything = |layer: &u32| !family.is_recurrent(*layer) && !family.is_windowed(*layer);
+    let first = (0..MAX_LAYERS).find(sees_everything);
+    let first_with_experts = (0..MAX_LAYERS).find(|&layer| family.has_experts(layer));
+    let least = first.max(first_with_experts).map_or(MAX_LAYERS, |layer| layer + 1);
+    if layers < least {
+        let value = format!("{layers} (the least is {least})");
+        let expected = "enough for one with full attention and one with experts";
+        return invalid("the number of layers", value, expected);
     }
     Ok(())
 }

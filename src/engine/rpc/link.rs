@@ -1,5 +1,6 @@
 //! What is known of the connection to one server.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +18,8 @@ pub(crate) struct Link {
     trouble: Mutex<Option<String>>,
     /// How the server last greeted.
     greeting: Mutex<Option<[u8; GREETING_BYTES]>>,
+    /// Where its name led when it last greeted.
+    peer: Mutex<Option<SocketAddr>>,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
     round_trips: AtomicU64,
@@ -30,6 +33,7 @@ impl Link {
             relay,
             trouble: Mutex::new(None),
             greeting: Mutex::new(None),
+            peer: Mutex::new(None),
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
             round_trips: AtomicU64::new(0),
@@ -62,14 +66,20 @@ impl Link {
         self.trouble().clone()
     }
 
-    pub(super) fn connected(&self, greeting: [u8; GREETING_BYTES]) {
+    pub(super) fn connected(&self, greeting: [u8; GREETING_BYTES], peer: Option<SocketAddr>) {
         *self.trouble() = None;
+        *self.last_peer() = peer;
         *self.last_greeting() = Some(greeting);
     }
 
     /// How the server last greeted, if it ever did.
     pub(super) fn greeting(&self) -> Option<[u8; GREETING_BYTES]> {
         *self.last_greeting()
+    }
+
+    /// Where its name led when it last greeted, if it ever did.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        *self.last_peer()
     }
 
     pub(super) fn lost(&self, reason: String) {
@@ -100,6 +110,10 @@ impl Link {
 
     fn last_greeting(&self) -> MutexGuard<'_, Option<[u8; GREETING_BYTES]>> {
         self.greeting.lock().unwrap_or_else(PoisonError::into_inner) // likewise
+    }
+
+    fn last_peer(&self) -> MutexGuard<'_, Option<SocketAddr>> {
+        self.peer.lock().unwrap_or_else(PoisonError::into_inner) // likewise
     }
 
     fn trouble(&self) -> MutexGuard<'_, Option<String>> {

@@ -18,6 +18,7 @@ mod cache;
 mod client;
 mod graphs;
 mod link;
+mod names;
 mod operation;
 mod protocol;
 mod relay;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::cache::clean_cache;
 pub(crate) use self::link::Link;
+pub(crate) use self::names::leads_to;
 pub(crate) use self::operation::{Operation, Turn};
 use crate::error::{Error, Result};
 

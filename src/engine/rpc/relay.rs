@@ -8,6 +8,7 @@ use std::thread;
 use super::client::Client;
 use super::graphs::{Graphs, Sent};
 use super::link::Link;
+use super::names;
 use super::operation;
 use super::protocol::{CAPABILITY_BYTES, Command, GREETING_BYTES, HEADER_BYTES};
 use super::server::{Server, Trouble};
@@ -74,14 +75,20 @@ impl Relay {
         let server = match Server::greet(link.endpoint(), &request, &mut answer) {
             Ok(server) => {
                 answer[GREETING_BYTES - CAPABILITY_BYTES..].fill(0);
-                link.connected(answer);
+                link.connected(answer, server.peer());
                 Some(server)
             }
             Err(trouble) => {
                 let greeting = link.greeting().filter(|_| operation::only_frees());
                 let Some(greeting) = greeting else {
-                    link.lost(trouble.to_string());
-                    return Err(io::Error::other(trouble.to_string()));
+                    let reason = match (&trouble, names::on_same_port(link)) {
+                        (Trouble::Silent(_), Some(other)) => format!(
+                            "{trouble} Or is it {other}, which this program has connected already, under another name?"
+                        ),
+                        _ => trouble.to_string(),
+                    };
+                    link.lost(reason.clone());
+                    return Err(io::Error::other(reason));
                 };
                 // The engine has no other connection to this server, and lets go of this one at once.
                 answer = greeting;

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -90,6 +90,11 @@ impl Server {
         }
         server.timeout = ANSWER_TIMEOUT;
         Ok(server)
+    }
+
+    /// Where its name led.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        self.socket.peer_addr().ok()
     }
 
     /// Sends a request or a part of one. What is given up in between is kept and goes first the next time.
@@ -244,7 +249,8 @@ fn dial(endpoint: &str) -> Outcome<TcpStream> {
     }
 }
 
-fn connect(endpoint: &str) -> io::Result<TcpStream> {
+/// The first address of a name that takes a connection.
+pub(super) fn connect(endpoint: &str) -> io::Result<TcpStream> {
     let mut last = io::Error::other("the name has no address");
     for address in endpoint.to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {

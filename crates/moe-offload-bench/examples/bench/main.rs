@@ -15,7 +15,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use moe_offload_bench::{
     self as bench, Agreement, BenchError, BenchResult, Journal, ModelChoice, PolicyChoice,
@@ -38,7 +38,7 @@ const SAMPLES: &str = "samples.csv";
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
 }
 
 #[derive(Subcommand)]
@@ -132,7 +132,10 @@ struct ProtocolArguments {
 
 fn main() {
     let arguments: Arguments = common::arguments_of_writer();
-    let done = match arguments.what {
+    let Some(what) = arguments.what else {
+        common::fail(&format!("a command is needed: {}; see --help", commands().join(", ")))
+    };
+    let done = match what {
         What::Run(arguments) => run(&arguments),
         What::Report(output) => report(&output),
         What::Agree { first, second } => agree(&first, &second),
@@ -143,8 +146,15 @@ fn main() {
         What::Task => task(),
     };
     if let Err(error) = done {
-        common::fail(&error);
+        common::fail_by(&error);
     }
+}
+
+/// The names of those that a person can give.
+fn commands() -> Vec<String> {
+    let all = Arguments::command();
+    let shown = all.get_subcommands().filter(|command| !command.is_hide_set());
+    shown.map(|command| command.get_name().to_owned()).collect()
 }
 
 fn run(arguments: &RunArguments) -> BenchResult<()> {
@@ -228,7 +238,10 @@ fn protocol(arguments: &ProtocolArguments) -> BenchResult<Protocol> {
     let mut protocol = match &arguments.protocol {
         Some(path) => {
             let text = std::fs::read(path).map_err(|source| io("read", path, source))?;
-            serde_json::from_slice(&text).map_err(|error| io("read", path, error.into()))?
+            serde_json::from_slice(&text).map_err(|error| {
+                let reason = common::of_json(&error);
+                io("read", path, std::io::Error::new(ErrorKind::InvalidData, reason))
+            })?
         }
         None => Protocol::new(vec![model(&demo().to_string_lossy())]),
     };
@@ -354,11 +367,17 @@ fn report(output: &Output) -> BenchResult<()> {
 fn agree(first: &Path, second: &Path) -> BenchResult<()> {
     let ((protocol, ours), (other, theirs)) = (Journal::read(first)?, Journal::read(second)?);
     let agreement = Agreement::of((&protocol, &ours), (&other, &theirs))?;
+    let (judged, apart) = agreement.counts();
+    // A single sample says nothing of how much a figure varies.
+    if apart == 0 && protocol.repetitions < 2 && !agreement.missing.is_empty() {
+        common::fail(
+            &"too few samples to compare: both runs have one repetition; run them with --repetitions 2 or more",
+        );
+    }
     print(agreement.to_string().trim_end())?;
     if agreement.agree() {
         return Ok(());
     }
-    let (judged, apart) = agreement.counts();
     let reason = format!("{apart} of {judged} figures differ, {} missing", agreement.missing.len());
     Err(BenchError::Task { task: "agree".to_owned(), reason })
 }

@@ -77,7 +77,7 @@ pub(super) fn grammar(text: &str, token: TokenOf<'_>) -> Result<Grammar> {
             "this token ends the text, so nothing can come after it; put it at the very end of the grammar, or leave it out, as an answer ends where its grammar does",
         );
     }
-    reader.builder.finish(root).map_err(unusable_grammar)
+    reader.builder.finish(root).map_err(|why| unusable_grammar(why, text))
 }
 
 fn unusable(reason: String) -> Error {
@@ -178,7 +178,7 @@ impl<'a> Reader<'a> {
         }
         self.space(true);
         let expr = self.alternatives(false)?;
-        self.builder.define(id, &expr).map_err(unusable_grammar)?;
+        self.builder.define(id, &expr).map_err(|why| unusable_grammar(why, self.text))?;
         if !matches!(self.peek(), None | Some('\r' | '\n')) {
             return self.fail_expecting("the end of the rule, as its line ends");
         }
@@ -351,7 +351,10 @@ impl<'a> Reader<'a> {
         };
         // A repetition of a repetition calls a rule, so that a stack of them does not nest.
         let unit = match unit {
-            Expr::Repeat(..) => Expr::Rule(self.builder.rule_of(&unit).map_err(unusable_grammar)?),
+            Expr::Repeat(..) => {
+                let rule = self.builder.rule_of(&unit);
+                Expr::Rule(rule.map_err(|why| unusable_grammar(why, self.text))?)
+            }
             one => one,
         };
         Ok(unit.repeat(least, most))

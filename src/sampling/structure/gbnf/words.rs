@@ -4,10 +4,13 @@ use super::{is_of_name, unusable};
 use crate::error::Error;
 use crate::sampling::structure::grammar::{MAX_ELEMENTS, Unusable};
 
-pub(super) fn unusable_grammar(why: Unusable) -> Error {
+pub(super) fn unusable_grammar(why: Unusable, text: &str) -> Error {
     unusable(match why {
-        Unusable::TooLarge => format!(
+        Unusable::TooLarge if text.contains('{') => format!(
             "its rules, with repetitions written out, have more than {MAX_ELEMENTS} elements; lower the numbers in braces"
+        ),
+        Unusable::TooLarge => format!(
+            "its rules have more than {MAX_ELEMENTS} elements, of which each letter of a text is one; have fewer or shorter texts"
         ),
         Unusable::Endless => "no text ends it: every alternative of `root` needs, in the end, itself or an empty class (left or right recursion without a way out)".to_owned(),
     })

@@ -14,6 +14,8 @@ const MAX_VALUES: usize = 250_000;
 const MAX_TEXT: usize = 8 << 20;
 /// Alternatives that are made or compared, a second of work.
 const MAX_WORK: usize = 2_000_000;
+/// Members of an `enum` that are never too many, if each is a number or a short text and nothing is beside them.
+const MANY_MEMBERS: usize = 50_000;
 /// Characters of a name that are told.
 const TOLD_CHARACTERS: usize = 40;
 
@@ -169,6 +171,13 @@ impl Compiler<'_> {
                 "has so many members that telling them apart takes more than {MAX_WORK} comparisons; use `anyOf`, or have fewer"
             );
             return place.refuse("oneOf", reason);
+        }
+        let members = fields.get("enum").and_then(Value::as_array).map_or(0, Vec::len);
+        if members > MANY_MEMBERS && !is_read {
+            let reason = format!(
+                "has {members} members; some {MANY_MEMBERS} can be used, fewer where they are large or have something beside them"
+            );
+            return place.refuse("enum", reason);
         }
         let largest = fields.iter().filter(|field| is_read || combines(field)).max_by_key(cost);
         let keyword = largest.or_else(|| fields.iter().max_by_key(cost)).map(|(name, _)| name);

@@ -12,13 +12,15 @@ chat: setup
 
 # The pure half in a debug build, then everything in release, so that llama.cpp is built once; but with our own
 # code's checks of itself (debug assertions, what `unsafe` promises).
-CHECKED = cargo --config 'profile.release.package.moe-offload.debug-assertions=true'
+CHECKED = cargo --config 'profile.release.package.moe-offload.debug-assertions=true' \
+	--config 'profile.release.package.moe-offload-bench.debug-assertions=true' \
+	--config 'profile.release.package.moe-offload-synth.debug-assertions=true'
 test: setup
 	cargo test --no-default-features
-	@scripts/with-progress $(CHECKED) test --release --features async,bench --no-run
-	$(CHECKED) test --release --features async,bench
+	@scripts/with-progress $(CHECKED) test --release --features async,testing --no-run
+	$(CHECKED) test --release --features async,testing
 	@if scripts/can-limit-memory; then \
-		$(CHECKED) test --release --features async,bench --test paging --test memory -- --ignored; \
+		$(CHECKED) test --release --features async,testing --test paging --test memory -- --ignored; \
 	else \
 		echo "not run: tests that need root and memory control groups (of the programs paging and memory)"; \
 	fi
@@ -29,10 +31,10 @@ setup:
 
 lint: setup
 	cargo fmt --all --check
-	cargo clippy --release --all-targets --features async,bench -- -D warnings
+	cargo clippy --release --all-targets --features async,testing -- -D warnings
 	cargo clippy --no-default-features --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --features async,bench
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-default-features --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --features async
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-default-features --no-deps -p moe-offload -p moe-offload-synth
 
 # Our generation loop against bare engine calls. Leave the machine alone meanwhile.
 bench: setup

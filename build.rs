@@ -235,7 +235,7 @@ mod shim {
             "offload",
             "pinning",
         ];
-        if cfg!(feature = "bench") {
+        if cfg!(feature = "testing") {
             files.push("planted_device"); // for tests
         }
         cc::Build::new()

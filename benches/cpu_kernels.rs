@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use llama_cpp_sys_2 as llama;
 use moe_offload::gguf::GgmlType;
-use moe_offload::synth::{self, SynthOptions};
+use moe_offload_synth::{self as synth, SynthOptions};
 
 const HELP: &str = "cpu-kernels BACKENDS [OPTION...]
   --variants LIST    by comma (all that this processor can run)

@@ -6,8 +6,8 @@
 
 mod common;
 
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{ExpertMap, GgufFile, MoeModel};
+use moe_offload_synth::{self as synth, SynthOptions};
 
 const MICRO_BATCH: u32 = 64;
 

@@ -6,8 +6,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{ContextOptions, Device, GgufFile, OffloadPolicy};
+use moe_offload_synth::{self as synth, SynthOptions};
 
 const RUNS: usize = 21;
 

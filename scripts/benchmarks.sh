@@ -10,7 +10,7 @@ out=${2:-docs/benchmarks}
 work=target/benchmarks-$kind
 bin=target/release/examples
 mkdir -p "$work"
-cargo build --release --features async,bench --examples
+cargo build --release --features async --examples
 
 policies=(--policy none --policy all-experts --policy half
     --policy fit:25% --policy fit:50% --policy fit:75% --threads 1)

@@ -97,7 +97,8 @@ pub struct ClassifiedTensor {
 /// The tensors of a model by layer and kind, with the hyper-parameters that placement needs.
 ///
 /// ```
-/// # use moe_offload::gguf::{GgmlType, GgufFile, GgufWriter};
+/// # use moe_offload::gguf::{GgmlType, GgufFile};
+/// # use moe_offload_synth::GgufWriter;
 /// # let mut writer = GgufWriter::new();
 /// # writer.set("general.architecture", "llama").set("llama.block_count", 1_u32);
 /// # writer.set("llama.expert_count", 8_u32).set("llama.expert_used_count", 2_u32);

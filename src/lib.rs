@@ -5,8 +5,6 @@
 )]
 #![deny(unsafe_code)]
 
-#[cfg(feature = "bench")]
-pub mod bench;
 mod chat;
 mod context;
 mod device;
@@ -29,7 +27,8 @@ pub mod plan;
 pub mod policy;
 pub mod preflight;
 mod sampling;
-pub mod synth;
+#[cfg(feature = "llama")]
+pub mod tune;
 mod units;
 
 /// Memory by device: what was measured, and how it compares with a plan.
@@ -50,11 +49,13 @@ pub mod kv_cache {
 pub use self::chat::{ChatTemplate, Message, Role, TemplateOptions, ToolCall};
 pub use self::context::{ContextOptions, OpenChoices};
 pub use self::device::{Device, DeviceKind, DeviceMemory};
-#[cfg(feature = "bench")]
+#[cfg(feature = "testing")]
 #[doc(hidden)]
 pub use self::engine::PlantedDevice;
 #[cfg(feature = "llama")]
-pub use self::engine::{LoadMode, RpcTraffic, connect_rpc, devices, rpc_traffic, serve_rpc};
+pub use self::engine::{
+    ExpertUse, LoadMode, RpcTraffic, connect_rpc, devices, rpc_traffic, serve_rpc,
+};
 pub use self::error::{Error, Result};
 pub use self::experts::ExpertMap;
 #[cfg(feature = "async")]
@@ -71,7 +72,7 @@ pub use self::limits::CancelHandle;
 pub use self::load::MoeModelBuilder;
 #[cfg(feature = "llama")]
 pub use self::model::{
-    ExpertOffload, MoeModel, OffloadTimes, PromptCallback, PromptProgress, Stats,
+    ExpertOffload, Logits, MoeModel, OffloadTimes, PromptCallback, PromptProgress, Stats,
 };
 #[cfg(feature = "llama")]
 pub use self::paging::{PagingOptions, PagingStats};
@@ -80,6 +81,7 @@ pub use self::policy::OffloadPolicy;
 pub use self::sampling::Structure;
 #[cfg(feature = "llama")]
 pub use self::sampling::{Dry, Mirostat, Sampling};
+pub use self::units::Token;
 
 /// Compiles the example of docs/conversations.md.
 #[cfg(all(doctest, feature = "llama"))]

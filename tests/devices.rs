@@ -6,11 +6,11 @@ mod support;
 
 use std::path::{Path, PathBuf};
 
-use moe_offload::synth::SynthOptions;
 use moe_offload::{
     ContextOptions, Device, DeviceKind, Error, GgufFile, Message, MoeModel, MoeModelBuilder,
     OffloadPolicy, Plan, connect_rpc, devices, rpc_traffic,
 };
+use moe_offload_synth::SynthOptions;
 use support::generate::greedy;
 use support::load::on_cpu;
 use support::model_files::{demo, made};

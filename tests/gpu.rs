@@ -6,8 +6,8 @@
 
 mod support;
 
-use moe_offload::synth::SynthOptions;
 use moe_offload::{Device, DeviceKind, Message, MoeModel, MoeModelBuilder, devices};
+use moe_offload_synth::SynthOptions;
 use support::generate::greedy;
 use support::load::on_cpu;
 use support::model_files::{demo, made};

@@ -18,6 +18,7 @@ mod by_hand;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bare::{Bare, Run, Settings};
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_backend::LlamaBackend;
@@ -25,10 +26,8 @@ use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::sampling::LlamaSampler;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{GenerateOptions, MoeModel, Sampling};
-
-use bare::{Bare, Run, Settings};
+use moe_offload_synth::{self as synth, SynthOptions};
 
 const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/demo-model/demo-moe.gguf");
 const PROMPT: &str =

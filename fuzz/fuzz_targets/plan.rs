@@ -4,7 +4,8 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use moe_offload::gguf::{GgmlType, GgufWriter};
+use moe_offload::gguf::GgmlType;
+use moe_offload_synth::GgufWriter;
 use moe_offload::{ContextOptions, Device, GgufFile, OffloadPolicy};
 
 #[derive(Arbitrary, Debug)]

@@ -26,7 +26,6 @@ pub(crate) struct ContextSettings {
     /// Experts that a token uses.
     active_experts: usize,
     /// Count which experts the routers choose.
-    #[cfg(feature = "bench")]
     pub(crate) watch_experts: bool,
 }
 
@@ -37,7 +36,6 @@ impl ContextSettings {
             threads,
             offload_from: plan.context().expert_offload_tokens,
             active_experts: plan.active_experts(),
-            #[cfg(feature = "bench")]
             watch_experts: false,
         }
     }
@@ -88,7 +86,6 @@ pub(crate) struct Context {
     paging: Option<PagerWatch>,
     /// What the engine's evaluation callback counts in. Its memory stays where it is until this is
     /// dropped, which is after the context is freed.
-    #[cfg(feature = "bench")]
     pub(super) watch: Option<super::expert_watch::ExpertWatch>,
 }
 
@@ -121,14 +118,9 @@ impl Context {
         params.n_threads_batch = threads;
         // Sliding-window layers keep their window, not the whole context.
         params.swa_full = false;
-        #[cfg(feature = "bench")]
         let watch = settings.watch_experts.then(super::expert_watch::ExpertWatch::new);
-        #[cfg(feature = "bench")]
         let counting =
             watch.as_ref().map_or(ptr::null_mut(), super::expert_watch::ExpertWatch::as_ptr);
-        #[cfg(not(feature = "bench"))]
-        let counting = ptr::null_mut();
-        #[cfg(feature = "bench")]
         if let Some(watch) = &watch {
             watch.set(&mut params);
         }
@@ -167,7 +159,6 @@ impl Context {
                 out_of_memory: false,
                 threads: None,
                 paging,
-                #[cfg(feature = "bench")]
                 watch,
             },
             Err(error) => return turn.check().and(weights.rpc.check()).and(Err(error)),
@@ -575,7 +566,6 @@ impl Context {
         );
         std::mem::forget(Arc::clone(&self.weights));
         std::mem::forget((self.threads.take(), self.paging.take(), self.limits.take()));
-        #[cfg(feature = "bench")]
         std::mem::forget(self.watch.take());
     }
 

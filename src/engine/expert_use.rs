@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How often each expert of each layer was chosen. Plain data: it merges, compares and serialises.
 ///
 /// ```
-/// use moe_offload::bench::ExpertUse;
+/// use moe_offload::ExpertUse;
 /// let mut counted = ExpertUse::default();
 /// counted.record(0, &[1, 3]);
 /// counted.record(0, &[1, 2]);

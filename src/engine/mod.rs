@@ -12,16 +12,13 @@ mod call;
 mod context;
 mod device;
 mod dry_run;
-#[cfg(feature = "bench")]
 mod expert_use;
-#[cfg(feature = "bench")]
 mod expert_watch;
 mod ffi;
 mod form;
 mod host_memory;
 mod load_mode;
 mod locks;
-#[cfg(feature = "bench")]
 mod logits;
 mod logs;
 mod offload;
@@ -31,10 +28,9 @@ mod paging;
 #[cfg(not(target_os = "linux"))]
 #[path = "paging_elsewhere.rs"]
 mod paging;
-#[cfg(feature = "bench")]
+#[cfg(feature = "testing")]
 mod planted;
 mod progress;
-#[cfg(feature = "bench")]
 mod revision;
 mod rewind;
 #[deny(unsafe_code)]
@@ -50,15 +46,12 @@ pub(crate) use self::context::{BatchToken, Context, ContextSettings};
 pub(crate) use self::device::{check_threads, devices_named, devices_with};
 pub use self::device::{connect_rpc, devices, serve_rpc};
 pub(crate) use self::dry_run::DryRun;
-#[cfg(feature = "bench")]
 pub use self::expert_use::ExpertUse;
 pub(crate) use self::host_memory::{pins, registers};
 pub use self::load_mode::LoadMode;
-#[cfg(feature = "bench")]
+#[cfg(feature = "testing")]
 pub use self::planted::PlantedDevice;
-#[cfg(feature = "bench")]
 pub use self::revision::Revision;
-#[cfg(feature = "bench")]
 pub(crate) use self::revision::revision;
 pub(crate) use self::rewind::Rewind;
 pub use self::rpc::{RpcTraffic, rpc_traffic};
@@ -157,11 +150,7 @@ mod tests {
     fn load(threads: u32, keeps_threads: bool) -> MoeModel {
         let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");
         let builder = MoeModel::builder(demo).threads(threads).context_tokens(256);
-        #[cfg(feature = "bench")]
-        let builder = builder.watch_experts(keeps_threads);
-        #[cfg(not(feature = "bench"))]
-        let _ = keeps_threads;
-        builder.load().unwrap()
+        builder.watch_experts(keeps_threads).load().unwrap()
     }
 
     fn model_with_a_failed_graph(keeps_threads: bool) -> MoeModel {

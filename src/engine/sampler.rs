@@ -64,7 +64,6 @@ impl Sampler {
     }
 
     /// Picks a token from what the context computed last.
-    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn sample(&mut self, context: &mut Context) -> Result<Token> {
         self.sample_at(context, -1)
     }
@@ -185,10 +184,11 @@ impl Settings {
 
 #[cfg(test)]
 mod tests {
+    use moe_offload_synth::{self as synth, SynthOptions};
+
     use super::*;
     use crate::MoeModel;
     use crate::sampling::Dry;
-    use crate::synth::{self, SynthOptions};
 
     /// The engine's own samplers, in the order that [`Sampling`] tells.
     struct Reference(*mut ffi::llama_sampler);

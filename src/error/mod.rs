@@ -19,9 +19,9 @@ pub use self::host_memory::HostMemoryFault;
 pub use self::purpose::FilePurpose;
 pub(crate) use self::words::escaped;
 use self::words::{
-    at_least, because, broken, did_you_mean, hold_back, in_one_line, list_devices, list_folders,
-    make_room, near_misses, none_computes, not_a_policy, not_enough, of_server, same_name,
-    smaller_micro_batch,
+    at_least, because, broken, did_you_mean, free_memory, hold_back, in_one_line, list_devices,
+    list_folders, make_room, near_misses, none_computes, not_a_policy, not_enough, of_server,
+    same_name, smaller_micro_batch,
 };
 use crate::units::human_bytes;
 
@@ -612,6 +612,28 @@ pub enum Error {
         /// Tokens of the context.
         context_tokens: usize,
     },
+    /// A number that is no token of the model.
+    #[error(
+        "{token} is no token of this model: its vocabulary has {vocabulary_tokens}, numbered from 0"
+    )]
+    UnknownToken {
+        /// The number.
+        token: i32,
+        /// Tokens of the vocabulary.
+        vocabulary_tokens: usize,
+    },
+    /// More tokens were to be computed than the context has room for.
+    #[error(
+        "{tokens} tokens were to be computed after {held_tokens}, but the context holds {context_tokens}; call `forget` first, give fewer, or raise `context_tokens`"
+    )]
+    NoRoomForTokens {
+        /// Tokens to compute.
+        tokens: usize,
+        /// Tokens that are held.
+        held_tokens: usize,
+        /// Tokens that the context holds.
+        context_tokens: usize,
+    },
     /// The model file has no chat template.
     #[error(
         "the model has no chat template; format the prompt yourself and use `generate`, or give `ChatTemplate::new` the published one"
@@ -714,6 +736,39 @@ pub enum Error {
         what: &'static str,
         /// Where.
         position: usize,
+    },
+    /// No setting that a tuning could begin with can be loaded.
+    #[error(
+        "no setting to begin with can be measured: {}{}",
+        reasons.join("; "),
+        free_memory(*lacks_memory)
+    )]
+    NothingLoads {
+        /// What each of them failed at.
+        reasons: Vec<String>,
+        /// Whether one of them did not fit a device.
+        lacks_memory: bool,
+    },
+    /// The prompt and the answer to tune for do not fit the context.
+    #[error(
+        "a prompt of {prompt_tokens} and an answer of {answer_tokens} tokens do not fit a context \
+        of {context_tokens}; ask for less, or for a larger context"
+    )]
+    TuneContext {
+        /// Tokens of the prompt.
+        prompt_tokens: u32,
+        /// Tokens of the answer.
+        answer_tokens: u32,
+        /// Tokens that the context holds.
+        context_tokens: u32,
+    },
+    /// A file that should hold tunings does not.
+    #[error("`{}` does not hold tunings: {source}; remove it, or name another file", path.display())]
+    TuneCache {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: serde_json::Error,
     },
     /// A callback of the caller panicked; the operation was stopped.
     #[error("the {callback} callback panicked: {message}")]

@@ -14,6 +14,11 @@ pub(super) fn did_you_mean(near: &[&str]) -> String {
     format!(" (it knows {})", near.join(", "))
 }
 
+/// What to do where no setting could be measured.
+pub(super) fn free_memory(lacks_memory: bool) -> &'static str {
+    if lacks_memory { ". Free memory of the device, or raise the budget" } else { "" }
+}
+
 /// The reason without the drawing that comes with it, and what to write in place of look-around.
 pub(super) fn in_one_line(error: &regex::Error) -> String {
     let text = error.to_string();

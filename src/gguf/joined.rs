@@ -85,10 +85,11 @@ fn text(header: &mut Vec<u8>, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use moe_offload_synth::{GgmlType, GgufWriter, WriteTensor};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::gguf::{GgmlType, GgufWriter, Value};
+    use crate::gguf::Value;
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
@@ -109,7 +110,7 @@ mod tests {
             let path = |part: u16| folder.path().join(format!("m-{part:05}-of-{parts:05}.gguf"));
             for (number, part) in (1..).zip(writer.split(parts)) {
                 let file = File::create(path(number)).unwrap();
-                let data = |tensor: &crate::gguf::WriteTensor, out: &mut dyn std::io::Write| {
+                let data = |tensor: &WriteTensor, out: &mut dyn std::io::Write| {
                     out.write_all(&vec![1; usize::try_from(tensor.bytes).unwrap()])
                 };
                 part.write(file, data).unwrap();

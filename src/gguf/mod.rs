@@ -8,7 +8,7 @@
 //!
 //! ```
 //! use moe_offload::GgufFile;
-//! # use moe_offload::synth::{self, SynthOptions};
+//! # use moe_offload_synth::{self as synth, SynthOptions};
 //! # let folder = tempfile::tempdir()?;
 //! # let path = folder.path().join("gpt-oss-20b.gguf");
 //! # synth::family("gpt-oss-20b")?.build(&SynthOptions::tiny())?.save(&path, 1, |_| {})?;
@@ -31,7 +31,6 @@ mod shards;
 #[cfg(all(test, feature = "llama"))]
 pub(crate) mod testing;
 mod value;
-mod writer;
 mod zeros;
 
 use std::collections::{BTreeMap, HashSet};
@@ -52,7 +51,6 @@ pub(crate) use self::scalar_types::{NUMBERS, NUMBERS_BY_LAYER};
 use self::scalar_types::{ScalarTypes, TYPED_IN_PARTS};
 use self::shards::ShardName;
 pub use self::value::{Array, Value};
-pub use self::writer::{GgufWriter, WriteTensor, WriteValue};
 use crate::error::{Error, GgufFault, Result};
 pub use crate::units::GgmlType;
 

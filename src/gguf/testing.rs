@@ -1,6 +1,8 @@
 //! Small model files in memory for unit tests.
 
-use crate::gguf::{GgmlType, GgufFile, GgufWriter};
+use moe_offload_synth::{GgmlType, GgufWriter};
+
+use crate::gguf::GgufFile;
 
 /// A mixture-of-experts model of `layers` layers, the first `dense` of them without experts.
 pub(crate) fn moe(layers: u32, dense: u32) -> GgufFile {

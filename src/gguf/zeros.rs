@@ -280,8 +280,11 @@ fn holes(_file: &File, _file_bytes: u64) -> io::Result<Vec<Range<u64>>> {
 
 #[cfg(test)]
 mod tests {
+    use moe_offload_synth::{
+        self as synth, GgmlType, GgufWriter, SynthModel, SynthOptions, WriteTensor,
+    };
+
     use super::*;
-    use crate::synth::{self, SynthModel, SynthOptions};
 
     fn model() -> SynthModel {
         synth::family("dbrx").unwrap().build(&SynthOptions::tiny()).unwrap()
@@ -347,12 +350,12 @@ mod tests {
     fn a_bias_of_zeros_is_a_bias() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
-        let mut writer = crate::gguf::GgufWriter::new();
+        let mut writer = GgufWriter::new();
         writer.set("general.architecture", "dbrx");
-        writer.tensor("blk.0.attn_q.weight", &[32, 32], crate::gguf::GgmlType::F32);
-        writer.tensor("blk.0.attn_q.bias", &[32], crate::gguf::GgmlType::F32);
+        writer.tensor("blk.0.attn_q.weight", &[32, 32], GgmlType::F32);
+        writer.tensor("blk.0.attn_q.bias", &[32], GgmlType::F32);
         let mut bytes = Vec::new();
-        let matrix = |tensor: &crate::gguf::WriteTensor, out: &mut dyn io::Write| {
+        let matrix = |tensor: &WriteTensor, out: &mut dyn io::Write| {
             let byte = u8::from(tensor.name.ends_with("weight"));
             out.write_all(&vec![byte; 32 * 4 * if byte > 0 { 32 } else { 1 }])
         };
@@ -382,15 +385,13 @@ mod tests {
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
-        let mut writer = crate::gguf::GgufWriter::new();
+        let mut writer = GgufWriter::new();
         writer.set("general.architecture", "dbrx");
         for name in ["a.weight", "b.weight", "c.weight"] {
-            writer.tensor(name, &[512, 512], crate::gguf::GgmlType::F32);
+            writer.tensor(name, &[512, 512], GgmlType::F32);
         }
         let mut bytes = Vec::new();
-        let ones = |_: &crate::gguf::WriteTensor, out: &mut dyn io::Write| {
-            out.write_all(&vec![1; 1 << 20])
-        };
+        let ones = |_: &WriteTensor, out: &mut dyn io::Write| out.write_all(&vec![1; 1 << 20]);
         writer.write(&mut bytes, |tensor, out| ones(tensor, out)).unwrap();
         std::fs::write(&path, &bytes).unwrap();
         assert_eq!(GgufFile::open(&path).unwrap().gaps().unwrap(), []);

@@ -35,7 +35,6 @@ pub(crate) fn threads_for(reads: bool) -> u32 {
 }
 
 /// Threads that compute where nothing has to be read.
-#[cfg(feature = "bench")]
 pub(crate) fn default_threads() -> u32 {
     threads(cores(), false)
 }

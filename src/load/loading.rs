@@ -47,7 +47,7 @@ impl MoeModelBuilder {
     }
 
     /// For tests: what a dry run of the plan by which [`load`](Self::load) would load counts, weights too.
-    #[cfg(feature = "bench")]
+    #[cfg(feature = "testing")]
     #[doc(hidden)]
     pub fn dry_run_memory(&self) -> Result<Vec<DeviceMemory>> {
         let gguf = self.open_file()?;
@@ -215,12 +215,8 @@ impl MoeModelBuilder {
         // Else buffers for the copies were not planned, or there is no room to try.
         let has_room = sizes.computed_at_once() >= u64::from(ENGINE_OFFLOAD_TOKENS)
             && plan.context_tokens() >= expert_offload::NEEDED_TOKENS;
-        #[cfg(feature = "bench")]
-        let is_watched = self.watch_experts;
-        #[cfg(not(feature = "bench"))]
-        let is_watched = false;
         if is_fixed
-            || is_watched
+            || self.watch_experts
             || !has_room
             || plan.used_devices().any(|(name, _)| is_remote(name))
         {
@@ -271,12 +267,8 @@ impl MoeModelBuilder {
         }
         let threads = self.threads.unwrap_or_else(|| threads_for(weights.reads_experts()));
         let weights = Arc::new(weights);
-        #[cfg_attr(not(feature = "bench"), allow(unused_mut))]
         let mut settings = ContextSettings::of(plan, threads);
-        #[cfg(feature = "bench")]
-        {
-            settings.watch_experts = self.watch_experts;
-        }
+        settings.watch_experts = self.watch_experts;
         let context = Context::new(&weights, &settings, &limits)?;
         Ok((weights, context))
     }

@@ -6,7 +6,7 @@ mod dry_load;
 mod expert_offload;
 mod host_weights;
 mod loading;
-#[cfg(all(test, feature = "bench"))]
+#[cfg(all(test, feature = "testing"))]
 mod test_device;
 mod trial;
 mod verify;
@@ -52,7 +52,6 @@ pub struct MoeModelBuilder {
     threads: Option<u32>,
     checkpoint_bytes: u64,
     load: LoadSettings,
-    #[cfg(feature = "bench")]
     watch_experts: bool,
 }
 
@@ -81,7 +80,6 @@ impl MoeModelBuilder {
             threads: None,
             checkpoint_bytes: CHECKPOINT_BYTES,
             load: LoadSettings::default(),
-            #[cfg(feature = "bench")]
             watch_experts: false,
         }
     }
@@ -343,7 +341,6 @@ impl MoeModelBuilder {
     /// Counts which experts each layer uses, for
     /// [`MoeModel::expert_use`](crate::MoeModel::expert_use). The engine then stops after every
     /// router, so measure no speed meanwhile.
-    #[cfg(feature = "bench")]
     pub fn watch_experts(self, watch_experts: bool) -> Self {
         Self { watch_experts, ..self }
     }

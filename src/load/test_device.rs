@@ -3,10 +3,10 @@
 
 use std::process::Command;
 
+use moe_offload_synth::{self as synth, GgmlType, SynthOptions};
+
 use crate::engine::PlantedDevice;
-use crate::gguf::GgmlType;
 use crate::plan::Decision;
-use crate::synth::{self, SynthOptions};
 use crate::{Error, LoadMode, MoeModel, MoeModelBuilder};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/demo-model/demo-moe.gguf");

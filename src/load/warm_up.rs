@@ -206,7 +206,6 @@ fn compute(context: &mut Context, plan: &Plan) -> Result<()> {
     if let Some(pager) = context.weights().pager() {
         pager.reset();
     }
-    #[cfg(feature = "bench")]
     context.forget_expert_use();
     Ok(())
 }

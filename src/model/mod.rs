@@ -1,6 +1,7 @@
 //! [`MoeModel`]: a loaded model with its context, under a plan that was kept.
 
 mod checkpoints;
+mod evaluate;
 mod expert_offload;
 pub(crate) mod prefix_cache;
 pub(crate) mod progress;
@@ -14,6 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use self::evaluate::Logits;
 pub use self::expert_offload::{ExpertOffload, OffloadTimes};
 use self::prefix_cache::PrefixCache;
 pub use self::progress::{PromptCallback, PromptProgress};
@@ -120,7 +122,6 @@ impl MoeModel {
 
     /// Which experts each layer has used since the model was loaded; `None` unless it was loaded
     /// with [`MoeModelBuilder::watch_experts`], or if counting failed.
-    #[cfg(feature = "bench")]
     pub fn expert_use(&mut self) -> Option<engine::ExpertUse> {
         self.context.expert_use()
     }
@@ -213,6 +214,11 @@ impl MoeModel {
     /// What the engine reports.
     pub fn count_tokens(&self, text: &str) -> Result<usize> {
         Ok(tokenize(self.context.weights(), text, false, &Limits::default())?.len())
+    }
+
+    /// How many tokens the model's vocabulary has.
+    pub fn vocabulary_tokens(&self) -> usize {
+        self.context.weights().vocabulary_tokens()
     }
 
     /// The plan that the model was loaded by.

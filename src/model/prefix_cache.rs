@@ -148,10 +148,24 @@ impl PrefixCache {
 
     /// Computes these tokens, at most a batch, after those that are held.
     pub(crate) fn append(&mut self, context: &mut Context, tokens: &[Token]) -> Result<()> {
-        match context.decode(tokens) {
-            Ok(()) => {
+        self.compute(context, tokens, Context::decode)
+    }
+
+    /// The same, with the logits of each: one row of the vocabulary's size after the other.
+    pub(super) fn evaluate(&mut self, context: &mut Context, tokens: &[Token]) -> Result<Vec<f32>> {
+        self.compute(context, tokens, Context::logits)
+    }
+
+    fn compute<T>(
+        &mut self,
+        context: &mut Context,
+        tokens: &[Token],
+        with: impl FnOnce(&mut Context, &[Token]) -> Result<T>,
+    ) -> Result<T> {
+        match with(context, tokens) {
+            Ok(done) => {
                 self.tokens.extend_from_slice(tokens);
-                Ok(())
+                Ok(done)
             }
             Err(error) => {
                 // What failed is told; what cannot be restored is computed again, or says so then.

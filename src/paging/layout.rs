@@ -273,8 +273,7 @@ mod tests {
 
     #[test]
     fn a_layers_tensors_are_in_the_order_of_need() {
-        use crate::gguf::GgmlType;
-        use crate::synth::{self, SynthOptions};
+        use moe_offload_synth::{self as synth, GgmlType, SynthOptions};
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.gguf");
         let options = SynthOptions::tiny().expert_type(GgmlType::F32);

@@ -82,7 +82,7 @@ impl Plan {
     /// [`allocatable_bytes`](crate::memory::allocatable_bytes) tells for this machine.
     ///
     /// ```
-    /// # use moe_offload::synth::{self, SynthOptions};
+    /// # use moe_offload_synth::{self as synth, SynthOptions};
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("model.gguf");
     /// # synth::family("dbrx")?.build(&SynthOptions::tiny())?.save(&path, 1, |_| {})?;

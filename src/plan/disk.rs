@@ -64,7 +64,7 @@ impl DiskPlan {
     /// the needed bytes is in memory: `disk / (token_bytes · (1 − hit_rate))`. Infinite if nothing is read.
     ///
     /// ```
-    /// # use moe_offload::synth::{self, SynthOptions};
+    /// # use moe_offload_synth::{self as synth, SynthOptions};
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("model.gguf");
     /// # let options = SynthOptions::default().layers(2);
@@ -171,7 +171,7 @@ impl Plan {
     /// between any two experts, is exact only in a load.
     ///
     /// ```
-    /// # use moe_offload::synth::{self, SynthOptions};
+    /// # use moe_offload_synth::{self as synth, SynthOptions};
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("model.gguf");
     /// # let options = SynthOptions::default().layers(2);

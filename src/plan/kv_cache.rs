@@ -21,7 +21,7 @@ const CELLS: u64 = 256;
 /// ```
 /// use moe_offload::ContextOptions;
 /// use moe_offload::kv_cache::KvCache;
-/// # let mut writer = moe_offload::gguf::GgufWriter::new();
+/// # let mut writer = moe_offload_synth::GgufWriter::new();
 /// # writer.set("general.architecture", "llama").set("llama.block_count", 32_u32);
 /// # writer.set("llama.embedding_length", 4096_u32).set("llama.attention.head_count", 32_u32);
 /// # writer.set("llama.attention.head_count_kv", 8_u32);

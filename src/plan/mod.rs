@@ -59,6 +59,7 @@ use crate::experts::{ClassifiedTensor, ExpertMap};
 use crate::gguf::GgufFile;
 pub use crate::policy::bytes::parse_bytes;
 use crate::policy::{OffloadPolicy, Target};
+pub use crate::units::human_bytes;
 
 /// Devices that the engine takes beside the CPU. Its scheduler has room for 16 backends
 /// (`GGML_SCHED_MAX_BACKENDS` in `ggml-backend.cpp`), of which the CPU is one; its array of shares has

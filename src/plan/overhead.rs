@@ -80,7 +80,7 @@ const SCAN_CHUNK: u64 = 256;
 /// sequence, as `generate` does.
 ///
 /// ```
-/// # use moe_offload::synth::{self, SynthOptions};
+/// # use moe_offload_synth::{self as synth, SynthOptions};
 /// # let folder = tempfile::tempdir()?;
 /// # let path = folder.path().join("model.gguf");
 /// # let options = SynthOptions::default().layers(2);

@@ -78,7 +78,7 @@ impl Plan {
     /// engine counts mapped files by stretches, not by tensors.
     ///
     /// ```
-    /// # use moe_offload::synth::{self, SynthOptions};
+    /// # use moe_offload_synth::{self as synth, SynthOptions};
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("model.gguf");
     /// # synth::family("mixtral-8x7b")?.build(&SynthOptions::tiny())?.save(&path, 1, |_| {})?;

@@ -40,12 +40,13 @@ use crate::gguf::GgufFile;
 /// survive. `MoeModelBuilder` does this by itself.
 ///
 /// ```
-/// use moe_offload::synth::{self, SynthOptions};
 /// use moe_offload::{GgufFile, preflight};
 ///
-/// let mut file = Vec::new();
-/// synth::family("dbrx")?.build(&SynthOptions::tiny())?.write(&mut file)?;
-/// let gguf = GgufFile::read(&file[..], file.len() as u64, "dbrx.gguf")?;
+/// # use moe_offload_synth::{self as synth, SynthOptions};
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("dbrx.gguf");
+/// # synth::family("dbrx")?.build(&SynthOptions::tiny())?.save(&path, 1, |_| {})?;
+/// let gguf = GgufFile::open(path)?;
 /// preflight::check(&gguf)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

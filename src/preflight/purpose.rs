@@ -61,13 +61,12 @@ const NO_POOLING: u64 = 0;
 ///
 /// ```
 /// use moe_offload::error::FilePurpose;
-/// use moe_offload::gguf::{GgufFile, GgufWriter};
-/// use moe_offload::preflight;
+/// use moe_offload::{GgufFile, preflight};
 ///
-/// let mut writer = GgufWriter::new();
-/// writer.set("general.type", "mmproj").set("general.architecture", "clip");
-/// let mut file = Vec::new();
-/// writer.write(&mut file, |_, _| Ok(()))?;
+/// # let mut writer = moe_offload_synth::GgufWriter::new();
+/// # writer.set("general.type", "mmproj").set("general.architecture", "clip");
+/// # let mut file = Vec::new();
+/// # writer.write(&mut file, |_, _| Ok(()))?;
 /// let gguf = GgufFile::read(&file[..], file.len() as u64, "mmproj.gguf")?;
 /// assert_eq!(preflight::purpose(&gguf), Some(FilePurpose::Projector));
 /// # Ok::<(), Box<dyn std::error::Error>>(())

@@ -74,13 +74,14 @@ impl fmt::Display for Warning {
 /// What a file and a context of so many tokens give reason to doubt, without looking at the weights.
 ///
 /// ```
-/// use moe_offload::preflight::{self, Warning};
-/// use moe_offload::synth::{self, SynthOptions};
 /// use moe_offload::GgufFile;
+/// use moe_offload::preflight::{self, Warning};
 ///
-/// let mut file = Vec::new();
-/// synth::family("dbrx")?.build(&SynthOptions::tiny())?.write(&mut file)?;
-/// let gguf = GgufFile::read(&file[..], file.len() as u64, "dbrx.gguf")?;
+/// # use moe_offload_synth::{self as synth, SynthOptions};
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("dbrx.gguf");
+/// # synth::family("dbrx")?.build(&SynthOptions::tiny())?.save(&path, 1, |_| {})?;
+/// let gguf = GgufFile::open(path)?;
 /// assert!(preflight::warnings(&gguf, 128)?.is_empty());
 /// let warnings = preflight::warnings(&gguf, 1 << 20)?;
 /// assert!(matches!(warnings[..], [Warning::LongContext { .. }]));

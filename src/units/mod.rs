@@ -1,11 +1,18 @@
-//! Bytes as people read them, and the element types of tensors with the bytes that they take.
+//! Bytes as people read them, the element types of tensors with the bytes that they take, and tokens.
 
 mod ggml_type;
+mod token;
 
 pub use self::ggml_type::GgmlType;
+pub use self::token::Token;
 
-/// Bytes as people read them: `11.27 GiB`.
-pub(crate) fn human_bytes(bytes: u64) -> String {
+/// Bytes as people read them, and as all tables and messages of this crate have them.
+///
+/// ```
+/// use moe_offload::plan::human_bytes;
+/// assert_eq!((human_bytes(5), human_bytes(3 << 29)), ("5 B".to_owned(), "1.50 GiB".to_owned()));
+/// ```
+pub fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut unit = 0;
     #[allow(clippy::cast_precision_loss)] // three digits are shown

@@ -1,8 +1,7 @@
 //! Reading a header takes memory in proportion to it.
 
 use moe_offload::GgufFile;
-use moe_offload::gguf::GgufWriter;
-use moe_offload::synth::{self, SynthOptions};
+use moe_offload_synth::{self as synth, GgufWriter, SynthOptions};
 
 use crate::PEAK;
 use crate::support::alone::ran_alone;

@@ -12,8 +12,8 @@ mod mutation;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{GgufFile, preflight};
+use moe_offload_synth::{self as synth, SynthOptions};
 use mutation::{RawFile, mutate};
 
 use crate::PEAK;

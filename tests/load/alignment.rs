@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use moe_offload::error::HostMemoryFault;
 use moe_offload::gguf::GgmlType;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, GenerateOptions, GgufFile, LoadMode, MoeModelBuilder};
+use moe_offload_synth::{self as synth, SynthOptions};
 
 use crate::support::load::on_cpu;
 

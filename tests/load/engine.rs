@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use moe_offload::plan::Decision;
-use moe_offload::synth::SynthOptions;
 use moe_offload::{
     CancelHandle, Error, GenerateOptions, LoadMode, Message, MoeModel, MoeModelBuilder,
     OffloadPolicy, Plan, Sampling, StopReason,
 };
+use moe_offload_synth::SynthOptions;
 
 use crate::support::generate::greedy;
 use crate::support::load::on_cpu;
@@ -99,7 +99,8 @@ fn the_device_s_own_memory_falls() {
 /// The demo model's tokenizer with experts of 51 MB.
 #[cfg(target_os = "linux")]
 fn write_large(path: &std::path::Path) {
-    use moe_offload::gguf::{GgufFile, GgufWriter, Value};
+    use moe_offload::gguf::{GgufFile, Value};
+    use moe_offload_synth::GgufWriter;
     let gguf = GgufFile::open(demo()).unwrap();
     let mut writer = GgufWriter::new();
     for (key, value) in gguf.metadata() {

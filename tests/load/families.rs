@@ -5,7 +5,7 @@ use std::path::Path;
 use moe_offload::MoeModel;
 use moe_offload::gguf::GgmlType;
 use moe_offload::plan::Decision;
-use moe_offload::synth::{self, Family};
+use moe_offload_synth::{self as synth, Family};
 
 use crate::support::generate::greedy;
 use crate::support::load::on_cpu;

@@ -8,6 +8,7 @@ mod support;
 mod alignment;
 mod engine;
 mod families;
+mod measuring;
 #[cfg(target_os = "linux")]
 mod prints_nothing;
 #[cfg(all(feature = "dynamic-backends", target_os = "linux"))]

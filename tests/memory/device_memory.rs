@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex};
 use moe_offload::experts::TensorKind;
 use moe_offload::gguf::GgmlType;
 use moe_offload::plan::Placement;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
     ContextOptions, Device, DeviceKind, DeviceMemory, Error, Generation, GgufFile, MoeModel,
     MoeModelBuilder, OffloadPolicy, PlantedDevice, devices,
 };
+use moe_offload_synth::{self as synth, SynthOptions};
 
 use crate::support::alone::ran_alone;
 use crate::support::generate::greedy;

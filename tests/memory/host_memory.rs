@@ -6,8 +6,8 @@ use std::path::Path;
 use moe_offload::error::HostMemoryFault;
 use moe_offload::gguf::GgmlType;
 use moe_offload::memory::HostMemory;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, LoadMode, MoeModel, MoeModelBuilder};
+use moe_offload_synth::{self as synth, SynthOptions};
 
 use crate::support::alone::ran_alone;
 use crate::support::generate::greedy;

@@ -8,7 +8,7 @@ mod support;
 
 #[cfg(target_os = "linux")]
 mod cpu_memory;
-#[cfg(feature = "bench")]
+#[cfg(feature = "testing")]
 mod device_memory;
 #[cfg(target_os = "linux")]
 mod host_memory;

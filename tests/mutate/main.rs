@@ -18,7 +18,7 @@ mod parent;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
-use moe_offload::synth::{self, SynthOptions};
+use moe_offload_synth::{self as synth, SynthOptions};
 use mutation::RawFile;
 
 /// What to do; each field is an option of the command line.

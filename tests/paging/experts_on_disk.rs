@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use moe_offload::plan::DISK;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{
     Error, Generation, GgufFile, Message, MoeModel, MoeModelBuilder, OffloadPolicy, PagingOptions,
     Plan,
 };
+use moe_offload_synth::{self as synth, SynthOptions};
 
 use crate::support::generate::greedy;
 use crate::support::group::Group;

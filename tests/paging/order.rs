@@ -3,7 +3,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use moe_offload::{MoeModelBuilder, PagingOptions, synth};
+use moe_offload::{MoeModelBuilder, PagingOptions};
+use moe_offload_synth as synth;
 use regex::Regex;
 
 use crate::support::alone::ran_alone;

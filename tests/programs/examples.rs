@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use moe_offload::synth::{self, SynthOptions};
+use moe_offload_synth::{self as synth, SynthOptions};
 use serde_json::{Value, json};
 
 use crate::support;

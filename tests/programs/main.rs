@@ -5,8 +5,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-#[cfg(feature = "bench")]
-mod bench;
 mod chat;
 mod chat_words;
 mod examples;

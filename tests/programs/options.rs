@@ -164,9 +164,6 @@ fn a_number_that_cannot_be_is_told_with_what_may_be() {
         (&format!("{tune} --answer-tokens 1"), "--answer-tokens is 1, but must be at least 2"),
     ] {
         let words: Vec<&str> = command.split(' ').collect();
-        if words[0] == "bench" && !cfg!(feature = "bench") {
-            continue;
-        }
         let said = refusal(words[0], &words[1..]);
         assert!(said.contains(expected), "{command}: {said}");
     }
@@ -186,6 +183,5 @@ fn an_option_that_does_nothing_alone_says_what_it_needs() {
         let said = refusal(arguments[0], &arguments[1..]);
         assert!(said.contains(needed), "{said}");
     }
-    #[cfg(feature = "bench")]
     assert!(refusal("bench", &["tune", "--again"]).contains("--cache"));
 }

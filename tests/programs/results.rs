@@ -33,7 +33,6 @@ fn a_limit_of_a_file_s_size_is_an_error_and_nothing_half_is_left() {
     for (kib, program, arguments) in [
         (0, "chat", &["--session", &at("talk.json"), "--prompt", "Hello"][..]),
         (1, "plan", &["--model", &demo, "--cpu-only", "--freeze", &at("plan.json")]),
-        #[cfg(feature = "bench")]
         (1, "bench", &["run", "--policy", "none", "--no-quality", "--journal", &at("run.jsonl")]),
         (64, "synth", &synth),
         (64, "synth", &[&synth[..], &["--shards", "2"]].concat()),
@@ -57,7 +56,6 @@ fn a_limit_of_a_file_s_size_is_an_error_and_nothing_half_is_left() {
     assert_eq!((output.status.code(), names(folder.path())), (Some(1), vec!["talk.json".into()]));
 }
 
-#[cfg(feature = "bench")]
 #[test]
 fn what_bench_could_not_write_in_the_end_is_told_before_it_measures() {
     let folder = tempfile::tempdir().unwrap();

@@ -6,8 +6,8 @@ mod raw;
 use std::io::Write;
 use std::process::Stdio;
 
-use moe_offload::gguf::{GgmlType, GgufWriter, WriteValue};
-use moe_offload::synth::{self, SynthOptions};
+use moe_offload::gguf::GgmlType;
+use moe_offload_synth::{self as synth, GgufWriter, SynthOptions, WriteValue};
 use raw::{RawFile, RawValue};
 
 use crate::support::model_files::{bytes_of, demo};

@@ -18,13 +18,13 @@ const FLOORS: [&[&str]; 12] = [
     &["context", "limits"],
     &["gguf"],
     &["experts"],
-    &["preflight", "synth", "policy"],
+    &["preflight", "policy"],
     &["plan"],
     &["paging", "chat", "sampling"],
     &["engine"],
     &["model"],
     &["load", "generate"],
-    &["bench"],
+    &["tune"],
 ];
 
 type Graph = BTreeMap<String, BTreeSet<String>>;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use moe_offload::synth::{self, Family, SynthOptions};
 use moe_offload::{ContextOptions, Device, ExpertMap, GgufFile, OffloadPolicy};
+use moe_offload_synth::{self as synth, Family, SynthOptions};
 
 fn header(family: &Family) -> GgufFile {
     let model = family.build(&SynthOptions::default()).unwrap();

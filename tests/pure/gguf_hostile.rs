@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use moe_offload::error::{ForeignFile, GgufFault};
-use moe_offload::gguf::{GgmlType, GgufWriter, MAX_MODEL_BYTES, MAX_TENSORS};
+use moe_offload::gguf::{GgmlType, MAX_MODEL_BYTES, MAX_TENSORS};
 use moe_offload::{Error, ExpertMap, GgufFile};
+use moe_offload_synth::GgufWriter;
 use proptest::prelude::*;
 
 use crate::support::model_files::{Shape, bytes_of, read};

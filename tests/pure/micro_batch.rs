@@ -1,8 +1,8 @@
 //! How large the micro-batch is where experts are in CPU memory, and when a device computes with them.
 
 use moe_offload::plan::Decision;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{ContextOptions, Device, DeviceKind, Error, GgufFile, OffloadPolicy, Plan};
+use moe_offload_synth::{self as synth, SynthOptions};
 
 const GIB: u64 = 1 << 30;
 

@@ -11,8 +11,8 @@ mod mutation;
 
 use std::time::{Duration, Instant};
 
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{ContextOptions, Device, Error, GgufFile, OffloadPolicy};
+use moe_offload_synth::{self as synth, SynthOptions};
 use mutation::Random;
 
 /// What patterns are made of; back-tracking would take for ever on many of them.

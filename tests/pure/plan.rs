@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use moe_offload::gguf::{GgmlType, GgufWriter};
+use moe_offload::gguf::GgmlType;
 use moe_offload::plan::{CPU, Decision, Overhead};
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{ContextOptions, Device, Error, ExpertMap, GgufFile, OffloadPolicy, Plan};
+use moe_offload_synth::{self as synth, GgufWriter, SynthOptions};
 use proptest::prelude::*;
 use regex::Regex;
 
@@ -241,7 +241,7 @@ fn files_that_contradict_themselves() {
     let gguf = support::model_files::read(&support::model_files::bytes_of(&absurd)).unwrap();
     assert!(matches!(ExpertMap::new(&gguf).unwrap_err(), Error::MissingMetadata { .. }));
 
-    let empty = moe_offload::gguf::GgufWriter::new();
+    let empty = moe_offload_synth::GgufWriter::new();
     let gguf = support::model_files::read(&support::model_files::bytes_of(&empty)).unwrap();
     assert!(matches!(ExpertMap::new(&gguf).unwrap_err(), Error::MissingMetadata { .. }));
 }

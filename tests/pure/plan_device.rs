@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use moe_offload::gguf::GgmlType;
 use moe_offload::plan::{DevicePlan, Overhead, pool_bytes};
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{ContextOptions, Device, Error, ExpertMap, GgufFile, OffloadPolicy, Plan};
+use moe_offload_synth::{self as synth, SynthOptions};
 
 use crate::support::engine_source;
 use crate::support::model_files::demo;

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
 use moe_offload::error::{FilePurpose, ModelFault};
-use moe_offload::gguf::{GgmlType, GgufWriter, WriteTensor, WriteValue};
-use moe_offload::synth::{self, SynthOptions};
+use moe_offload::gguf::GgmlType;
 use moe_offload::{Error, GgufFile, preflight};
+use moe_offload_synth::{self as synth, GgufWriter, SynthOptions, WriteTensor, WriteValue};
 
 use crate::support;
 use crate::support::engine_source;

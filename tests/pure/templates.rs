@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
 use moe_offload::error::TemplateFault;
-use moe_offload::gguf::GgufWriter;
 use moe_offload::{ChatTemplate, Error, GgufFile, Message, TemplateOptions};
+use moe_offload_synth::GgufWriter;
 use serde::Deserialize;
 use serde_json::Value;
 

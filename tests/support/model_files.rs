@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use moe_offload::GgufFile;
-use moe_offload::gguf::{GgmlType, GgufWriter};
-use moe_offload::synth::{self, SynthOptions};
+use moe_offload::gguf::GgmlType;
+use moe_offload_synth::{self as synth, GgufWriter, SynthOptions};
 
 /// The small model that talks.
 pub fn demo() -> PathBuf {

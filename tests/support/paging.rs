@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use moe_offload::gguf::GgmlType;
-use moe_offload::synth::{self, SynthOptions};
 use moe_offload::{Error, LoadMode, MoeModelBuilder};
+use moe_offload_synth::{self as synth, SynthOptions};
 
 use super::load::on_cpu;
 

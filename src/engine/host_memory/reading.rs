@@ -111,9 +111,10 @@ impl Part {
 
 #[cfg(test)]
 mod tests {
+    use moe_offload_synth::{self as synth, SynthOptions};
+
     use super::*;
     use crate::gguf::GgufFile;
-    use crate::synth::{self, SynthOptions};
 
     /// A file of some blocks, with other bytes everywhere.
     fn model(folder: &std::path::Path) -> GgufFile {

@@ -118,7 +118,7 @@ impl<'a> ModelStream<'a> {
         loop {
             match rustix::io::pread(&self.files[shard], &mut *into, offset) {
                 // Its header said that there is more.
-                Ok((read, _)) if read.is_empty() => {
+                Ok(([], _)) => {
                     return Err(Error::FileChanged { path: path() });
                 }
                 Ok((read, _)) => return Ok(read.len()),
@@ -163,11 +163,10 @@ unsafe extern "C" fn read(
 mod tests {
     use std::io::Write;
 
+    use moe_offload_synth::{self as synth, GgmlType, GgufWriter, SynthOptions, WriteTensor};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::gguf::{GgmlType, GgufWriter, WriteTensor};
-    use crate::synth::{self, SynthOptions};
 
     fn model(folder: &std::path::Path) -> GgufFile {
         let path = folder.join("model.gguf");

@@ -1,7 +1,7 @@
+use moe_offload_synth::GgufWriter;
 use proptest::prelude::*;
 
 use super::*;
-use crate::gguf::GgufWriter;
 
 const MIB: u64 = 1 << 20;
 
@@ -21,8 +21,9 @@ fn model(ggml_type: GgmlType, shape: [u64; 3], used: u32, keys: &[(&str, u32)]) 
     for (key, value) in keys {
         writer.set(format!("llama.{key}"), *value);
     }
+    let ggml_type = moe_offload_synth::GgmlType::from_name(ggml_type.name()).unwrap();
     writer.tensor("blk.0.ffn_up_exps.weight", &shape, ggml_type);
-    writer.tensor("output.weight", &[shape[0], 64], GgmlType::F32);
+    writer.tensor("output.weight", &[shape[0], 64], moe_offload_synth::GgmlType::F32);
     let mut file = Vec::new();
     let zeros = |bytes: u64| vec![0; usize::try_from(bytes).unwrap()];
     writer.write(&mut file, |tensor, out| out.write_all(&zeros(tensor.bytes))).unwrap();

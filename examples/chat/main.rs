@@ -180,7 +180,8 @@ impl Talk {
         let template = self.model.chat_template();
         template::warn_of_template(template, &self.options.template);
         let Ok(template) = template else { return };
-        for name in self.options.template.variables.keys().filter(|name| !template.asks_for(name)) {
+        let mut names = self.options.template.variables.keys();
+        if let Some(name) = names.find(|name| !template.asks_for(name)) {
             common::fail(&format!(
                 "the model's chat template asks for no `{name}`, so --template {name}=… would change nothing; leave it out"
             ));

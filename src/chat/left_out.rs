@@ -3,34 +3,19 @@
 //! A template may trim a message, take special tokens out of it or write it in another way. So what counts is not
 //! that the text has the message's words, but that it depends on them.
 
-use super::template::ChatTemplate;
-use super::{Message, Role, TemplateOptions};
+use super::{Message, Role};
 use crate::error::Result;
 
 /// What nobody says.
 const OTHER: &str = "\u{1F5FF} 8203";
 
-impl ChatTemplate {
-    /// The messages, by their index, whose words have no part in the conversation's text: instructions for which a
-    /// template has no place, say. Of messages without words there are none.
-    ///
-    /// ```
-    /// use moe_offload::{ChatTemplate, Message};
-    /// let template = ChatTemplate::new("{% for m in messages if m.role != 'system' %}<{{ m.content }}>{% endfor %}")?;
-    /// let talk = [Message::system("Be brief."), Message::user("Hello")];
-    /// assert_eq!(template.left_out(&talk, &Default::default())?, [0]);
-    /// # Ok::<(), moe_offload::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`ChatTemplate::render`], but for a question that is left out.
-    pub fn left_out(&self, messages: &[Message], options: &TemplateOptions) -> Result<Vec<usize>> {
-        options.validate()?;
-        let text = self.text_of(messages, options)?;
-        let text_of = |messages: &[Message]| self.text_of(messages, options);
-        let is_left_out = |&i: &usize| has_no_part(i, messages, &text, text_of);
-        Ok((0..messages.len()).filter(is_left_out).collect())
-    }
+/// The messages, by their index, whose words have no part in the text.
+pub(super) fn left_out(
+    messages: &[Message],
+    text: &str,
+    text_of: impl Fn(&[Message]) -> Result<String>,
+) -> Vec<usize> {
+    (0..messages.len()).filter(|&i| has_no_part(i, messages, text, &text_of)).collect()
 }
 
 /// Whether the text of the messages would be the same with another question at their end. Messages that end

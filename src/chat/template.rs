@@ -201,6 +201,25 @@ impl ChatTemplate {
         Ok(text)
     }
 
+    /// The messages, by their index, whose words have no part in the conversation's text: instructions for which a
+    /// template has no place, say. Of messages without words there are none.
+    ///
+    /// ```
+    /// use moe_offload::{ChatTemplate, Message};
+    /// let template = ChatTemplate::new("{% for m in messages if m.role != 'system' %}<{{ m.content }}>{% endfor %}")?;
+    /// let talk = [Message::system("Be brief."), Message::user("Hello")];
+    /// assert_eq!(template.left_out(&talk, &Default::default())?, [0]);
+    /// # Ok::<(), moe_offload::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`], but for a question that is left out.
+    pub fn left_out(&self, messages: &[Message], options: &TemplateOptions) -> Result<Vec<usize>> {
+        options.validate()?;
+        let text = self.text_of(messages, options)?;
+        Ok(left_out::left_out(messages, &text, |messages| self.text_of(messages, options)))
+    }
+
     /// Whether the template may ask for a variable of this name; see [`TemplateOptions::variables`].
     ///
     /// ```
@@ -219,11 +238,7 @@ impl ChatTemplate {
         asks("default") || (self.for_tools && asks("tool_use"))
     }
 
-    pub(super) fn text_of(
-        &self,
-        messages: &[Message],
-        options: &TemplateOptions,
-    ) -> Result<String> {
+    fn text_of(&self, messages: &[Message], options: &TemplateOptions) -> Result<String> {
         let calls = messages.iter().any(|message| !message.tool_calls.is_empty());
         let messages = serde_json::to_value(messages).unwrap_or_default();
         if !calls {

@@ -33,6 +33,7 @@ lint: setup
 	cargo fmt --all --check
 	cargo clippy --release --all-targets --features async,testing -- -D warnings
 	cargo clippy --no-default-features --all-targets -- -D warnings
+	scripts/other-systems
 	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --features async
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-default-features --no-deps -p moe-offload -p moe-offload-synth
 

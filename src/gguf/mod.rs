@@ -22,6 +22,7 @@
 mod cursor;
 mod foreign;
 mod fork_types;
+mod gaps;
 mod header;
 #[cfg(all(feature = "llama", target_os = "linux"))]
 mod joined;

@@ -45,7 +45,6 @@ mod shim {
         let engine = Engine::find();
         engine.check_version();
         engine.warn_if_slow();
-        engine.check_rpc();
         engine.link_dynamically();
         engine.check_tiles();
         engine.tell();
@@ -134,16 +133,6 @@ mod shim {
     }
 
     impl Engine {
-        /// The feature `rpc` cannot switch the engine's RPC on, as the engine is built first; but it
-        /// can say at once that it is missing.
-        fn check_rpc(&self) {
-            assert!(
-                self.is_on("GGML_RPC") || cfg!(not(feature = "rpc")),
-                "the feature `rpc` of moe-offload needs llama.cpp with its RPC backend: put \
-                 GGML_RPC = \"ON\" under [env] in your .cargo/config.toml and build again"
-            );
-        }
-
         /// Lets programs of this package find the engine's libraries: beside themselves, or else
         /// where they were built. What depends on the package is told both folders
         /// (`DEP_MOE_OFFLOAD_LIB_DIR`, `DEP_MOE_OFFLOAD_BACKENDS_DIR`), as linker arguments are not
@@ -199,10 +188,6 @@ mod shim {
                 ),
             };
             println!("cargo:rustc-env=MOE_OFFLOAD_BROKEN_VARIANTS={}", passed_over.join(","));
-        }
-
-        fn is_on(&self, option: &str) -> bool {
-            cached(&self.cache, option).is_some_and(amx::is_on)
         }
     }
 

@@ -137,7 +137,7 @@ fn run(arguments: Arguments) -> Result<bool> {
     #[cfg(feature = "llama")]
     {
         let builder = moe_offload::MoeModel::builder(&arguments.model);
-        builder.dry_load()?;
+        common::warn(&builder.dry_load()?);
         if is_this_machine {
             // Only the engine knows which weights its kernels rearrange, and allocates.
             match builder.local_devices(&[]).plan(plan.clone()).forecast() {

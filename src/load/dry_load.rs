@@ -2,11 +2,16 @@
 
 use std::path::Path;
 
+use regex::Regex;
+
 use super::MoeModelBuilder;
+use crate::chat::{ChatTemplate, Message, TemplateOptions};
 use crate::context::ContextOptions;
 use crate::engine::{DryRun, LoadSettings, Weights};
 use crate::error::{Error, ModelFault, Result};
+use crate::gguf::GgufFile;
 use crate::policy::OffloadPolicy;
+use crate::preflight::Warning;
 
 /// Tokens of the context: what the engine refuses to make does not depend on their number.
 const CONTEXT_TOKENS: u32 = 256;
@@ -18,6 +23,9 @@ impl MoeModelBuilder {
     /// through making a small context, but allocates no weights and reads none. What [`load`](Self::load) says of
     /// the file itself this says too, in the same words, also of a file without weights and on a machine that
     /// could not hold them; devices, policy and sizes have no part in it.
+    ///
+    /// Returns what only the engine knows of [`MoeModel::warnings`](crate::MoeModel::warnings);
+    /// [`preflight::warnings`](crate::preflight::warnings) has the others.
     ///
     /// It takes time for the vocabulary, and little for anything else: some tenths of a second for one of 200,000
     /// tokens.
@@ -32,7 +40,7 @@ impl MoeModelBuilder {
     /// # Errors
     /// As [`preflight::check`](crate::preflight::check); [`Error::LoadFailed`] and [`Error::Engine`] with the engine's
     /// reason; [`Error::UnsafeModel`] if its tokenizer makes no tokens of a text; [`Error::Cancelled`].
-    pub fn dry_load(&self) -> Result<()> {
+    pub fn dry_load(&self) -> Result<Vec<Warning>> {
         let gguf = self.open_file()?;
         let context =
             ContextOptions { context_tokens: Some(CONTEXT_TOKENS), ..ContextOptions::default() };
@@ -43,7 +51,8 @@ impl MoeModelBuilder {
             ..LoadSettings::default()
         };
         let (weights, _) = self.open(&gguf, &plan, settings)?;
-        check_tokenizer(&weights, gguf.path())
+        check_tokenizer(&weights, gguf.path())?;
+        split_marker(&gguf, &weights).map(Vec::from_iter)
     }
 }
 
@@ -58,4 +67,21 @@ pub(super) fn check_tokenizer(weights: &Weights, path: &Path) -> Result<()> {
     };
     let fault = ModelFault::UnfitTokenizer { text: PROBE, reason };
     Err(Error::UnsafeModel { path: path.to_owned(), fault })
+}
+
+/// A marker of the chat template that is no token, if there is one.
+pub(super) fn split_marker(gguf: &GgufFile, weights: &Weights) -> Result<Option<Warning>> {
+    let question = [Message::user("Hello")];
+    let text = ChatTemplate::from_gguf(gguf)
+        .and_then(|template| template.render(&question, &TemplateOptions::default()));
+    // What is wrong with a template is told when it is used.
+    let Ok(text) = text else { return Ok(None) };
+    let Ok(markers) = Regex::new(r"<\|[^|<>\s]+\|>") else { return Ok(None) };
+    for marker in markers.find_iter(&text) {
+        let tokens = weights.tokenize(marker.as_str(), false)?.len();
+        if tokens > 1 {
+            return Ok(Some(Warning::SplitMarker { marker: marker.as_str().to_owned(), tokens }));
+        }
+    }
+    Ok(None)
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::defaults::{cache_budget, threads_for};
 use super::devices::named;
-use super::dry_load::check_tokenizer;
+use super::dry_load::{check_tokenizer, split_marker};
 use super::host_weights::{self, Facts};
 use super::warm_up::WarmUp;
 use super::{MoeModelBuilder, expert_offload, verify};
@@ -77,13 +77,14 @@ impl MoeModelBuilder {
         let cpu = self.cpu(mode.reads() || plan.disk().is_some());
         let mut reservation = Reservation::new(&plan, &devices, &cpu)?;
         gguf.check_weights()?;
-        let warnings = preflight::warnings_of_weights(&gguf, plan.context_tokens())?;
+        let mut warnings = preflight::warnings_of_weights(&gguf, plan.context_tokens())?;
         let settings = LoadSettings { mode, ..std::mem::take(&mut self.load) };
         let cancel = settings.cancel.clone();
         let warm_up = WarmUp::before(&self.rpc_servers, cancel.as_ref())?;
         let (weights, mut context) = self.open(&gguf, &plan, settings)?;
         gguf.check_unchanged()?;
         check_tokenizer(&weights, gguf.path())?;
+        warnings.extend(split_marker(&gguf, &weights)?);
         verify::check(&weights, &plan)?;
         reservation.loaded();
         let mut memory = context.memory()?;

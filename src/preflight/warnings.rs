@@ -30,6 +30,14 @@ pub enum Warning {
         /// The first tensor of which something is missing.
         tensor: String,
     },
+    /// The chat template writes a marker that the vocabulary does not have as one token, as where it is of another
+    /// model, or the token's type is wrong.
+    SplitMarker {
+        /// Such as `<|im_start|>`.
+        marker: String,
+        /// Into how many tokens it is split.
+        tokens: usize,
+    },
     /// Matrices and norms that hold only zeros at their beginning, in their middle and at their end.
     ZeroTensors {
         /// The first of them.
@@ -53,6 +61,12 @@ impl fmt::Display for Warning {
                  a copy that leaves zeros out, download it again, or let the download go on",
                 path.display(),
                 escaped(tensor)
+            ),
+            Self::SplitMarker { marker, tokens } => write!(
+                f,
+                "the chat template writes `{}`, which the model reads as {tokens} tokens of plain text: the template or \
+                 the vocabulary is another model's, or the token's type in the file is wrong",
+                escaped(marker)
             ),
             Self::ZeroTensors { tensor, count } => {
                 let tensor = escaped(tensor);

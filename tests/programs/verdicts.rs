@@ -6,6 +6,7 @@ mod raw;
 use std::io::Write;
 use std::process::Stdio;
 
+use moe_offload::GgufFile;
 use moe_offload::gguf::GgmlType;
 use moe_offload_synth::{self as synth, GgufWriter, SynthOptions, WriteValue};
 use raw::{RawFile, RawValue};
@@ -202,6 +203,37 @@ fn a_template_that_cannot_be_used_or_leaves_something_out_is_warned_of() {
             assert!(said.contains(part), "{template}: {said}");
         }
     }
+}
+
+/// Else the model reads the pieces of it, which it was not trained on, and answers something.
+#[test]
+fn a_marker_of_the_template_that_is_no_token_is_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.gguf");
+    let demo = GgufFile::open(demo()).unwrap();
+    let types = demo.metadata()["tokenizer.ggml.token_type"].as_array().unwrap();
+    let mut types: Vec<Vec<u8>> = types
+        .iter()
+        .map(|kind| i32::try_from(kind.as_u64().unwrap()).unwrap().to_le_bytes().to_vec())
+        .collect();
+    let words = demo.metadata()["tokenizer.ggml.tokens"].as_array().unwrap();
+    let marker = words.iter().position(|word| word.as_str() == Some("<|im_start|>")).unwrap();
+    let said = |types: Vec<Vec<u8>>| {
+        let file = demo_with("tokenizer.ggml.token_type", RawValue::Many(5, types));
+        std::fs::write(&path, file).unwrap();
+        let path = path.to_str().unwrap();
+        let plan = run("plan", &["--model", path, "--cpu-only"]);
+        let chat = run("chat", &["--model", path, "--prompt", "Hello", "--max-tokens", "1"]);
+        [plan, chat].map(|output| {
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stderr)
+                .unwrap()
+                .contains("writes `<|im_start|>`, which the model reads as")
+        })
+    };
+    assert_eq!(said(types.clone()), [false, false]);
+    types[marker] = 1_i32.to_le_bytes().to_vec(); // a normal one
+    assert_eq!(said(types), [true, true]);
 }
 
 /// The model's own template may fail at a later turn only.

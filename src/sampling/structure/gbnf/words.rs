@@ -35,6 +35,15 @@ const CLASSES: &str = "; there are no regular expressions: write classes, as `[0
 
 /// What is wrong with a character, or with the end of the text, where something else is expected.
 pub(super) fn hint(found: Option<char>, expected: &str) -> &'static str {
+    if expected == "the name of a rule" {
+        match found {
+            Some('"' | '[' | '(' | '.') => {
+                return "; a rule ends with its line: put what goes on over several lines into parentheses";
+            }
+            Some('`') => return "; leave out the lines that fence it off as Markdown does",
+            _ => {}
+        }
+    }
     match (found.map_or("", hint_of), expected) {
         ("", "`::=`") => "; a rule is written as `name ::= …`",
         ("", "the name of a rule") if found == Some('|') => {

@@ -3,7 +3,7 @@
 /// The pattern of texts that have this format; some have stranger ones too.
 pub(super) fn pattern(format: &str) -> Option<String> {
     let time = r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)";
-    let date = r"(\d{4}-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8]))|(\d\d(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)-02-29)";
+    let date = r"((000[1-9]|00[1-9]\d|0[1-9]\d\d|[1-9]\d{3})-((0[13578]|1[02])-(0[1-9]|[12]\d|3[01])|(0[469]|11)-(0[1-9]|[12]\d|30)|02-(0[1-9]|1\d|2[0-8]))|(\d\d(0[48]|[2468][048]|[13579][26])|(0[48]|[2468][048]|[13579][26])00)-02-29)";
     let label = "[a-z0-9]([a-z0-9]|-[a-z0-9]){0,30}";
     let byte = r"(25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)";
     let pattern = match format {
@@ -22,4 +22,25 @@ pub(super) fn pattern(format: &str) -> Option<String> {
         _ => return None,
     };
     Some(format!("^({pattern})$"))
+}
+
+#[cfg(test)]
+mod tests {
+    use regex::Regex;
+
+    use super::*;
+
+    /// Calendars of programs begin with the year 1.
+    #[test]
+    fn dates_are_days_of_the_calendar() {
+        let date = Regex::new(&format!("^{}$", pattern("date").unwrap())).unwrap();
+        for day in
+            ["0001-01-01", "0004-02-29", "0999-12-31", "2000-02-29", "2024-02-29", "9999-12-31"]
+        {
+            assert!(date.is_match(day), "{day}");
+        }
+        for none in ["0000-12-10", "0000-02-29", "1900-02-29", "2023-02-29", "2024-04-31"] {
+            assert!(!date.is_match(none), "{none}");
+        }
+    }
 }

@@ -208,9 +208,10 @@ fn types<'a>(place: &Place<'_>, fields: &'a Fields) -> Result<Vec<&'a str>> {
     };
     let known = |value: &&'a Value| value.as_str().filter(|name| TYPES.contains(name));
     match types.iter().find(|value| known(value).is_none()) {
-        Some(unknown) => {
-            place.refuse("type", format!("is {unknown}; the types are {}", TYPES.join(", ")))
-        }
+        Some(unknown) => place.refuse(
+            "type",
+            format!("is {unknown}; the types are the texts \"{}\"", TYPES.join("\", \"")),
+        ),
         None => Ok(types.iter().filter_map(known).collect()),
     }
 }

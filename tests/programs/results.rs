@@ -63,12 +63,15 @@ fn what_bench_could_not_write_in_the_end_is_told_before_it_measures() {
     std::fs::write(at("file"), "of somebody").unwrap();
     std::fs::create_dir_all(at("taken/report.md")).unwrap();
     std::fs::create_dir(at("other.scratch")).unwrap();
+    std::fs::create_dir(at("notes")).unwrap();
+    std::fs::write(at("notes/report.md"), "of somebody").unwrap();
     std::fs::write(at("other.scratch/file"), "of somebody").unwrap();
     let (new, there, other) = (at("new.jsonl"), at("file"), at("other.jsonl"));
     for (arguments, expected) in [
         (&["--journal", &new, "--out", &there][..], "file`: File exists"),
         (&["--journal", &new, "--out", &at("file/in")], "file/in"),
         (&["--journal", &new, "--out", &at("taken")], "taken/report.md"),
+        (&["--journal", &new, "--out", &at("notes")], "notes/report.md`: it is there already"),
         (&["--journal", &new, "--out", "/proc"], "`/proc"),
         (&["--journal", &there], "file` exists; resume it"),
         (&["--journal", &other], "other.scratch`: it is there already"),
@@ -85,7 +88,8 @@ fn what_bench_could_not_write_in_the_end_is_told_before_it_measures() {
         let is_told = said.trim_end().lines().count() == 1 && said.starts_with("error: ");
         assert!(is_told && said.contains(expected), "{arguments:?}: {said}");
     }
-    assert_eq!(names(folder.path()), ["file", "other.scratch", "taken"]);
+    assert_eq!(names(folder.path()), ["file", "notes", "other.scratch", "taken"]);
+    assert_eq!(std::fs::read_to_string(at("notes/report.md")).unwrap(), "of somebody");
     assert_eq!(std::fs::read_to_string(at("other.scratch/file")).unwrap(), "of somebody");
 }
 

@@ -200,6 +200,7 @@ fn check_places(output: &Output, scratch: Option<&PathBuf>) -> BenchResult<()> {
     }
     let Some(folder) = &output.out else { return Ok(()) };
     std::fs::create_dir_all(folder).map_err(|source| io("create", folder, source))?;
+    check_own(folder)?;
     for name in [REPORT, SAMPLES] {
         let path = folder.join(name);
         match OpenOptions::new().append(true).open(&path) {
@@ -210,6 +211,16 @@ fn check_places(output: &Output, scratch: Option<&PathBuf>) -> BenchResult<()> {
         }
     }
     tempfile::tempfile_in(folder).map(drop).map_err(|source| io("write to", folder, source))
+}
+
+/// A report replaces an earlier one, and nothing else: one has samples beside it.
+fn check_own(folder: &Path) -> BenchResult<()> {
+    let is_ours = std::fs::read_to_string(folder.join(SAMPLES))
+        .is_ok_and(|samples| samples.lines().next() == Some(Report::CSV_HEADER));
+    match [REPORT, SAMPLES].map(|name| folder.join(name)).into_iter().find(|path| path.is_file()) {
+        Some(path) if !is_ours => Err(io("write", &path, common::exists())),
+        _ => Ok(()),
+    }
 }
 
 /// Without a device policies place nothing differently, and what they would differ by is chance: then one
@@ -332,6 +343,7 @@ fn report(output: &Output) -> BenchResult<()> {
     let pictures = report.pictures()?;
     if let Some(folder) = &output.out {
         std::fs::create_dir_all(folder).map_err(|source| io("create", folder, source))?;
+        check_own(folder)?;
         let write = |name: &str, text: &str| {
             let path = folder.join(name);
             std::fs::write(&path, text).map_err(|source| io("write", &path, source))

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::Report;
 
-const COLUMNS: &str = "model,policy,loaded_policy,context_tokens,threads,micro_batch_tokens,\
+pub(super) const COLUMNS: &str = "model,policy,loaded_policy,context_tokens,threads,micro_batch_tokens,\
     repetition,prompt,prompt_tokens,answer_tokens,first_token_seconds,prefill_tokens_per_second,\
     decode_tokens_per_second,wall_seconds,load_seconds,device_bytes,host_bytes,load_peak_bytes,\
     answer_peak_bytes,package_joules,gpu_joules";

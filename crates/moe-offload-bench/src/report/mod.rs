@@ -51,6 +51,9 @@ impl Report {
         markdown::write(self)
     }
 
+    /// The first line of [`csv`](Self::csv), which tells its files apart from others.
+    pub const CSV_HEADER: &'static str = csv::COLUMNS;
+
     /// Every single answer as a line of CSV.
     pub fn csv(&self) -> String {
         csv::write(self)

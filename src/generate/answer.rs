@@ -1,4 +1,4 @@
-//! One text under way, whoever computes its tokens: from the first that is chosen to its end.
+//! One text under way: chooses tokens, turns them into text, and knows when the text is over. Its caller computes.
 
 use super::detokenizer::{Output, TextBuffer};
 use super::log_probabilities::TokenLogProbabilities;
@@ -38,7 +38,7 @@ impl Answer {
         }
     }
 
-    /// Makes what chooses its tokens. Whoever asked for no tokens has the whole text.
+    /// Makes the sampler, with which tokens can be chosen.
     pub(crate) fn begin(
         &mut self,
         options: &GenerateOptions,

@@ -297,6 +297,17 @@ fn without_a_device_one_policy_is_measured() {
     assert!(!folder.path().join("out/speed.svg").exists());
     let report = std::fs::read_to_string(folder.path().join("out/report.md")).unwrap();
     assert!(report.contains("- device: none"), "{report}");
+    // A journal that was cut has less to report, and says so.
+    let reported = || {
+        let output = run("bench", &["report", "--journal", &journal]);
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(!reported().contains("are not in"), "{}", reported());
+    let lines = std::fs::read_to_string(&journal).unwrap();
+    let cut = lines.trim_end().rsplit_once('\n').unwrap().0;
+    std::fs::write(&journal, format!("{cut}\n")).unwrap();
+    let of = format!("of {} tasks are not in", protocol.tasks().len());
+    assert!(reported().contains(&of), "{}", reported());
 }
 
 #[test]

@@ -336,8 +336,25 @@ fn task() -> BenchResult<()> {
     print(&serde_json::to_string(&record).expect("plain data"))
 }
 
+/// Of a run that was interrupted, or whose journal was cut.
+fn say_what_is_missing(protocol: &Protocol, records: &[Record], journal: &Path) {
+    let is_done = |task: &Task| {
+        records.iter().any(|record| record.task().as_ref() == Some(task) && record.is_final())
+    };
+    let tasks = protocol.tasks();
+    let missing = tasks.iter().filter(|task| !is_done(task)).count();
+    if missing > 0 {
+        common::say(&format!(
+            "{missing} of {} tasks are not in {}, so the report lacks them; `bench run --resume` goes on with them",
+            tasks.len(),
+            journal.display()
+        ));
+    }
+}
+
 fn report(output: &Output) -> BenchResult<()> {
     let (protocol, records) = Journal::read(&output.journal)?;
+    say_what_is_missing(&protocol, &records, &output.journal);
     let report = Report::new(protocol, records);
     let mut text = output.heading.as_ref().map_or(String::new(), |text| format!("{text}\n\n"));
     let pictures = report.pictures()?;

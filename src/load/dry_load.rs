@@ -9,7 +9,6 @@ use crate::chat::{ChatTemplate, Message, TemplateOptions};
 use crate::context::ContextOptions;
 use crate::engine::{DryRun, LoadSettings, Weights};
 use crate::error::{Error, ModelFault, Result};
-use crate::gguf::GgufFile;
 use crate::policy::OffloadPolicy;
 use crate::preflight::Warning;
 
@@ -52,7 +51,8 @@ impl MoeModelBuilder {
         };
         let (weights, _) = self.open(&gguf, &plan, settings)?;
         check_tokenizer(&weights, gguf.path())?;
-        split_marker(&gguf, &weights).map(Vec::from_iter)
+        let template = ChatTemplate::from_gguf(&gguf).ok();
+        split_marker(template.as_ref(), &weights).map(Vec::from_iter)
     }
 }
 
@@ -70,12 +70,14 @@ pub(super) fn check_tokenizer(weights: &Weights, path: &Path) -> Result<()> {
 }
 
 /// A marker of the chat template that is no token, if there is one.
-pub(super) fn split_marker(gguf: &GgufFile, weights: &Weights) -> Result<Option<Warning>> {
+pub(super) fn split_marker(
+    template: Option<&ChatTemplate>,
+    weights: &Weights,
+) -> Result<Option<Warning>> {
     let question = [Message::user("Hello")];
-    let text = ChatTemplate::from_gguf(gguf)
-        .and_then(|template| template.render(&question, &TemplateOptions::default()));
+    let render = |template: &ChatTemplate| template.render(&question, &TemplateOptions::default());
     // What is wrong with a template is told when it is used.
-    let Ok(text) = text else { return Ok(None) };
+    let Some(text) = template.and_then(|template| render(template).ok()) else { return Ok(None) };
     let Ok(markers) = Regex::new(r"<\|[^|<>\s]+\|>") else { return Ok(None) };
     for marker in markers.find_iter(&text) {
         let tokens = weights.tokenize(marker.as_str(), false)?.len();

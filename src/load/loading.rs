@@ -9,6 +9,7 @@ use super::dry_load::{check_tokenizer, split_marker};
 use super::host_weights::{self, Facts};
 use super::warm_up::WarmUp;
 use super::{MoeModelBuilder, expert_offload, verify};
+use crate::chat::ChatTemplate;
 use crate::device::{Device, DeviceKind, DeviceMemory, system_memory};
 use crate::engine::{self, Context, ContextSettings, DryRun, LoadMode, LoadSettings, Weights};
 use crate::error::{Error, Result};
@@ -17,7 +18,6 @@ use crate::limits::{CancelHandle, Limits};
 use crate::model::reservation::{self, Reservation};
 use crate::model::{ExpertOffload, Loaded, MoeModel};
 use crate::paging::Layout;
-
 use crate::plan::{self, Compute, Decision, ENGINE_OFFLOAD_TOKENS, Plan, cell_bytes};
 use crate::policy::OffloadPolicy;
 use crate::preflight;
@@ -84,7 +84,8 @@ impl MoeModelBuilder {
         let (weights, mut context) = self.open(&gguf, &plan, settings)?;
         gguf.check_unchanged()?;
         check_tokenizer(&weights, gguf.path())?;
-        warnings.extend(split_marker(&gguf, &weights)?);
+        let template = ChatTemplate::from_gguf(&gguf);
+        warnings.extend(split_marker(template.as_ref().ok(), &weights)?);
         verify::check(&weights, &plan)?;
         reservation.loaded();
         let mut memory = context.memory()?;
@@ -95,10 +96,10 @@ impl MoeModelBuilder {
             warm_up.run(&gguf, &mut context, &plan, &mut memory)?;
         }
         let offload = self.expert_offload(&plan, &devices, &mut context, cancel.as_ref())?;
-        let loaded = Loaded { memory, context, mode, offload, warnings };
+        let loaded = Loaded { memory, context, mode, offload, template, warnings };
         let limits: Vec<Device> = devices.into_iter().chain([cpu]).collect();
         let checkpoint_bytes = self.checkpoint_bytes;
-        Ok(MoeModel::assemble(&gguf, plan, &limits, loaded, checkpoint_bytes, reservation, started))
+        Ok(MoeModel::assemble(plan, &limits, loaded, checkpoint_bytes, reservation, started))
     }
 
     /// The header, if the engine would survive the file.

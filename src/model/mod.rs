@@ -27,7 +27,6 @@ use crate::chat::ChatTemplate;
 use crate::device::{CPU, Device, DeviceMemory, allocatable_bytes};
 use crate::engine::{self, Context, LoadMode};
 use crate::error::{Error, Result};
-use crate::gguf::GgufFile;
 use crate::limits::Limits;
 #[cfg(doc)]
 use crate::load::MoeModelBuilder;
@@ -44,6 +43,8 @@ pub(crate) struct Loaded {
     pub(crate) mode: LoadMode,
     /// Where experts in CPU memory are computed, if there is a choice.
     pub(crate) offload: Option<ExpertOffload>,
+    /// The model file's own, or why there is none.
+    pub(crate) template: Result<ChatTemplate>,
     /// What is probably a mistake.
     pub(crate) warnings: Vec<Warning>,
 }
@@ -82,7 +83,6 @@ impl std::fmt::Debug for MoeModel {
 impl MoeModel {
     /// A model of what was loaded onto these devices, `started` ago.
     pub(crate) fn assemble(
-        gguf: &GgufFile,
         plan: Plan,
         devices: &[Device],
         loaded: Loaded,
@@ -91,7 +91,7 @@ impl MoeModel {
         started: Instant,
     ) -> Self {
         let limit = |device: &Device| Some((device.name.clone(), device.total_bytes?));
-        let Loaded { memory, context, mode, offload, warnings } = loaded;
+        let Loaded { memory, context, mode, offload, template, warnings } = loaded;
         Self {
             memory,
             mode,
@@ -103,7 +103,7 @@ impl MoeModel {
                 checkpoint_bytes,
             ),
             timing: Timing::default(),
-            template: Arc::new(ChatTemplate::from_gguf(gguf)),
+            template: Arc::new(template),
             plan,
             limits: devices.iter().filter_map(limit).collect(),
             warnings,

@@ -6,7 +6,7 @@
 use super::{Message, Role};
 use crate::error::Result;
 
-/// What nobody says.
+/// Words that no message has.
 const OTHER: &str = "\u{1F5FF} 8203";
 
 /// The messages, by their index, whose words have no part in the text.

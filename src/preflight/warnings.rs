@@ -77,7 +77,7 @@ impl fmt::Display for Warning {
                 };
                 write!(
                     f,
-                    "{which} only zeros, as far as was looked; unless the model is made so, a part of the file is \
+                    "{which} only zeros, as far as was sampled; unless the model is made so, a part of the file is \
                      missing: compare it with its source"
                 )
             }
